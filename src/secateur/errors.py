@@ -1,0 +1,91 @@
+"""Every error that secateur raises on purpose.
+
+SecateurError
+├── TraceError              the model could not be followed on the example inputs
+├── ModelError              the model itself is unfit: NaN weights, nothing to prune, can't be copied
+│   └── NothingToPrune
+├── UnknownImportance       (also a ValueError) a criterion's name that nobody knows
+├── ScoreError              an importance gave something that is no score
+├── PlanError               (also a ValueError) arguments to ``plan`` that contradict each other or the graph
+│   └── UnreachableBudget   the budget asks for less than the model can become
+├── SurgeryError            a plan does not fit the model that it is applied to
+├── ProofFailed             the smaller model does not compute what the silenced original computes
+├── ArtifactError           a saved result is truncated, altered, foreign or of another version
+├── MeasureError            a model could not be measured
+├── TrainingError           training stopped because its result would be useless (NaN loss, no batch, ...)
+├── DataError               data that can't be found, read or matched to the model
+├── ConfigError             (also a ValueError) settings that can't be read or contradict each other
+├── OutputError             the place to write to is not usable
+└── MissingExtra            (also an ImportError) an optional dependency is not installed
+"""
+
+
+class SecateurError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class TraceError(SecateurError):
+    """The model could not be followed on the example inputs."""
+
+
+class ModelError(SecateurError):
+    """The model itself is unfit."""
+
+
+class NothingToPrune(ModelError):
+    """No axis of the model can be pruned; the message says what froze the largest ones."""
+
+
+class UnknownImportance(SecateurError, ValueError):
+    """A criterion's name that nobody knows."""
+
+
+class ScoreError(SecateurError):
+    """An importance gave something that is no score."""
+
+
+class PlanError(SecateurError, ValueError):
+    """Arguments to ``plan`` that contradict each other or the graph."""
+
+
+class UnreachableBudget(PlanError):
+    """The budget asks for less than the model can become."""
+
+
+class SurgeryError(SecateurError):
+    """A plan does not fit the model that it is applied to."""
+
+
+class ProofFailed(SecateurError):
+    """The smaller model does not compute what the silenced original computes."""
+
+
+class ArtifactError(SecateurError):
+    """A saved result is truncated, altered, foreign or of another version."""
+
+
+class MeasureError(SecateurError):
+    """A model could not be measured."""
+
+
+class TrainingError(SecateurError):
+    """Training stopped because its result would be useless."""
+
+
+class DataError(SecateurError):
+    """Data that can't be found, read or matched to the model."""
+
+
+class ConfigError(SecateurError, ValueError):
+    """Settings that can't be read or contradict each other."""
+
+
+class OutputError(SecateurError):
+    """The place to write to is not usable."""
+
+
+class MissingExtra(SecateurError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'secateur[{extra}]'")

@@ -1,0 +1,177 @@
+"""What tracing found, as plain data: axes, where they run, what they cost, and which sizes in the code follow them."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from secateur.axes import Expr, leaves, size_of
+from secateur.costs import Costs
+from secateur.origins import Origin, Shape, Site, atoms, evaluate
+
+Member = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisInfo:
+    """One axis.
+
+    Attributes:
+        size: number of units.
+        kind: channels, hidden, residual, heads, kv_groups, head_dim, groups or experts.
+        members: (parameter or buffer, dim) pairs that it runs through, in the model's own order.
+        normalising: where a mean, variance or maximum is taken along it; removing a unit changes that by design.
+        frozen: why it must keep its size; empty where it may be pruned.
+        rewrite: the sizes in ``forward`` that pruning it makes stale, so that the graph is rewritten; empty if none.
+    """
+
+    size: int
+    kind: str
+    members: tuple[Member, ...]
+    normalising: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    rewrite: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """A parameter or buffer.
+
+    Attributes:
+        dims: what each dim is made of.
+        names: every qualified name that it has (tied tensors have several), its own first.
+        parameter: False for a buffer.
+        itemsize: bytes an element.
+    """
+
+    dims: tuple[Expr, ...]
+    names: tuple[str, ...]
+    parameter: bool
+    itemsize: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equation:
+    """A size in the code, ``origin``, that must equal the size of a dim.
+
+    Attributes:
+        text: which size, and where, for people.
+        more: axes that it depends on besides those of its shapes and its target, through attributes.
+    """
+
+    origin: Origin
+    target: Expr
+    text: str
+    more: tuple[str, ...] = ()
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes whose sizes it speaks of, in order."""
+        exprs = [self.target, *(a.dim for a in atoms(self.origin) if isinstance(a, Shape))]
+        return tuple(dict.fromkeys([*named(exprs), *self.more]))
+
+    def holds(self, sizes: Mapping[str, int], settings: Mapping[Site, int]) -> bool:
+        return evaluate(self.origin, sizes, settings) == size_of(self.target, sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes that a form of the model (its class, or a captured graph) holds.
+
+    Attributes:
+        settings: attributes, or arguments in a captured graph, that hold the size of a dim, and that dim.
+        equations: sizes computed from shapes and attributes that a plan must respect.
+    """
+
+    settings: dict[Site, Expr]
+    equations: tuple[Equation, ...]
+
+    def values(self, sizes: Mapping[str, int]) -> dict[Site, int]:
+        """What every setting must be when axes have the given sizes."""
+        return {site: size_of(dim, sizes) for site, dim in self.settings.items()}
+
+    def broken(self, sizes: Mapping[str, int]) -> list[Equation]:
+        """The equations that the given sizes break."""
+        values = self.values(sizes)
+        return [e for e in self.equations if not e.holds(sizes, values)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """All that planning and surgery need to know of a model.
+
+    Attributes:
+        model: name of the model's class.
+        axes: the axes that can be pruned, by name. A name is the axis's first member, ``layer1.0.conv1.weight:0``.
+        frozen: the others that run through a parameter, with reasons.
+        tensors: every parameter and buffer once, under its first name.
+        macs: for each operation, its name and the factors of its multiply-accumulates.
+        ties: groups of axes that must keep equal sizes.
+        sizes: the sizes that the model's class holds.
+        captured: the same of the model captured as a graph, where literals in ``forward`` make that necessary.
+        unknown: operations that no rule knows, with their place.
+        scales: attention that divides by the root of an axis's size: (axis expression, place).
+        inputs: shapes and dtypes of the example inputs, for people.
+    """
+
+    model: str
+    axes: dict[str, AxisInfo]
+    frozen: dict[str, AxisInfo]
+    tensors: dict[str, TensorInfo]
+    macs: tuple[tuple[str, tuple[Expr | int, ...]], ...]
+    ties: tuple[tuple[str, ...], ...]
+    sizes: Sizes
+    captured: Sizes | None
+    unknown: tuple[tuple[str, str], ...]
+    inputs: str
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Params, MACs and bytes as polynomials in the axis sizes."""
+        params = [(t.dims, t.itemsize) for t in self.tensors.values() if t.parameter]
+        buffers = [(t.dims, t.itemsize) for t in self.tensors.values() if not t.parameter]
+        return Costs.of({n: a.size for n, a in self.axes.items()}, params, buffers, [m for _, m in self.macs])
+
+    def cost(self, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Params, MACs (of one forward pass on the example inputs) and bytes, when axes have the given sizes."""
+        return self.costs.at(sizes or {})
+
+    def select(self, patterns: Iterable[str]) -> set[str]:
+        """Names of the prunable axes that a pattern names: an axis, a kind, a module or a tensor; globs allowed."""
+        return {name for pattern in patterns for name in self.axes if self._matches(name, pattern)}
+
+    def _matches(self, name: str, pattern: str) -> bool:
+        info = self.axes[name]
+        if pattern == info.kind or pattern == name or fnmatch.fnmatchcase(name, pattern):
+            return True
+        aliases = {alias for member, _ in info.members for alias in self.tensors[member].names}
+        places = aliases | {alias.rpartition(".")[0] for alias in aliases}
+        return any(p == pattern or p.startswith(pattern + ".") or fnmatch.fnmatchcase(p, pattern) for p in places)
+
+    @property
+    def coverage(self) -> float:
+        """Share of all parameters that lie on a prunable axis, in [0, 1]."""
+        sizes = [(prod(t.shape), bool(self.axes.keys() & set(named(t.dims)))) for t in self.tensors.values() if t.parameter]
+        total = sum(size for size, _ in sizes)
+        return sum(size for size, on_axis in sizes if on_axis) / total if total else 0.0
+
+    def __rich__(self) -> Any:
+        from secateur.printing import graph_tables
+
+        return graph_tables(self)
+
+    def __str__(self) -> str:
+        from secateur.printing import as_text
+
+        return as_text(self)
+
+
+def named(exprs: Sequence[Expr]) -> list[str]:
+    """Names of the leaves of expressions, in order, repeated ones repeatedly."""
+    return [leaf.name for e in exprs for leaf in leaves(e) if leaf.name is not None]

@@ -1,0 +1,109 @@
+"""``sc.score``: one vector of scores for each axis."""
+
+import difflib
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ModelError, ScoreError, UnknownImportance
+from secateur.graph import Graph
+from secateur.importance.criteria import BatchNormScale, Magnitude, Random
+from secateur.importance.members import Member, members
+
+
+class Criterion(Protocol):
+    """Any callable that scores one member."""
+
+    def __call__(self, member: Member, /) -> Tensor:
+        """Score one member, (units, rest) -> (units,)."""
+        ...
+
+
+NAMED: dict[str, Callable[[int], Criterion]] = {
+    "l1": lambda seed: Magnitude(p=1.0),
+    "l2": lambda seed: Magnitude(p=2.0),
+    "bn_scale": lambda seed: BatchNormScale(),
+    "random": lambda seed: Random(seed=seed),
+}
+
+
+def names() -> list[str]:
+    """Names that ``importance=`` knows, besides "auto" (now: "l2")."""
+    return list(NAMED)
+
+
+def criterion(importance: "str | Criterion", seed: int = 0) -> Criterion:
+    """The criterion that a name or an object stands for.
+
+    Raises:
+        UnknownImportance: nobody knows the name; the message has the names and the nearest.
+    """
+    if not isinstance(importance, str):
+        if not callable(importance):
+            raise UnknownImportance(f"importance={importance!r} is neither a name ({', '.join(names())}) nor a callable on a member")
+        return importance
+    if importance == "auto":
+        return NAMED["l2"](seed)
+    if importance not in NAMED:
+        near = difflib.get_close_matches(importance, NAMED, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownImportance(f"no importance is called {importance!r}; known are auto, {', '.join(names())}, or any callable.{hint}")
+    return NAMED[importance](seed)
+
+
+def score(model: nn.Module, graph: Graph, importance: "str | Criterion" = "auto", *, seed: int = 0) -> dict[str, Tensor]:
+    """How much each unit contributes.
+
+    Args:
+        model: the model that was traced, or one of the same architecture with other weights.
+        graph: what `trace` found.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`.
+        seed: for criteria that draw random numbers.
+
+    Returns:
+        For each prunable axis a float32 vector (units,), higher = kept longer.
+
+    Raises:
+        UnknownImportance: nobody knows the name.
+        ScoreError: the criterion gave something that is no score.
+        ModelError: the weights hold NaN or infinity.
+    """
+    rate = criterion(importance, seed)
+    scores = {axis: _score(model, graph, axis, rate) for axis in graph.axes}
+    bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
+    if bad:
+        check_weights(model)
+        raise ScoreError(f"{rate!r} gave scores that are not finite on {len(bad)} axes, {bad[0]} first")
+    return scores
+
+
+def _score(model: nn.Module, graph: Graph, axis: str, rate: Criterion) -> Tensor:
+    found = list(members(model, graph, axis))
+    total = _sum(axis, graph.axes[axis].size, found, rate)
+    fallback: Criterion | None = getattr(rate, "fallback", None)
+    return _sum(axis, graph.axes[axis].size, found, fallback) if fallback is not None and not total.any() else total
+
+
+def _sum(axis: str, size: int, found: list[Member], rate: Criterion) -> Tensor:
+    total = torch.zeros(size)
+    for member in found:
+        values = rate(member)
+        if not isinstance(values, Tensor) or tuple(values.shape) != (size,) or not values.is_floating_point():
+            got = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ScoreError(f"{rate!r} gave {got} for {member.name}:{member.dim} on axis {axis}; a score is a float tensor of shape ({size},)")
+        total += values.detach().float().cpu()
+    return total
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse NaN and infinite weights, all of them at once.
+
+    Raises:
+        ModelError: naming the parameters.
+    """
+    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and p.device.type != "meta" and not torch.isfinite(p).all()]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ModelError(f"NaN or infinite weights in {', '.join(bad[:5])}{more}: a model that computes nothing can't be pruned. Load sound weights.")

@@ -1,0 +1,51 @@
+"""What users hand a model: example inputs and batches of data, in all the shapes that they come in."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+def as_call(args: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[Args, Kwargs]:
+    """Example inputs as ``(positional, keyword)``.
+
+    Args:
+        args: a tensor, a tuple of positional inputs, or a mapping of keyword inputs. A list counts as
+            one positional input (detection models take lists of images).
+        kwargs: further keyword inputs.
+    """
+    named = {str(k): v for k, v in (kwargs or {}).items()}
+    if args is None:
+        return (), named
+    if isinstance(args, tuple):
+        return cast(Args, args), named
+    if isinstance(args, Mapping):
+        return (), {**{str(k): v for k, v in cast(Mapping[Any, Any], args).items()}, **named}
+    return (args,), named
+
+
+def split_batch(batch: Any) -> tuple[Args, Kwargs, Any]:
+    """A batch of data as ``(positional, keyword, target)``.
+
+    A tensor is the input. A mapping is keyword inputs, labels included. A pair is ``(inputs, target)``, whose
+    inputs are again a tensor, a tuple or a mapping. ``target`` is None where the batch has none.
+    """
+    if isinstance(batch, tuple | list):
+        items = cast("tuple[Any, ...] | list[Any]", batch)
+        if len(items) == 1:
+            return *as_call(items[0]), None
+        if len(items) == 2:
+            return *as_call(items[0]), items[1]
+        raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got a sequence of {len(items)} items")
+    if isinstance(batch, Tensor | Mapping):
+        return *as_call(batch), None
+    raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got {type(batch).__name__}")
+
+
+def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Any:
+    """Call the model on example inputs."""
+    positional, named = as_call(args, kwargs)
+    return model(*positional, **named)

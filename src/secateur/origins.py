@@ -1,0 +1,169 @@
+"""Ints that remember where they came from.
+
+While a model is traced, ints on its modules, and sizes read from tensor shapes, are `SourcedInt`: ordinary ints that
+carry an `Origin` and keep it through arithmetic. When one reaches ``view`` or ``split``, secateur knows which attribute
+or which expression the size came from. A size that went through a float has lost its origin, as a literal has none.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.axes import Expr, size_of
+
+OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A number in the code, or one that lost its origin."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An int on a module: ``module.name``, or ``module.name[index]`` where it sits in a tuple or list."""
+
+    module: str
+    name: str
+    index: int | None = None
+    value: int = 0
+
+    def __str__(self) -> str:
+        path = f"{self.module}.{self.name}" if self.module else self.name
+        return path if self.index is None else f"{path}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArgument:
+    """An argument of a node of a captured graph; ``path`` leads to it from ``(args, kwargs)``."""
+
+    node: str
+    path: tuple[int | str, ...]
+    value: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.node}{list(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a tensor's dim."""
+
+    dim: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Arithmetic on sizes."""
+
+    symbol: str
+    left: "Origin"
+    right: "Origin"
+
+
+Site = Attribute | NodeArgument
+Origin = Literal | Attribute | NodeArgument | Shape | Operation
+
+
+def evaluate(origin: Origin, sizes: Mapping[str, int], settings: Mapping[Site, int]) -> int:
+    """The value of a size when axes have the given sizes and sites the given settings."""
+    match origin:
+        case Literal():
+            return origin.value
+        case Attribute() | NodeArgument():
+            return settings.get(origin, origin.value)
+        case Shape():
+            return size_of(origin.dim, sizes)
+        case Operation():
+            left, right = evaluate(origin.left, sizes, settings), evaluate(origin.right, sizes, settings)
+            return OPERATORS[origin.symbol](left, right) if right or origin.symbol not in ("//", "%") else -1
+
+
+def atoms(origin: Origin) -> Iterator[Literal | Attribute | NodeArgument | Shape]:
+    """The operands at the bottom of an origin."""
+    if isinstance(origin, Operation):
+        yield from atoms(origin.left)
+        yield from atoms(origin.right)
+    else:
+        yield origin
+
+
+class SourcedInt(int):
+    """An int with an origin, for as long as the trace that made it (``session``) runs."""
+
+    origin: Origin
+    session: object
+
+    def __new__(cls, value: int, origin: Origin, session: object) -> "SourcedInt":
+        self = super().__new__(cls, value)
+        self.origin, self.session = origin, session
+        return self
+
+    def _apply(self, symbol: str, other: Any, *, reflected: bool = False) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            return NotImplemented
+        a, b = (int(other), int(self)) if reflected else (int(self), int(other))
+        mine, theirs = self.origin, origin_of(other, self.session)
+        left, right = (theirs, mine) if reflected else (mine, theirs)
+        return SourcedInt(OPERATORS[symbol](a, b), Operation(symbol, left, right), self.session)
+
+    def __add__(self, other: Any) -> Any:
+        return self._apply("+", other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._apply("+", other, reflected=True)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._apply("-", other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._apply("-", other, reflected=True)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._apply("*", other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._apply("*", other, reflected=True)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._apply("//", other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._apply("//", other, reflected=True)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._apply("%", other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._apply("%", other, reflected=True)
+
+    def __neg__(self) -> Any:
+        return SourcedInt(-int(self), Operation("-", Literal(0), self.origin), self.session)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __index__(self) -> int:
+        return int(self)
+
+    def __int__(self) -> int:
+        return int.__int__(self)
+
+    def __reduce__(self) -> Any:  # copies made by the model are plain
+        return int, (int(self),)
+
+
+def origin_of(value: int, session: object) -> Origin:
+    """Where an int came from; a plain one, or one of an earlier trace, is a literal."""
+    if isinstance(value, SourcedInt) and value.session is session:
+        return value.origin
+    return Literal(int(value))

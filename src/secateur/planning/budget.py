@@ -1,0 +1,69 @@
+"""What the result may cost."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from secateur.errors import PlanError
+
+Amount = float | int | str
+SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that the result may cost.
+
+    A float in (0, 1] is a fraction of the original, an int or a quantity such as "2.1G" is absolute. With several, all
+    must be met.
+
+    Args:
+        params: number of parameters.
+        macs: multiply-accumulates of one forward pass on the example inputs.
+        bytes: size of all parameters and buffers in memory.
+
+    Raises:
+        PlanError: no amount, or one that is neither a fraction nor a quantity.
+
+    Example:
+        >>> Budget(macs=0.5).targets({"params": 100, "macs": 1000, "bytes": 400})
+        {'macs': 500.0}
+    """
+
+    params: Amount | None = None
+    macs: Amount | None = None
+    bytes: Amount | None = None
+
+    def __post_init__(self) -> None:
+        if not self.given:
+            raise PlanError("an empty budget: give params=, macs= or bytes=, such as Budget(macs=0.5)")
+        for kind, amount in self.given.items():
+            _target(kind, amount, 1.0)
+
+    @property
+    def given(self) -> dict[str, Amount]:
+        """The amounts that were given, by kind of cost."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {kind: amount for kind, amount in values.items() if amount is not None}
+
+    def targets(self, dense: Mapping[str, int]) -> dict[str, float]:
+        """Absolute targets, given the original costs."""
+        return {kind: _target(kind, amount, dense[kind]) for kind, amount in self.given.items()}
+
+
+def _target(kind: str, amount: Amount, dense: float) -> float:
+    """An absolute amount.
+
+    Raises:
+        PlanError: the amount makes no sense.
+    """
+    wrong = PlanError(f'budget {kind}={amount!r}: give a fraction of the original in (0, 1], an int, or a quantity such as "2.1G"')
+    if isinstance(amount, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?)b?\s*", amount.lower())
+        if match is None:
+            raise wrong
+        number = float(match[1])
+        return number * dense if not match[2] and "." in match[1] and number <= 1 else number * SUFFIX[match[2]]
+    if isinstance(amount, bool) or not amount > 0 or (isinstance(amount, float) and amount > 1):
+        raise wrong
+    return amount * dense if isinstance(amount, float) else float(amount)

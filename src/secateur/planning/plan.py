@@ -1,0 +1,238 @@
+"""A plan: which units of which axes stay. Plain data that can be saved, read by people, and replayed on other weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, size_of
+from secateur.errors import ArtifactError
+from secateur.surgery.reindex import index
+from secateur.origins import Attribute, NodeArgument, Site
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedAxis:
+    """What a plan does to one axis: ``kept`` units, ascending, of ``before``."""
+
+    kind: str
+    before: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTensor:
+    """A tensor that loses something: its names (tied tensors have several), and what its dims are made of."""
+
+    names: tuple[str, ...]
+    dims: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which units stay, and what has to change in the model for that.
+
+    Attributes:
+        axes: the axes that lose units.
+        tensors: the parameters and buffers that lose slices, under their first names.
+        settings: sizes in the code and their new values.
+        rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph; empty
+            where the class stays.
+        model: name of the class that was traced.
+    """
+
+    axes: dict[str, PlannedAxis]
+    tensors: dict[str, PlannedTensor]
+    settings: tuple[tuple[Site, int], ...] = ()
+    rewrites: tuple[str, ...] = ()
+    model: str = ""
+
+    @cached_property
+    def units(self) -> dict[str, Tensor]:
+        """Kept units of each axis that changes, (units kept,), int64."""
+        return {name: torch.tensor(axis.kept, dtype=torch.long) for name, axis in self.axes.items()}
+
+    @cached_property
+    def kept(self) -> dict[str, dict[int, Tensor]]:
+        """Kept positions of every dim that changes: {qualified tensor name: {dim: 1-D LongTensor}}."""
+        return {alias: at for name, at in self._kept.items() for alias in self.tensors[name].names}
+
+    @cached_property
+    def _kept(self) -> dict[str, dict[int, Tensor]]:
+        sizes = self.sizes
+        return {
+            name: {k: index(d, self.units) for k, d in enumerate(tensor.dims) if size_of(d, sizes) != d.size}
+            for name, tensor in self.tensors.items()
+        }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """New size of each axis that changes."""
+        return {name: len(axis.kept) for name, axis in self.axes.items()}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The smaller model, as a new module; the one given is untouched.
+
+        Args:
+            model: the model that was traced, or one of the same architecture with other weights.
+
+        Raises:
+            SurgeryError: the model is not of the architecture that was planned for.
+        """
+        from secateur.surgery.apply import apply
+
+        return apply(self, model)
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Make the given model smaller, in place. Returns it.
+
+        Raises:
+            SurgeryError: the model does not fit, or the plan replaces its class, which can't happen in place.
+        """
+        from secateur.surgery.apply import apply_
+
+        return apply_(self, model)
+
+    # ------------------------------------------------------------------ JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            "version": VERSION,
+            "model": self.model,
+            "axes": {n: {"kind": a.kind, "before": a.before, "kept": list(a.kept)} for n, a in self.axes.items()},
+            "tensors": {n: {"names": list(t.names), "dims": [_encode(d) for d in t.dims]} for n, t in self.tensors.items()},
+            "settings": [{**_encode_site(site), "value": value} for site, value in self.settings],
+            "rewrites": list(self.rewrites),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Plan":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArtifactError: it is no plan, or one of another version.
+        """
+        if data.get("version") != VERSION:
+            raise ArtifactError(f"a plan of version {data.get('version')!r}; this secateur reads version {VERSION}")
+        try:
+            plan = Plan(
+                axes={n: _planned_axis(n, a) for n, a in data["axes"].items()},
+                tensors={
+                    n: PlannedTensor(names=tuple(t["names"]), dims=tuple(_decode(d) for d in t["dims"]))
+                    for n, t in data["tensors"].items()
+                },
+                settings=tuple((_decode_site(s), int(s["value"])) for s in data["settings"]),
+                rewrites=tuple(map(str, data["rewrites"])),
+                model=str(data["model"]),
+            )
+            _check_leaves(plan)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"not a plan that secateur wrote: {type(error).__name__}: {error}") from error
+        return plan
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        from secateur.files import write_text
+
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Read a plan that `save` wrote.
+
+        Raises:
+            ArtifactError: the file can't be read, or is no plan.
+        """
+        try:
+            data: Any = json.loads(Path(path).read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path} can't be read as a plan: {error}") from error
+        if not isinstance(data, dict):
+            raise ArtifactError(f"{path} is JSON, but no plan")
+        return Plan.from_dict(cast("dict[str, Any]", data))
+
+    def __rich__(self) -> Any:
+        from secateur.printing import plan_table
+
+        return plan_table(self)
+
+    def __str__(self) -> str:
+        from secateur.printing import as_text
+
+        return as_text(self)
+
+
+def _planned_axis(name: str, data: Mapping[str, Any]) -> PlannedAxis:
+    before, kept = data["before"], data["kept"]
+    if type(before) is not int or any(type(k) is not int for k in kept):
+        raise ValueError(f"axis {name}: units are no whole numbers")
+    if not kept or any(a >= b for a, b in zip(kept, kept[1:], strict=False)) or kept[0] < 0 or kept[-1] >= before:
+        raise ValueError(f"axis {name}: kept units must ascend within [0, {before})")
+    return PlannedAxis(kind=str(data["kind"]), before=before, kept=tuple(kept))
+
+
+def _check_leaves(plan: Plan) -> None:
+    def check(expr: Expr) -> None:
+        match expr:
+            case Leaf():
+                if expr.name in plan.axes and plan.axes[expr.name].before != expr.size:
+                    raise ValueError(f"axis {expr.name} has {plan.axes[expr.name].before} units, but a dim has {expr.size}")
+            case Prod():
+                for factor in expr.factors:
+                    check(factor)
+            case Sum():
+                for part in expr.parts:
+                    check(part)
+            case _:
+                raise ValueError("an unfinished expression")
+
+    for tensor in plan.tensors.values():
+        for dim in tensor.dims:
+            check(dim)
+
+
+def _encode(expr: Expr) -> Any:
+    match expr:
+        case Leaf():
+            return expr.size if expr.name is None else {"axis": expr.name, "size": expr.size}
+        case Prod():
+            return {"product": [_encode(f) for f in expr.factors]}
+        case Sum():
+            return {"sum": [_encode(p) for p in expr.parts]}
+        case _:
+            raise TypeError(f"{expr!r} is not a finished expression")
+
+
+def _decode(data: Any) -> Expr:
+    if type(data) is int and data >= 0:
+        return Leaf(None, data)
+    if isinstance(data, dict):
+        node = cast("dict[str, Any]", data)
+        if "axis" in node and type(node["size"]) is int and node["size"] >= 0:
+            return Leaf(str(node["axis"]), node["size"])
+        if "product" in node:
+            return product(_decode(f) for f in node["product"])
+        if "sum" in node and node["sum"]:
+            return concat(_decode(p) for p in node["sum"])
+    raise ValueError(f"{data!r} is no dim expression")
+
+
+def _encode_site(site: Site) -> dict[str, Any]:
+    if isinstance(site, Attribute):
+        return {"module": site.module, "attribute": site.name, "index": site.index, "before": site.value}
+    return {"node": site.node, "path": list(site.path), "before": site.value}
+
+
+def _decode_site(data: Mapping[str, Any]) -> Site:
+    if "node" in data:
+        return NodeArgument(str(data["node"]), tuple(data["path"]), int(data["before"]))
+    at = data["index"]
+    return Attribute(str(data["module"]), str(data["attribute"]), None if at is None else int(at), int(data["before"]))

@@ -1,0 +1,231 @@
+"""``sc.plan``: scores and a budget, a threshold or a share become a `Plan`."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.axes import size_of
+from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
+from secateur.graph import AxisInfo, Graph, named
+from secateur.origins import NodeArgument
+from secateur.planning.budget import Budget
+from secateur.planning.choosing import Greedy, Lane, lane
+from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
+
+Scope = Literal["global", "local"]
+
+
+def plan(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    *,
+    budget: Budget | None = None,
+    threshold: float | None = None,
+    keep: float | None = None,
+    scope: Scope = "global",
+    min_units: int = 1,
+    multiple_of: int = 1,
+    only: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    keep_class: bool = False,
+) -> Plan:
+    """Choose which units stay. Give exactly one of ``budget``, ``threshold`` and ``keep``.
+
+    Args:
+        graph: what `trace` found.
+        scores: what `score` gave, one vector for each axis; higher = kept longer.
+        budget: greedy removal, least score per cost first, until the result costs no more.
+        threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff), above 0.
+        keep: share of the units of every axis that stays, in (0, 1].
+        scope: for a budget. "global" ranks all units together, each axis normalised; "local" shrinks every axis alike.
+        min_units: fewest units an axis may keep.
+        multiple_of: widths that change become multiples of this.
+        only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
+        ignore: the same; these are not pruned.
+        keep_class: leave alone the axes whose pruning would rewrite the model's ``forward``.
+
+    Raises:
+        PlanError: arguments that contradict each other or name nothing.
+        UnreachableBudget: the budget is below the smallest that the model can become.
+        NothingToPrune: no axis is left to prune; says what froze them.
+    """
+    _check_arguments(budget, threshold, keep, scope, min_units, multiple_of)
+    axes = choose_axes(graph, scores, only, ignore, keep_class)
+    lanes = _lanes(graph, axes, scores, min_units, multiple_of)
+    if budget is not None:
+        removed = _for_budget(graph, lanes, budget, scope, min_units)
+    elif threshold is not None:
+        removed = _widths(lanes, lambda ln: max(ln.sizes[0] - _below(ln, scores, threshold), 1))
+    else:
+        share = keep if keep is not None else 1.0
+        removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
+    kept = {axis: order[gone:].sort().values for ln, gone in zip(lanes, removed, strict=True) for axis, order in zip(ln.axes, ln.order, strict=True) if gone}
+    return make_plan(graph, kept)
+
+
+def _check_arguments(budget: Budget | None, threshold: float | None, keep: float | None, scope: str, min_units: int, multiple_of: int) -> None:
+    given = {"budget": budget, "threshold": threshold, "keep": keep}
+    named_ = [name for name, value in given.items() if value is not None]
+    if len(named_) != 1:
+        got = " and ".join(named_) or "none of them"
+        raise PlanError(f"give exactly one of budget, threshold and keep; got {got}. For half the work: budget=sc.Budget(macs=0.5)")
+    if budget is not None and not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PlanError(f"budget={budget!r} is no Budget: write budget=sc.Budget(macs=0.5)")
+    if threshold is not None and not 0 < threshold < float("inf"):
+        raise PlanError(f"threshold={threshold}: give a number above 0, such as 0.8 (times the mean score of each axis)")
+    if keep is not None and not 0 < keep <= 1:
+        raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
+    if scope not in ("global", "local"):
+        raise PlanError(f'scope={scope!r}: give "global" or "local"')
+    if min_units < 1 or multiple_of < 1:
+        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be at least 1")
+
+
+def choose_axes(graph: Graph, scores: Mapping[str, Tensor], only: Iterable[str], ignore: Iterable[str], keep_class: bool) -> list[str]:
+    """The axes that may be pruned, in the graph's order.
+
+    Raises:
+        PlanError: patterns that name nothing, or scores that don't fit the graph.
+        NothingToPrune: none is left.
+    """
+    if not graph.axes:
+        raise NothingToPrune(f"{graph.model} has no axis that can be pruned: {_why_frozen(graph.frozen)}")
+    only, ignore = _patterns(only), _patterns(ignore)
+    _check_patterns(graph, [*only, *ignore])
+    wanted = graph.select(only) if only else set(graph.axes)
+    wanted -= graph.select(ignore)
+    if keep_class:
+        wanted -= {name for name, info in graph.axes.items() if info.rewrite}
+    tied = {name for tie in graph.ties if not wanted.issuperset(tie) for name in tie}
+    axes = [name for name in graph.axes if name in wanted - tied]
+    if not axes:
+        raise NothingToPrune(
+            f"only={list(only)}, ignore={list(ignore)}, keep_class={keep_class} leave none of {len(graph.axes)} axes to prune: {', '.join(list(graph.axes)[:5])}"
+        )
+    bad = [a for a in axes if a not in scores or tuple(scores[a].shape) != (graph.axes[a].size,) or bool(torch.isnan(scores[a]).any())]
+    if bad:
+        raise PlanError(f"{len(bad)} axes have no score for each unit, {bad[0]} first (size {graph.axes[bad[0]].size}): pass what sc.score(model, graph) gave")
+    return axes
+
+
+def _patterns(patterns: Iterable[str]) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _check_patterns(graph: Graph, patterns: Sequence[str]) -> None:
+    """Patterns that name nothing at all are typing errors; those that name frozen axes are not."""
+    everything = Graph(**{**{f: getattr(graph, f) for f in graph.__dataclass_fields__}, "axes": {**graph.axes, **graph.frozen}})
+    lost = [p for p in patterns if not everything.select([p])]
+    if lost:
+        known = [*everything.axes, *{t.rpartition(".")[0] for t in graph.tensors}, *{a.kind for a in everything.axes.values()}]
+        near = difflib.get_close_matches(lost[0], known, 3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else f" Kinds here: {', '.join(sorted({a.kind for a in graph.axes.values()}))}."
+        raise PlanError(f"{', '.join(map(repr, lost))} name no axis, kind, module or tensor of {graph.model}.{hint}")
+
+
+def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
+    """The reasons of the largest frozen axes."""
+    largest = sorted(frozen.items(), key=lambda item: -item[1].size)[:5]
+    return "; ".join(f"{name} (size {info.size}): {info.frozen[0]}" for name, info in largest) or "no parameter has a dim above 1"
+
+
+def _lanes(graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: int) -> list[Lane]:
+    group = {name: tie for tie in graph.ties for name in tie}
+    lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
+    return [lane(tie, scores, graph.axes[tie[0]].size, min_units, multiple_of) for tie in lanes]
+
+
+def _below(ln: Lane, scores: Mapping[str, Tensor], threshold: float) -> int:
+    """How many units of every axis of a lane are under the cutoff."""
+    return min(int((scores[a] < threshold * scores[a].mean()).sum()) for a in ln.axes)
+
+
+def _widths(lanes: Sequence[Lane], wanted: Callable[[Lane], int]) -> list[int]:
+    """Units removed from each lane: down to the allowed width nearest above the wanted one."""
+    return [ln.sizes[0] - min((s for s in ln.sizes if s >= wanted(ln)), default=ln.sizes[0]) for ln in lanes]
+
+
+def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int) -> list[int]:
+    dense = graph.cost()
+    targets = budget.targets(dense)
+    least = {axis: ln.sizes[-1] for ln in lanes for axis in ln.axes}
+    smallest = graph.cost(least)
+    for kind, target in targets.items():
+        if smallest[kind] > target:
+            raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], least, min_units))
+    steps = Greedy(lanes, graph.costs, targets, scope).run()
+    return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
+
+
+def _unreachable(graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: int) -> str:
+    held = _held(graph, kind, least)[:3]
+    holders = ", ".join(f"{name} {short(amount)}" for name, amount in held)
+    return (
+        f"{kind}={short(target)} of {short(dense)} is below the smallest that {graph.model} can get, {short(smallest)} "
+        f"({smallest / dense:.3f} of the original). What holds it: {holders}. Raise the budget to at least "
+        f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, or ignore less."
+    )
+
+
+def _held(graph: Graph, kind: str, sizes: Mapping[str, int]) -> list[tuple[str, float]]:
+    """Frozen and fully pruned axes by how much of the smallest cost lies on them, the most first."""
+    held: dict[str, float] = {}
+    if kind == "macs":
+        terms = [([d for d in dims if not isinstance(d, int)], _amount(dims, sizes)) for _, dims in graph.macs]
+    else:
+        terms = [(list(t.dims), _amount(t.dims, sizes) * (1 if kind == "params" else t.itemsize)) for t in graph.tensors.values() if t.parameter or kind == "bytes"]
+    for dims, amount in terms:
+        for name in dict.fromkeys(named(dims)):
+            if name in graph.frozen or name not in sizes:
+                held[name] = held.get(name, 0.0) + amount
+    return sorted(held.items(), key=lambda item: -item[1]) or [("the axes at their least width", sum(a for _, a in terms))]
+
+
+def _amount(dims: Iterable[object], sizes: Mapping[str, int]) -> float:
+    amount = 1.0
+    for dim in dims:
+        amount *= dim if isinstance(dim, int) else size_of(dim, sizes)  # type: ignore[arg-type]
+    return amount
+
+
+def short(number: float) -> str:
+    """A number with a unit: 4.1G, 25.6M, 812."""
+    for suffix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= scale:
+            return f"{number / scale:.3g}{suffix}"
+    return f"{number:.4g}"
+
+
+def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
+    """The plan that keeps the given units of the given axes.
+
+    Args:
+        graph: what `trace` found.
+        kept: kept units, ascending, of each axis that loses some.
+
+    Raises:
+        PlanError: sizes in the code contradict the new widths (tied axes of different widths).
+    """
+    axes = {
+        name: PlannedAxis(kind=graph.axes[name].kind, before=graph.axes[name].size, kept=tuple(kept[name].tolist()))
+        for name in graph.axes
+        if name in kept and len(kept[name]) < graph.axes[name].size
+    }
+    sizes = {name: len(axis.kept) for name, axis in axes.items()}
+    for tie in graph.ties:
+        if len({sizes.get(name, graph.axes[name].size) for name in tie}) > 1:
+            raise PlanError(f"{', '.join(tie)} must keep equal sizes, because the code splits them equally; give them the same number of units")
+    broken = graph.sizes.broken(sizes)
+    form = graph.captured if broken else graph.sizes
+    if form is None:
+        raise PlanError(f"the new widths break {broken[0].text}, which can't be changed")
+    tensors = {
+        name: PlannedTensor(names=t.names, dims=t.dims)
+        for name, t in graph.tensors.items()
+        if any(size_of(d, sizes) != d.size for d in t.dims)
+    }
+    changed = tuple((site, value) for site, value in form.values(sizes).items() if value != site.value or isinstance(site, NodeArgument))
+    return Plan(axes=axes, tensors=tensors, settings=changed, rewrites=tuple(e.text for e in broken), model=graph.model)

@@ -1,0 +1,260 @@
+"""The proof: the smaller model computes what the original computes with the removed units silenced."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
+from secateur.errors import ModelError, ProofFailed, SecateurError
+from secateur.graph import Graph
+from secateur.inputs import as_call
+from secateur.planning.plan import Plan
+from secateur.surgery.reindex import index
+from secateur.tracing.rules.registry import Dims, Op
+from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends
+from secateur.tracing.sizes import SizeMode
+from secateur.tracing.trace import tensors_in
+from secateur.tracing.tracer import Tracer
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}  # share of an output's scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The result of comparing the smaller model with the silenced original.
+
+    Attributes:
+        status: "proved": the outputs agree. (Reports may also hold "shape-checked", for results without a counterpart.)
+        max_difference: largest absolute difference of any output element.
+        scale: largest absolute element of the output where that difference is largest by its scale.
+        tolerance: largest difference allowed, as a share of the scale.
+        dtype: precision that both models ran in.
+        normalised: removed units' axes along which the original normalises, compared over the kept units.
+    """
+
+    status: str
+    max_difference: float
+    scale: float
+    tolerance: float
+    dtype: str
+    normalised: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Difference as a share of the scale."""
+        return self.max_difference / self.scale if self.scale else self.max_difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in report.json."""
+        return {"status": self.status, "max_difference": self.max_difference, "scale": self.scale, "tolerance": self.tolerance, "dtype": self.dtype}
+
+
+def prove(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Mapping[str, Any] | None = None) -> Proof:
+    """Compare the smaller model with the original whose removed units are silenced.
+
+    The removed slices of every member are zeroed in a copy of the original, and both run on the example inputs, in float64
+    where the model runs in it. Where the original normalises over a removed unit (LayerNorm), the copy does so over the kept
+    units alone.
+
+    Args:
+        model, small: the original, and what ``plan.apply`` made of it, before any compensation.
+        graph, plan: what `trace` and `plan` gave.
+        args, kwargs: example inputs.
+
+    Raises:
+        ProofFailed: the outputs differ by more than the tolerance, or the smaller model does not run.
+        ModelError: the original's own outputs hold NaN on these inputs.
+    """
+    positional, keywords = as_call(args, kwargs)
+    if any(t.device.type == "meta" for t in model.parameters()):
+        raise ProofFailed("a model on the meta device has no weights to run. Load the weights, or use sc.plan and plan.apply without the proof.")
+    failure: Exception | None = None
+    with quiet_backends():
+        for dtype in _dtypes(model):
+            inputs = tree_map(lambda v, d=dtype: _cast(v, d), (positional, keywords))
+            try:
+                reference, normalised = silenced(model, graph, plan, *inputs, dtype=dtype)
+            except (RuntimeError, TypeError, ValueError) as error:
+                failure = error  # the code insists on a dtype: try the next
+                continue
+            return _compare(reference, _run_small(small, *inputs, dtype=dtype), dtype, normalised)
+    raise ProofFailed(f"the original does not run with its removed units silenced: {type(failure).__name__}: {failure}") from failure
+
+
+def _dtypes(model: nn.Module) -> Iterable[torch.dtype]:
+    yield torch.float64
+    yield torch.float32
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+# ---------------------------------------------------------------------- the silenced original
+
+
+def silenced(model: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Any, *, dtype: torch.dtype) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
+    tensors = named_tensors(model)
+    first = {id(tensors[name]): name for name in reversed(tensors)}
+    copy = copy_with(model, lambda t: _silence(t, plan.kept.get(first[id(t)], {}), dtype)).eval()
+    tracer = Tracer()
+    axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
+    for name, tensor in named_tensors(copy).items():
+        info = graph.tensors[first[id(tensors[name])]]
+        tracer.introduce(tensor, [_live(d, axes, tracer) for d in info.dims])
+    over = _KeptOnly(plan)
+    tracer.adopted = over
+    with tracer, SizeMode(tracer):
+        out = copy(*args, **kwargs)
+    return tensors_in(out), tuple(over.seen)
+
+
+def _silence(tensor: Tensor, kept: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
+    """A copy of the tensor with everything but the kept positions zeroed."""
+    out = _cast(tensor.detach(), dtype).clone()
+    for dim, at in kept.items():
+        gone = torch.ones(out.shape[dim], dtype=torch.bool)
+        gone[at] = False
+        out.index_fill_(dim, gone.nonzero().flatten().to(out.device), 0)
+    return nn.Parameter(out, requires_grad=False) if isinstance(tensor, nn.Parameter) else out
+
+
+def _live(expr: Expr, axes: Mapping[str, Expr], tracer: Tracer) -> Expr:
+    """A finished expression with the tracer's own axes as leaves."""
+    match expr:
+        case Leaf():
+            return axes[expr.name] if expr.name is not None else tracer.algebra.dim(expr.size)
+        case Prod():
+            return product(_live(f, axes, tracer) for f in expr.factors)
+        case Sum():
+            return concat(_live(p, axes, tracer) for p in expr.parts)
+        case _:
+            raise TypeError(f"{expr!r} is not a finished expression")
+
+
+class _KeptOnly:
+    """Repeats an operation that normalises over a removed unit on the kept units alone, the rest of its result zero."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.seen: dict[str, None] = {}
+
+    def __call__(self, op: Op, over: Sequence[Expr], results: Sequence[Dims]) -> Any:
+        axes = {n for n in _names(over) if n in self.plan.axes}
+        if not axes:
+            return op.out
+        self.seen.update(dict.fromkeys(sorted(axes)))
+        arguments = {k: self._cut(op, v, axes) for k, v in op.arguments.items()}
+        _resize(op, arguments, over, self.plan)
+        named_only = {a.name for a in op.func._schema.arguments if a.kwarg_only}
+        positional = [v for k, v in arguments.items() if k not in named_only]
+        out = op.func(*positional, **{k: v for k, v in arguments.items() if k in named_only})
+        outputs = [out] if isinstance(out, Tensor) else list(out)
+        wide = [self._widen(t, dims) for t, dims in zip(outputs, results, strict=True)]
+        return wide[0] if isinstance(out, Tensor) else tuple(wide)
+
+    def _positions(self, dim: Expr, axes: set[str]) -> Tensor | None:
+        dim = resolve(dim)
+        return index(_as_leaves(dim), self.plan.units) if axes & set(_names([dim])) else None
+
+    def _cut(self, op: Op, value: Any, axes: set[str]) -> Any:
+        if isinstance(value, Tensor):
+            for k, dim in enumerate(op.dims(value)):
+                at = self._positions(dim, axes)
+                value = value if at is None else value.index_select(k, at.to(value.device))
+        return value
+
+    def _widen(self, tensor: Tensor, dims: Dims) -> Tensor:
+        for k, dim in enumerate(dims):
+            if tensor.shape[k] != dim.size:
+                at = index(_as_leaves(resolve(dim)), self.plan.units)
+                shape = [*tensor.shape[:k], dim.size, *tensor.shape[k + 1 :]]
+                tensor = tensor.new_zeros(shape).index_copy(k, at.to(tensor.device), tensor)
+        return tensor
+
+
+def _names(exprs: Sequence[Expr]) -> list[str]:
+    return [leaf.name for e in exprs for leaf in leaves(resolve(e)) if leaf.name is not None]
+
+
+def _as_leaves(expr: Expr) -> Expr:
+    match expr:
+        case Prod():
+            return product(_as_leaves(f) for f in expr.factors)
+        case Sum():
+            return concat(_as_leaves(p) for p in expr.parts)
+        case _:
+            return Leaf(expr.name, expr.size)
+
+
+def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan) -> None:
+    """Sizes among an operation's arguments, made to fit what was cut."""
+    if "normalized_shape" in arguments:
+        shape = arguments["input"].shape
+        arguments["normalized_shape"] = list(shape[len(shape) - len(arguments["normalized_shape"]) :])
+    if "HxW" in arguments:
+        inside = len(index(_as_leaves(resolve(over[0])), plan.units))
+        arguments["C"] = arguments["input"].shape[1]
+        arguments["group"] = arguments["C"] // inside
+
+
+# ---------------------------------------------------------------------- comparing
+
+
+def _run_small(small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype) -> list[Tensor]:
+    copy = copy_with(small, lambda t: _silence(t, {}, dtype)).eval()
+    try:
+        return tensors_in(nn.Module.__call__(copy, *args, **kwargs))  # a graph module's own call prints its code on errors
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise ProofFailed(f"the smaller model does not run: {type(error).__name__}: {error}") from error
+
+
+def _compare(reference: list[Tensor], got: list[Tensor], dtype: torch.dtype, normalised: tuple[str, ...]) -> Proof:
+    shapes, small_shapes = [tuple(t.shape) for t in reference], [tuple(t.shape) for t in got]
+    if shapes != small_shapes:
+        raise ProofFailed(f"the smaller model gives outputs of shapes {small_shapes}, the original {shapes}")
+    worst = Proof(status="proved", max_difference=0.0, scale=0.0, tolerance=TOLERANCE[dtype], dtype=str(dtype).removeprefix("torch."), normalised=normalised)
+    for expected, actual in zip(reference, got, strict=True):
+        difference, scale = _difference(expected, actual)
+        candidate = Proof(**{**vars(worst), "max_difference": difference, "scale": scale})
+        worst = candidate if candidate.ratio >= worst.ratio else worst
+    if not worst.ratio <= worst.tolerance:
+        raise ProofFailed(
+            f"the smaller model differs from the silenced original by {worst.max_difference:.3g} where outputs reach {worst.scale:.3g}, "
+            f"above the tolerance of {worst.tolerance:g} of that in {worst.dtype}"
+        )
+    return worst
+
+
+def _difference(expected: Tensor, actual: Tensor) -> tuple[float, float]:
+    """Largest absolute difference and largest absolute finite element."""
+    if not expected.numel():
+        return 0.0, 0.0
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return float((expected != actual).any()), 1.0
+    same = (expected == actual) | (expected.isnan() & actual.isnan())
+    difference = torch.where(same, 0.0, (expected - actual).abs())
+    finite = expected[expected.isfinite()].abs()
+    worst = float(difference.max())
+    return float("inf") if worst != worst else worst, float(finite.max()) if finite.numel() else 0.0
+
+
+def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+    """Refuse a model whose outputs hold NaN on the example inputs.
+
+    Raises:
+        ModelError: saying so.
+    """
+    positional, keywords = as_call(args, kwargs)
+    with quiet_backends():
+        copy = copy_with(model, lambda t: t).eval()
+        outputs = tensors_in(copy(*positional, **keywords))
+    if any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()):
+        raise ModelError("the model's own outputs hold NaN on the example inputs, so nothing can be proved of it. Check its weights and the inputs' range.")

@@ -1,0 +1,191 @@
+"""``sc.prune``: trace, score, plan, apply and prove in one call."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
+from secateur.graph import Graph
+from secateur.importance import Criterion, score
+from secateur.importance.scoring import check_weights
+from secateur.inputs import split_batch
+from secateur.planning import Budget, Plan, make_plan, plan
+from secateur.proof import Proof, check_outputs, prove
+from secateur.reporting import Report
+from secateur.tracing import trace
+
+ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What pruning gave.
+
+    Attributes:
+        model: the smaller model, a new module in the training mode of the original.
+        plan: which units stayed.
+        proof: the comparison with the silenced original.
+        graph: what tracing found; axes that failed a proof are among the frozen ones.
+        scores: the importance of each unit.
+        report: a mapping in the form of report.json, which prints as a table.
+    """
+
+    model: nn.Module
+    plan: Plan
+    proof: Proof
+    graph: Graph
+    scores: dict[str, Tensor]
+    report: Report
+
+    @property
+    def rewritten(self) -> str | None:
+        """Why the model's class was replaced by its graph; None where the class is the original's."""
+        return f"{self.plan.rewrites[0]} holds a size that pruning changes" if self.plan.rewrites else None
+
+    @property
+    def axes(self) -> list[dict[str, Any]]:
+        """Name, kind, and width before and after of every prunable axis."""
+        return axis_rows(self.graph, self.plan)
+
+    def __rich__(self) -> Any:
+        return self.report.__rich__()
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+
+def axis_rows(graph: Graph, made: Plan) -> list[dict[str, Any]]:
+    """Name, kind, and width before and after of every prunable axis."""
+    sizes = made.sizes
+    return [{"name": n, "kind": a.kind, "before": a.size, "after": sizes.get(n, a.size)} for n, a in graph.axes.items()]
+
+
+def prune(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    importance: str | Criterion = "auto",
+    budget: Budget | None = None,
+    threshold: float | None = None,
+    keep: float | None = None,
+    data: Iterable[Any] | None = None,
+    keep_class: bool = False,
+    seed: int = 0,
+    **planning: Any,
+) -> Result:
+    """A genuinely smaller model that computes what the original computes without the removed units, proved.
+
+    Where the proof fails, the axes responsible are found by bisection and frozen with that reason, and the plan is made
+    again: code can use a size in ways that no trace sees. The model given is untouched.
+
+    Args:
+        model: any module.
+        args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+        importance: a name of `importance.names`, or a callable on a `Member`.
+        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
+        data: batches; the first one's outputs must not hold NaN.
+        keep_class: never rewrite ``forward``; axes that would need it stay whole.
+        seed: for criteria that draw random numbers.
+        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
+
+    Raises:
+        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`, `plan`.
+        ProofFailed: no plan passes the proof.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> sc.prune(net, torch.randn(1, 4), keep=0.5).model
+        Sequential(
+          (0): Linear(in_features=4, out_features=4, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=4, out_features=2, bias=True)
+        )
+    """
+    if budget is None and threshold is None and keep is None:
+        budget = Budget(macs=0.5)
+    check_weights(model)
+    graph = trace(model, args, kwargs)
+    check_outputs(model, args, kwargs)
+    for batch in data or ():
+        positional, keywords, _ = split_batch(batch)
+        check_outputs(model, positional, keywords)
+        break
+    for _ in range(ROUNDS):
+        scores = score(model, graph, importance, seed=seed)
+        made = plan(graph, scores, budget=budget, threshold=threshold, keep=keep, keep_class=keep_class, **planning)
+        try:
+            small = made.apply(model)
+            proof = prove(model, small, graph, made, args, kwargs)
+        except (ProofFailed, SurgeryError) as error:
+            graph = without(graph, culprits(model, graph, made, args, kwargs), f"the proof fails when it is pruned: {error}")
+            if not graph.axes:
+                raise NothingToPrune(f"every axis that could be pruned fails the proof; the last failure: {error}") from error
+            continue
+        small.train(model.training)
+        return Result(model=small, plan=made, proof=proof, graph=graph, scores=scores, report=_report(model, graph, made, proof, seed))
+    raise ProofFailed(f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules with ignore=[...]")
+
+
+def culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapping[str, Any] | None) -> list[str]:
+    """The axes whose pruning fails the proof, found by bisection; tied axes stay together."""
+    tie = {name: group for group in graph.ties for name in group}
+    groups = list(dict.fromkeys(tie.get(name, (name,)) for name in made.axes))
+
+    def passes(part: list[tuple[str, ...]]) -> bool:
+        kept = {name: made.units[name] for group in part for name in group if name in made.units}
+        try:
+            some = make_plan(graph, kept)
+            prove(model, some.apply(model), graph, some, args, kwargs)
+        except (ProofFailed, SurgeryError):
+            return False
+        return True
+
+    def find(part: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        if passes(part):
+            return []
+        if len(part) == 1:
+            return part
+        half = len(part) // 2
+        found = find(part[:half]) + find(part[half:])
+        return found or part[half:]  # each half passes alone: they fail together
+
+    return [name for group in find(groups) for name in group]
+
+
+def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
+    """The graph with the axes, and those tied to them, frozen."""
+    gone = set(axes)
+    gone |= {name for tie in graph.ties if gone & set(tie) for name in tie}
+    return replace(
+        graph,
+        axes={n: a for n, a in graph.axes.items() if n not in gone},
+        frozen={**graph.frozen, **{n: replace(a, frozen=(reason,)) for n, a in graph.axes.items() if n in gone}},
+        ties=tuple(t for t in graph.ties if not gone & set(t)),
+    )
+
+
+def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int) -> Report:
+    """The report of a bare pruning: costs in closed form, nothing measured yet."""
+
+    def figures(cost: Mapping[str, int]) -> dict[str, Any]:
+        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], "metrics": {}}
+
+    return Report(
+        {
+            "version": 1,
+            "command": "sc.prune(...)",
+            "seed": seed,
+            "model": type(model).__name__,
+            "dense": figures(graph.cost()),
+            "pruned": figures(graph.cost(made.sizes)),
+            "tuned": None,
+            "proof": proof.to_dict(),
+            "axes": axis_rows(graph, made),
+            "plan": made.to_dict(),
+            "environment": {},
+        }
+    )

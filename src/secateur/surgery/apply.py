@@ -1,0 +1,106 @@
+"""Carrying out a plan: every member is re-indexed, every size that the code knows is updated."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, fx, nn
+
+from secateur.errors import SurgeryError
+from secateur.surgery.layers import update
+from secateur.surgery.reindex import take
+from secateur.tracing.capture import capture, set_argument
+from secateur.origins import Attribute, NodeArgument, Site
+from secateur.tracing.shadow import copy_with, named_tensors
+
+if TYPE_CHECKING:
+    from secateur.planning.plan import Plan
+
+
+def apply(plan: "Plan", model: nn.Module) -> nn.Module:
+    """The smaller model, as a new module. See `Plan.apply`."""
+    check_fit(plan, model)
+    tensors = named_tensors(model)
+    kept = {id(tensors[name]): at for name, at in plan.kept.items()}
+    small = copy_with(model, lambda tensor: _replacement(tensor, take(tensor, kept.get(id(tensor), {}))))
+    if plan.rewrites:
+        small = capture(small)
+    _settle(plan, small)
+    return small
+
+
+def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
+    """Make the given model smaller, in place. See `Plan.apply_`."""
+    check_fit(plan, model)
+    if plan.rewrites:
+        raise SurgeryError(
+            f"this plan replaces the class {type(model).__name__} by its graph ({plan.rewrites[0]} is fixed in the code), "
+            "which can't happen in place. Use plan.apply(model), or plan with keep_class=True."
+        )
+    tensors = named_tensors(model)
+    new = {id(tensors[name]): _replacement(tensors[name], take(tensors[name], at)) for name, at in plan.kept.items()}
+    for name, tensor in tensors.items():
+        if id(tensor) in new:
+            _put(model, name, new[id(tensor)])
+    _settle(plan, model)
+    return model
+
+
+def check_fit(plan: "Plan", model: nn.Module) -> None:
+    """Raise unless every tensor that the plan speaks of is there, with the shape that it was planned for.
+
+    Raises:
+        SurgeryError: listing what differs.
+    """
+    tensors = named_tensors(model)
+    wrong: list[str] = []
+    for name, planned in plan.tensors.items():
+        wanted = tuple(d.size for d in planned.dims)
+        for alias in planned.names:
+            got = tuple(tensors[alias].shape) if alias in tensors else None
+            if got != wanted:
+                wrong.append(f"{alias} is {'missing' if got is None else list(got)}, planned for {list(wanted)}")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise SurgeryError(
+            f"the plan was made for another architecture ({plan.model}) than this {type(model).__name__}: {'; '.join(wrong[:3])}{more}. "
+            "Apply it to a model of the original sizes."
+        )
+
+
+def _replacement(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, role = name.rpartition(".")
+    module = model.get_submodule(owner)
+    (module._parameters if role in module._parameters else module._buffers)[role] = tensor
+
+
+def _settle(plan: "Plan", model: nn.Module) -> None:
+    """Set every size, then let standard layers say what they have become."""
+    nodes = {n.name: n for n in model.graph.nodes} if isinstance(model, fx.GraphModule) else {}
+    for site, value in plan.settings:
+        if isinstance(site, NodeArgument):
+            if site.node not in nodes:
+                raise SurgeryError(f"the captured graph has no call {site.node}; this model's code is not the code that was planned for")
+            set_argument(nodes[site.node], site.path, value)
+    if isinstance(model, fx.GraphModule):
+        model.recompile()
+    set_attributes(model, plan.settings)
+    owners = {alias.rpartition(".")[0] for alias in plan.kept}
+    for owner in owners:
+        update(model.get_submodule(owner))
+
+
+def set_attributes(model: nn.Module, settings: Iterable[tuple[Site, int]]) -> None:
+    """Give module attributes their new sizes."""
+    for site, value in settings:
+        if isinstance(site, Attribute):
+            module = model.get_submodule(site.module)
+            current: Any = getattr(module, site.name)
+            setattr(module, site.name, value if site.index is None else _with_item(current, site.index, value))
+
+
+def _with_item(items: Any, at: int, value: int) -> Any:
+    return type(items)([value if k == at else item for k, item in enumerate(items)])

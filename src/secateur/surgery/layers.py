@@ -1,0 +1,83 @@
+"""Standard layers keep their own attributes true: ``print(model)`` must never lie."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+def update(module: nn.Module) -> None:
+    """Set what a standard layer says of itself from the shapes of its tensors."""
+    for kind, refresh in REFRESH:
+        if isinstance(module, kind):
+            refresh(module)
+
+
+def _shape(module: nn.Module, name: str = "weight") -> tuple[int, ...]:
+    tensor: Any = module._parameters.get(name)
+    if tensor is None:  # a parametrised weight lives elsewhere, and reading it computes it
+        tensor = getattr(module, name, None)
+    return tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
+
+
+def _conv(module: Any) -> None:
+    shape = _shape(module)
+    if not shape:
+        return
+    outer, inner = shape[0], shape[1] * module.groups
+    module.in_channels, module.out_channels = (outer, inner) if isinstance(module, _ConvTransposeNd) else (inner, outer)
+
+
+def _linear(module: Any) -> None:
+    if shape := _shape(module):
+        module.out_features, module.in_features = shape
+
+
+def _bilinear(module: Any) -> None:
+    if shape := _shape(module):
+        module.out_features, module.in1_features, module.in2_features = shape
+
+
+def _batch_norm(module: Any) -> None:
+    if shape := _shape(module) or _shape_of(module.running_mean):
+        module.num_features = shape[0]
+
+
+def _shape_of(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)
+
+
+def _layer_norm(module: Any) -> None:
+    if shape := _shape(module):
+        module.normalized_shape = shape
+
+
+def _group_norm(module: Any) -> None:
+    if shape := _shape(module):
+        module.num_channels = shape[0]
+
+
+def _embedding(module: Any) -> None:
+    if shape := _shape(module):
+        module.embedding_dim = shape[1]
+
+
+def _prelu(module: Any) -> None:
+    if shape := _shape(module):
+        module.num_parameters = shape[0]
+
+
+REFRESH: tuple[tuple[Any, Callable[[Any], None]], ...] = (
+    (_ConvNd, _conv),
+    (nn.Linear, _linear),
+    (nn.Bilinear, _bilinear),
+    (_NormBase, _batch_norm),
+    (nn.LayerNorm, _layer_norm),
+    (nn.RMSNorm, _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    (nn.Embedding, _embedding),
+    (nn.EmbeddingBag, _embedding),
+    (nn.PReLU, _prelu),
+)

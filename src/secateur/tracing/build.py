@@ -1,0 +1,248 @@
+"""From what the tracer saw to a `Graph`: names, kinds, reasons, and what the sizes in the code demand of a plan."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from torch import Tensor
+
+from secateur.axes import Axis, Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
+from secateur.graph import AxisInfo, Equation, Graph, Member, Sizes, TensorInfo, named
+from secateur.origins import Attribute, Literal, NodeArgument, Operation, Origin, Shape, Site, atoms
+from secateur.tracing.sizes import Use
+from secateur.tracing.tracer import Tracer
+
+WINDOW = "the window of a convolution"
+KINDS = ("experts", "heads", "head_dim", "groups", "residual", "channels", "hidden")  # the first that was seen wins
+
+
+@dataclass
+class Names:
+    """Names, members and reasons of the final axes of one trace, by their order of birth."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    infos: dict[str, AxisInfo] = field(default_factory=dict)
+
+    def finish(self, expr: Expr | int) -> Any:
+        """An expression with its axes as leaves; neighbouring nameless ones are merged."""
+        if isinstance(expr, int):
+            return expr
+        return self._finish(resolve(expr))
+
+    def _finish(self, expr: Expr) -> Expr:
+        match expr:
+            case Axis():
+                return Leaf(self.names.get(expr.order), expr.size)
+            case Prod():
+                return product(_merged([self._finish(f) for f in expr.factors]))
+            case Sum():
+                return concat(self._finish(p) for p in expr.parts)
+            case Leaf():
+                return expr
+
+
+def _merged(factors: list[Expr]) -> list[Expr]:
+    merged: list[Expr] = []
+    for factor in factors:
+        last = merged[-1] if merged else None
+        if isinstance(last, Leaf) and isinstance(factor, Leaf) and last.name is None and factor.name is None:
+            merged[-1] = Leaf(None, last.size * factor.size)
+        else:
+            merged.append(factor)
+    return merged
+
+
+def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
+    """Name every axis that runs through a tensor, and gather what is known of it."""
+    reasons = _by_leaf(tracer.algebra.frozen)
+    hints = _by_leaf(tracer.hints)
+    normalising = _by_leaf(tracer.normalising)
+    found: dict[int, Axis] = {}
+    members: dict[int, dict[Member, None]] = {}
+    for tensor, exprs in dims.items():
+        for k, expr in enumerate(exprs):
+            for leaf in leaves(resolve(expr)):
+                if isinstance(leaf, Axis) and leaf.size > 1 and set(reasons.get(leaf.order, ())) != {WINDOW}:
+                    found.setdefault(leaf.order, leaf)
+                    members.setdefault(leaf.order, {})[tensor, k] = None
+    result = Names()
+    kinds = {order: _kind(hints.get(order, {}), len(dims[next(iter(members[order]))[0]])) for order in found}
+    for order, axis in found.items():
+        name = _name(next(iter(members[order])), order, dims, kinds)
+        result.names[order] = name
+        result.infos[name] = AxisInfo(
+            size=axis.size,
+            kind=kinds[order],
+            members=tuple(members[order]),
+            normalising=tuple(normalising.get(order, ())),
+            frozen=tuple(reasons.get(order, ()))[:3],
+        )
+    return result
+
+
+def _by_leaf(notes: Iterable[tuple[Expr, str]]) -> dict[int, dict[str, None]]:
+    found: dict[int, dict[str, None]] = {}
+    for expr, text in notes:
+        for leaf in leaves(resolve(expr)):
+            if isinstance(leaf, Axis):
+                found.setdefault(leaf.order, {})[text] = None
+    return found
+
+
+def _kind(hints: Mapping[str, None], rank: int) -> str:
+    return next((k for k in KINDS if k in hints), "hidden" if rank < 3 else "channels")
+
+
+def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
+    """``tensor:dim``, with the kind, and a number where several are of that kind, if the dim is made of several axes."""
+    tensor, k = member
+    expr = resolve(dims[tensor][k])
+    if isinstance(expr, Axis):
+        return f"{tensor}:{k}"
+    orders = dict.fromkeys(leaf.order for leaf in leaves(expr) if isinstance(leaf, Axis))
+    alike = [o for o in orders if kinds.get(o) == kinds[order]]
+    suffix = kinds[order] if len(alike) == 1 else f"{kinds[order]}{alike.index(order) + 1}"
+    return f"{tensor}:{k}/{suffix}"
+
+
+# ---------------------------------------------------------------------- sizes in the code
+
+
+@dataclass
+class Demands:
+    """What the sizes in the code ask: settings to make, equations to respect, axes to tie, and what can't be had."""
+
+    sizes: Sizes
+    ties: list[tuple[str, ...]]
+    stuck: list[Equation]
+
+
+def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Demands:
+    """Sort the uses of sizes by what they ask of a plan.
+
+    An attribute used alone is set to the dim's new size. An equation that always holds is dropped; one that holds while
+    equal axes stay equal ties them; any other, and any literal, is stuck: its axes freeze, or the graph is rewritten.
+    """
+    equations = [_equation(use, names) for use in uses]
+    settings: dict[Site, Expr] = {}
+    for equation in equations:
+        if isinstance(equation.origin, Attribute) and set(equation.axes) & prunable.keys():
+            settings.setdefault(equation.origin, equation.target)
+    rest: dict[tuple[Origin, Expr], Equation] = {}
+    for equation in equations:
+        sites = {a for a in atoms(equation.origin) if isinstance(a, Attribute)}
+        concerned = set(equation.axes) & prunable.keys() or sites & settings.keys()
+        if concerned and settings.get(equation.origin) != equation.target:  # type: ignore[arg-type]
+            rest.setdefault((equation.origin, equation.target), equation)
+    sizes = Sizes(settings=settings, equations=())
+    kept: list[Equation] = []
+    ties: list[tuple[str, ...]] = []
+    stuck: list[Equation] = []
+    for equation in rest.values():
+        involved = _involved(equation, sizes, prunable)
+        if isinstance(equation.origin, Literal):
+            stuck.append(equation)
+        elif _holds(equation, sizes, prunable, involved, tied=False):
+            continue
+        elif len({prunable[n] for n in involved}) == 1 and _holds(equation, sizes, prunable, involved, tied=True):
+            ties.append(tuple(involved))
+            kept.append(equation)
+        else:
+            stuck.append(replace(equation, more=tuple(involved)))
+    return Demands(Sizes(settings=settings, equations=tuple(kept)), ties, stuck)
+
+
+def _equation(use: Use, names: Names) -> Equation:
+    origin, target = _finish_origin(use.origin, names), names.finish(use.target)
+    what = origin.value if isinstance(origin, Literal) else describe(origin)
+    return Equation(origin=origin, target=target, text=f"{use.function}({what}) at {use.where}")
+
+
+def _finish_origin(origin: Origin, names: Names) -> Origin:
+    match origin:
+        case Shape():
+            return Shape(names.finish(origin.dim))
+        case Operation():
+            return Operation(origin.symbol, _finish_origin(origin.left, names), _finish_origin(origin.right, names))
+        case _:
+            return origin
+
+
+def describe(origin: Origin) -> str:
+    """An origin as people would write it."""
+    match origin:
+        case Literal():
+            return str(origin.value)
+        case Attribute() | NodeArgument():
+            return str(origin)
+        case Shape():
+            return f"size of {origin.dim!r}"
+        case Operation():
+            return f"{describe(origin.left)} {origin.symbol} {describe(origin.right)}"
+
+
+def _involved(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> list[str]:
+    """The prunable axes that an equation depends on, through shapes, settings and its target."""
+    set_by = [sizes.settings[a] for a in atoms(equation.origin) if isinstance(a, Attribute) and a in sizes.settings]
+    return [n for n in dict.fromkeys([*equation.axes, *named(set_by)]) if n in prunable]
+
+
+def _holds(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str], *, tied: bool) -> bool:
+    """Whether the equation holds for all sizes, tried on a seeded sample of them; ``tied`` keeps equal axes equal."""
+    random = Random(0)
+    trials = [{n: max(1, prunable[n] - 1) if m == n or tied else prunable[n] for n in involved} for m in involved]
+    for _ in range(8):
+        shared = random.random()
+        trials.append({n: max(1, int(prunable[n] * (shared if tied else random.random()))) for n in involved})
+    return all(equation.holds(trial, sizes.values(trial)) for trial in trials)
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+def freeze(infos: dict[str, AxisInfo], axes: Iterable[str], reason: str) -> None:
+    """Note a reason on axes that were prunable so far."""
+    for name in axes:
+        if not infos[name].frozen:
+            infos[name] = replace(infos[name], frozen=(reason,))
+
+
+def prunable_sizes(infos: Mapping[str, AxisInfo]) -> dict[str, int]:
+    return {n: a.size for n, a in infos.items() if not a.frozen}
+
+
+def spread_ties(infos: dict[str, AxisInfo], ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Ties that share an axis are one; a tie with a frozen axis is frozen."""
+    groups: list[set[str]] = []
+    for tie in ties:
+        joined = set(tie).union(*(g for g in groups if g & set(tie)))
+        groups = [g for g in groups if not g & joined] + [joined]
+    order = list(infos)
+    kept: list[tuple[str, ...]] = []
+    for group in groups:
+        stuck = [n for n in group if infos[n].frozen]
+        if stuck:
+            freeze(infos, group, f"must stay as large as {min(stuck, key=order.index)}, which is frozen")
+        elif len(group) > 1:
+            kept.append(tuple(sorted(group, key=order.index)))
+    return kept
+
+
+def tensor_infos(tensors: Mapping[str, Tensor], params: set[str], dims: Mapping[str, list[Expr]], names: Names) -> dict[str, TensorInfo]:
+    """Every tensor once, under its first name."""
+    aliases: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        aliases.setdefault(id(tensor), []).append(name)
+    return {
+        group[0]: TensorInfo(
+            dims=tuple(names.finish(d) for d in dims[group[0]]),
+            names=tuple(group),
+            parameter=group[0] in params,
+            itemsize=tensors[group[0]].element_size(),
+        )
+        for group in aliases.values()
+    }
+
+
+__all__ = ["Demands", "Graph", "Names", "collect", "demands", "freeze", "prunable_sizes", "spread_ties", "tensor_infos"]

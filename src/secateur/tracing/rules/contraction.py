@@ -1,0 +1,170 @@
+"""Operations that sum products over a dim: contracted dims unify, the rest pass through.
+
+Shape letters: M rows, K contracted, N columns, B batch, O output channels, I input channels, G groups.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from secateur.axes import product
+from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
+
+
+def is_weight(op: Op, tensor: Tensor) -> bool:
+    """Whether the tensor is a parameter or a view of one, as opposed to an activation."""
+    return op.tracer.is_weight(tensor)
+
+
+@rule("aten::mm")
+def mm(op: Op) -> Dims:
+    """(M, K) @ (K, N)."""
+    (m, k), (k2, n) = op.dims("self"), op.dims("mat2")
+    op.unify(k, k2)
+    op.macs(m, k, n)
+    op.hint("hidden", k, n)
+    return [m, n]
+
+
+@rule("aten::addmm")
+def addmm(op: Op) -> Dims:
+    """(M, K) @ (K, N), plus something that broadcasts to (M, N)."""
+    (m, k), (k2, n) = op.dims("mat1"), op.dims("mat2")
+    op.unify(k, k2)
+    op.macs(m, k, n)
+    op.hint("hidden", k, n)
+    _add(op, op.dims("self"), [m, n])
+    return [m, n]
+
+
+@rule("aten::bmm", "aten::baddbmm")
+def bmm(op: Op) -> Dims:
+    """(B, M, K) @ (B, K, N), plus perhaps something that broadcasts."""
+    left, right = ("batch1", "batch2") if "batch1" in op else ("self", "mat2")
+    (b, m, k), (b2, k2, n) = op.dims(left), op.dims(right)
+    op.unify(b, b2)
+    op.unify(k, k2)
+    op.macs(b, m, k, n)
+    if not (is_weight(op, op[left]) or is_weight(op, op[right])):
+        op.hint("heads", b)
+        op.hint("head_dim", k, n)
+    if "batch1" in op:
+        _add(op, op.dims("self"), [b, m, n])
+    return [b, m, n]
+
+
+@rule("aten::mv")
+def mv(op: Op) -> Dims:
+    """(M, K) @ (K,)."""
+    (m, k), (k2,) = op.dims("self"), op.dims("vec")
+    op.unify(k, k2)
+    return [m]
+
+
+@rule("aten::addmv")
+def addmv(op: Op) -> Dims:
+    """(M, K) @ (K,), plus something that broadcasts to (M,)."""
+    (m, k), (k2,) = op.dims("mat"), op.dims("vec")
+    op.unify(k, k2)
+    _add(op, op.dims("self"), [m])
+    return [m]
+
+
+@rule("aten::dot", "aten::vdot")
+def dot(op: Op) -> Dims:
+    """(K,) @ (K,)."""
+    (k,), (k2,) = op.dims("self"), op.dims("other" if "other" in op else "tensor")
+    op.unify(k, k2)
+    return []
+
+
+def _add(op: Op, summand: Dims, result: Dims) -> None:
+    for a, b in zip(reversed(summand), reversed(result), strict=False):
+        if a.size == b.size:
+            op.unify(a, b)
+
+
+@rule("aten::convolution")
+def convolution(op: Op) -> Dims:
+    """Input (B, G*I, ...), weight (G*O, I, ...) or, transposed, (G*I, O, ...)."""
+    batch, channels, *_ = x = op.dims("input")
+    weight, groups, transposed = op.dims("weight"), int(op["groups"]), bool(op["transposed"])
+    halves = op.algebra.split(weight[0], groups)
+    if halves is None or len(x) != op["input"].dim():
+        return freeze_everything(op)[0]
+    g, inside = halves
+    op.unify(channels, product((g, inside if transposed else weight[1])))
+    out_channels = product((g, weight[1])) if transposed else weight[0]
+    if op["bias"] is not None:
+        op.unify(op.dims("bias")[0], out_channels)
+    if groups > 1:
+        op.hint("groups", g)
+    op.hint("channels", channels, out_channels)
+    spatial = _window_dims(op, x[2:], op.out.shape[2:])
+    sites = op["input"].shape[2:] if transposed else op.out.shape[2:]
+    op.macs(batch, *(int(s) for s in sites), *weight)
+    op.freeze(*weight[2:], why="the window of a convolution")
+    return [batch, out_channels, *spatial]
+
+
+def _window_dims(op: Op, before: Dims, after: Any) -> Dims:
+    op.freeze(*before, why="a spatial dim of a convolution")
+    return [op.algebra.fixed(int(s), "a spatial dim of a convolution") for s in after]
+
+
+@rule(
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_fused_attention_overrideable",
+    "aten::_scaled_dot_product_attention_math",
+    "aten::_scaled_dot_product_attention_math_for_mps",
+)
+def attention(op: Op) -> list[Dims]:
+    """Query (B, H, M, K), key (B, H, N, K), value (B, H, N, D)."""
+    (*qb, m, k), (*kb, n, k2), (*vb, n2, d) = op.dims("query"), op.dims("key"), op.dims("value")
+    op.unify(k, k2)
+    op.unify(n, n2)
+    for a, b, c in zip(qb, kb, vb, strict=True):
+        op.unify(a, b)
+        op.unify(a, c)
+    op.freeze(n, why="softmax over positions")
+    mask = next((op[a] for a in ("attn_mask", "attn_bias") if a in op and op[a] is not None), None)
+    result = [*qb, m, d]
+    if mask is not None:
+        _add(op, op.dims(mask), [*qb, m, n])
+    op.macs(*qb, m, k, n)
+    op.macs(*qb, m, n, d)
+    op.hint("heads", *qb[1:])
+    op.hint("head_dim", k, d)
+    rest = [_like_attention(op, t, [*qb, m]) for t in op.outputs()[1:]]
+    return [result, *rest]
+
+
+def _like_attention(op: Op, tensor: Tensor, dims: Dims) -> Dims:
+    """Side outputs of attention kernels (log-sum-exp, RNG state): followed where their shape says what they are."""
+    if list(tensor.shape) == [d.size for d in dims]:
+        return dims
+    return op.fixed(tensor, "a side output of attention")
+
+
+@rule("aten::linear")
+def linear(op: Op) -> Dims:
+    """(..., K) with weight (N, K)."""
+    *batch, k = op.dims("input")
+    n, k2 = op.dims("weight")
+    op.unify(k, k2)
+    if op["bias"] is not None:
+        op.unify(op.dims("bias")[0], n)
+    op.macs(*batch, k, n)
+    op.hint("hidden", k, n)
+    return [*batch, n]
+
+
+@rule("aten::outer", "aten::ger")
+def outer(op: Op) -> Dims:
+    """(M,) by (N,)."""
+    return [*op.dims("self"), *op.dims("vec2")]
+
+

@@ -1,0 +1,69 @@
+"""Operations that work on each position alone: equal dims unify, size-1 dims broadcast."""
+
+from torch import Tensor
+
+from secateur.axes import ONE, Expr
+from secateur.tracing.rules.registry import Dims, Op, rule
+
+# Pointwise by nature, though torch does not tag them so.
+UNTAGGED = (
+    "aten::alias",
+    "aten::clone",
+    "aten::contiguous",
+    "aten::copy_",
+    "aten::detach",
+    "aten::dropout",
+    "aten::lift_fresh",
+    "aten::lift_fresh_copy",
+    "aten::native_dropout",
+    "aten::masked_fill",
+    "aten::where",
+    "aten::_to_copy",
+    "aten::to",
+    "aten::bernoulli",
+    "aten::rrelu_with_noise",
+    "aten::_prelu_kernel",
+    "aten::hardswish_",
+    "aten::hardtanh_",
+    "aten::relu6",
+    "aten::silu_",
+    "aten::mish_",
+    "aten::resolve_conj",
+    "aten::resolve_neg",
+    "aten::_conj",
+    "aten::real",
+    "aten::imag",
+)
+
+
+@rule(*UNTAGGED)
+def pointwise(op: Op) -> Dims | list[Dims]:
+    """Unify the dims of all operands, aligned at the right."""
+    outputs = op.outputs()
+    dims = broadcast(op, outputs[0], list(op.tensors()))
+    return [list(dims) for _ in outputs] if len(outputs) > 1 else dims
+
+
+def broadcast(op: Op, out: Tensor, operands: list[Tensor]) -> Dims:
+    result: Dims = []
+    rank = out.dim()
+    known = [op.dims(t) for t in operands]
+    for k, size in enumerate(out.shape):
+        if size == 1:
+            result.append(ONE)
+            continue
+        parts: list[Expr] = []
+        for tensor, dims in zip(operands, known, strict=True):
+            j = k - (rank - tensor.dim())
+            if j >= 0 and tensor.shape[j] == size:
+                parts.append(dims[j])
+        for other in parts[1:]:
+            op.unify(parts[0], other)
+        result.append(parts[0] if parts else op.free(int(size)))
+    if op.name in ("aten::add", "aten::add_") and sum(_is_activation(op, t, rank) for t in operands) > 1:
+        op.hint("residual", *result[1:])
+    return result
+
+
+def _is_activation(op: Op, tensor: Tensor, rank: int) -> bool:
+    return tensor.dim() == rank > 1 and tensor.is_floating_point() and not op.tracer.is_weight(tensor)

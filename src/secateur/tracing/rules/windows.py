@@ -1,0 +1,50 @@
+"""Operations over windows of spatial dims: the spatial dims freeze, batch and channels pass."""
+
+from secateur.axes import product
+from secateur.tracing.rules.registry import Dims, Op, rule
+
+POOLS = ["max_pool{}_with_indices", "avg_pool{}", "adaptive_avg_pool{}", "_adaptive_avg_pool{}", "adaptive_max_pool{}",
+         "reflection_pad{}", "replication_pad{}", "fractional_max_pool{}", "max_pool{}"]  # fmt: skip
+RANK = {f"aten::{name.format(f'{k}d')}": k for name in POOLS for k in (1, 2, 3)}
+RANK |= {f"aten::upsample_{how}{k}d": k for how, k in [("nearest", 1), ("nearest", 2), ("nearest", 3), ("_nearest_exact", 2),
+         ("linear", 1), ("bilinear", 2), ("bicubic", 2), ("trilinear", 3)]}  # fmt: skip
+RANK |= {"aten::_upsample_nearest_exact1d": 1, "aten::_upsample_nearest_exact2d": 2, "aten::_upsample_bilinear2d_aa": 2,
+         "aten::_upsample_bicubic2d_aa": 2, "aten::_upsample_nearest_exact3d": 3}  # fmt: skip
+
+
+@rule(*RANK)
+def window(op: Op) -> list[Dims]:
+    dims, rank = op.dims("self" if "self" in op else "input"), RANK[op.name]
+    keep = len(dims) - rank
+    op.freeze(*dims[keep:])
+    return [[*dims[:keep], *(op.algebra.fixed(int(s), "a spatial dim") for s in t.shape[keep:])] for t in op.outputs()]
+
+
+@rule("aten::grid_sampler_2d", "aten::grid_sampler_3d", "aten::grid_sampler", "aten::_grid_sampler_2d_cpu_fallback")
+def grid_sample(op: Op) -> Dims:
+    """Input (B, C, ...), grid (B, ..., coordinates)."""
+    (batch, channels, *spatial), (batch2, *grid) = op.dims("input"), op.dims("grid")
+    op.unify(batch, batch2)
+    op.freeze(*spatial, *grid)
+    return [batch, channels, *(op.algebra.fixed(int(s), op.why) for s in op.out.shape[2:])]
+
+
+@rule("aten::im2col")
+def im2col(op: Op) -> Dims:
+    """(B, C, H, W) becomes (B, (C window), places)."""
+    batch, channels, *spatial = op.dims("self")
+    op.freeze(*spatial)
+    k = op["kernel_size"]
+    inner = op.algebra.fixed(int(k[0]) * int(k[1]), op.why)
+    return [batch, product((channels, inner)), op.algebra.fixed(int(op.out.shape[-1]), op.why)]
+
+
+@rule("aten::col2im")
+def col2im(op: Op) -> Dims:
+    """(B, (C window), places) becomes (B, C, H, W)."""
+    batch, columns, places = op.dims("self")
+    k = op["kernel_size"]
+    window_size = int(k[0]) * int(k[1])
+    channels, inner = op.regroup([columns], [columns.size // window_size, window_size])
+    op.freeze(inner, places)
+    return [batch, channels, *(op.algebra.fixed(int(s), op.why) for s in op.out.shape[2:])]

@@ -1,0 +1,79 @@
+"""A stand-in for the user's model that can be run and tampered with, so that the model itself never is."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ModelError
+from secateur.origins import Attribute, SourcedInt
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by qualified name, in the model's own order; tied ones under each of their names."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
+
+
+def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A deep copy of the model in which each parameter and buffer is what ``replace`` makes of it.
+
+    Raises:
+        ModelError: where the model holds something that can't be copied.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in named_tensors(model).values():
+        if id(tensor) not in memo:
+            memo[id(tensor)] = replace(tensor)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}), and secateur works on copies. "
+            "Remove what copy.deepcopy fails on, or give the class a __deepcopy__."
+        ) from error
+
+
+def shadow(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that shares the tensors of the model."""
+    return copy_with(model, lambda tensor: tensor).eval()
+
+
+def tag_attributes(model: nn.Module, session: object) -> None:
+    """Make the ints on all modules of a shadow remember which attribute they are."""
+    for path, module in model.named_modules():
+        for name, value in list(vars(module).items()):
+            tagged = _tagged(value, path, name, session)
+            if tagged is not None:
+                vars(module)[name] = tagged
+
+
+def _tagged(value: Any, path: str, name: str, session: object) -> Any:
+    if type(value) is int and value > 1:
+        return SourcedInt(value, Attribute(path, name, None, value), session)
+    if type(value) in (tuple, list, torch.Size) and value and all(type(v) is int for v in value):
+        items = (SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(value))
+        return type(value)(items)
+    return None
+
+
+@contextmanager
+def quiet_backends() -> Iterator[None]:
+    """Evaluation without gradients or fused kernels that hide the structure; flags and RNG as found afterwards."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    one_dnn = torch._C._get_mkldnn_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._C._set_mkldnn_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            torch._C._set_mkldnn_enabled(one_dnn)

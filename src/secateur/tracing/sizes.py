@@ -1,0 +1,297 @@
+"""Which sizes the code hands to torch, and which dims they fix.
+
+`SizeMode` sees the Python-level calls: it makes tensor shapes remember where they come from, and notes for each ``view``,
+``split``, ``expand``, ``conv2d(groups=)`` ... a `Use`: this argument, of this origin, must be the size of this dim.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from secateur.axes import Expr, concat, product, resolve
+from secateur.origins import Literal, NodeArgument, Operation, Origin, Shape, SourcedInt, origin_of
+from secateur.tracing.rules.registry import location
+from secateur.tracing.tracer import Tracer
+
+Path = tuple[int | str, ...]
+Found = tuple[int, Expr, Path]  # value, the dim whose size it must be, where among (args, kwargs) it stands
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A size in the code: ``origin`` must equal the size of ``target``.
+
+    Attributes:
+        function: the torch function that was given the size.
+        where: file and line.
+        site: the argument in a captured graph, where one was captured.
+    """
+
+    origin: Origin
+    target: Expr
+    function: str
+    where: str
+    site: NodeArgument | None = None
+
+
+class SizeMode(TorchFunctionMode):
+    """Notes every use of a size while a model is traced."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+        self.uses: list[Use] = []
+        self.node: str | None = None  # the node of a captured graph that is being run, and its line
+        self.place: str | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func == SHAPE:  # a new wrapper object at each look-up
+            return self._shape(args[0], func(*args))
+        if func is torch.Tensor.size:
+            return self._size(func(*args, **kwargs), *args, **kwargs)
+        if func in (torch.numel, torch.Tensor.numel):
+            return self._tag(func(*args), product(self.tracer.dims(args[0])))
+        func, args, kwargs = rephrase(func, args, kwargs)
+        handler = HANDLERS.get(func)
+        if handler is None:
+            return func(*args, **kwargs)
+        before = [self.tracer.dims(v) if isinstance(v, Tensor) else None for v in args[:1]]
+        out = func(*args, **kwargs)
+        for value, target, path in handler(self, before[0] if before else None, out, args, kwargs):
+            self._note(func, value, target, path)
+        return out
+
+    def _tag(self, value: int, dim: Expr) -> int:
+        return SourcedInt(value, Shape(dim), self.tracer) if value > 1 else value
+
+    def _shape(self, tensor: Tensor, shape: Any) -> Any:
+        return torch.Size(self._tag(int(s), d) for s, d in zip(shape, self.tracer.dims(tensor), strict=True))
+
+    def _size(self, out: Any, tensor: Tensor, dim: int | None = None) -> Any:
+        return self._shape(tensor, out) if dim is None else self._tag(out, self.tracer.dims(tensor)[dim])
+
+    def _note(self, func: Any, value: int, target: Expr, path: Path) -> None:
+        if value < 0 or target.size < 2:
+            return
+        origin = origin_of(value, self.tracer)
+        if isinstance(origin, Shape) and resolve(origin.dim) == resolve(target):
+            return
+        name = getattr(func, "__name__", str(func))
+        site = NodeArgument(self.node, path, int(value)) if self.node and path else None
+        self.uses.append(Use(origin, target, name, self.place or location(), site))
+
+
+SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+def rephrase(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Any], dict[str, Any]]:
+    """The same computation in operations that keep the structure of dims visible."""
+    if func is F.scaled_dot_product_attention and kwargs.get("enable_gqa") and len(args) == 3:
+        query, key, value = args
+        repeats = query.shape[-3] // key.shape[-3]
+        args = (query, *(_repeat_heads(t, repeats) for t in (key, value)))
+        return func, args, {**kwargs, "enable_gqa": False}
+    return func, args, kwargs
+
+
+def _repeat_heads(tensor: Tensor, repeats: int) -> Tensor:
+    *batch, heads, length, width = tensor.shape
+    wide = tensor.unsqueeze(-3).expand(*batch, heads, int(repeats), length, width)
+    return wide.reshape(*batch, heads * int(repeats), length, width)
+
+
+# ---------------------------------------------------------------------- handlers, one for each family of functions
+
+Handler = Callable[[SizeMode, "list[Expr] | None", Any, Sequence[Any], dict[str, Any]], Iterable[Found]]
+HANDLERS: dict[Any, Handler] = {}
+
+
+def handles(*functions: Any) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(functions, handler))
+        return handler
+
+    return register
+
+
+def argument(args: Sequence[Any], kwargs: dict[str, Any], position: int, *names: str) -> tuple[Any, Path]:
+    """An argument by position or name, and the path to it."""
+    if position < len(args):
+        return args[position], (0, position)
+    for name in names:
+        if name in kwargs:
+            return kwargs[name], (1, name)
+    return None, ()
+
+
+def spread(args: Sequence[Any], kwargs: dict[str, Any], position: int, *names: str) -> tuple[Sequence[Any], list[Path]]:
+    """A size that may come as separate ints or as one sequence: the values and their paths."""
+    value, path = argument(args, kwargs, position, *names)
+    if isinstance(value, int):
+        rest = args[position:]
+        return rest, [(0, position + k) for k in range(len(rest))]
+    if isinstance(value, list | tuple):
+        values = cast("Sequence[Any]", value)
+        return values, [(*path, k) for k in range(len(values))]
+    return (), []
+
+
+@handles(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.expand, torch.Tensor.new_zeros,
+         torch.Tensor.new_ones, torch.Tensor.new_empty, torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn,
+         torch.Tensor.resize, torch.broadcast_to, torch.Tensor.broadcast_to)  # fmt: skip
+def shaped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Each int is the size of a dim of the output."""
+    at = 0 if not args or not isinstance(args[0], Tensor) else 1
+    values, paths = spread(args, kwargs, at, "shape", "size")
+    if isinstance(out, Tensor) and len(values) == out.dim():
+        for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
+            if isinstance(value, int):
+                yield value, dim, path
+
+
+@handles(torch.full, torch.Tensor.new_full)
+def filled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    yield from shaped(mode, before, out, args, kwargs)
+
+
+@handles(torch.Tensor.unflatten, torch.unflatten)
+def unflattened(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    dim, _ = argument(args, kwargs, 1, "dim")
+    values, paths = spread(args, kwargs, 2, "sizes")
+    at = dim % args[0].dim()
+    for value, target, path in zip(values, mode.tracer.dims(out)[at:], paths, strict=False):
+        yield value, target, path
+
+
+@handles(torch.Tensor.split, torch.split, torch.split_with_sizes, torch.Tensor.split_with_sizes)
+def cut_up(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """A list names every part; an int names every part but the last, which must not be larger."""
+    sizes, path = argument(args, kwargs, 1, "split_size_or_sections", "split_size", "split_sizes")
+    dim, _ = argument(args, kwargs, 2, "dim")
+    parts = [mode.tracer.dims(part)[dim or 0] for part in out]
+    if isinstance(sizes, int):
+        for part in parts:
+            if part.size == sizes:
+                yield sizes, part, path
+    else:
+        for k, (size, part) in enumerate(zip(sizes, parts, strict=True)):
+            yield size, part, (*path, k)
+
+
+@handles(torch.Tensor.chunk, torch.chunk, torch.Tensor.tensor_split, torch.tensor_split)
+def equal_parts(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Every part is the whole divided by the count."""
+    dim, _ = argument(args, kwargs, 2, "dim")
+    parts = [mode.tracer.dims(part)[dim or 0] for part in out]
+    if len({p.size for p in parts}) == 1 and len(parts) > 1:
+        whole = Operation("//", Shape(concat(resolve(p) for p in parts)), Literal(len(parts)))
+        for part in parts:
+            yield SourcedInt(part.size, whole, mode.tracer), part, ()
+
+
+@handles(torch.Tensor.narrow, torch.narrow)
+def narrowed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    dim, _ = argument(args, kwargs, 1, "dim")
+    start, path = argument(args, kwargs, 2, "start")
+    length, length_path = argument(args, kwargs, 3, "length")
+    target = mode.tracer.dims(out)[dim]
+    if isinstance(start, int) and before is not None:
+        yield from _boundary(mode, before[dim], start, path)
+    yield length, target, length_path
+
+
+def _boundary(mode: SizeMode, dim: Expr, at: int, path: Path) -> Iterator[Found]:
+    """An index into a dim counts the positions before it, or behind it where it is negative."""
+    if 0 < at < dim.size:
+        halves = mode.tracer.algebra.cut(dim, int(at))
+        if halves is not None:
+            yield at, halves[0], path
+    elif -dim.size < at < 0:
+        halves = mode.tracer.algebra.cut(dim, dim.size + int(at))
+        if halves is not None:
+            yield -at, halves[1], ()
+    elif at == dim.size:
+        yield at, dim, path
+
+
+@handles(torch.Tensor.__getitem__)
+def sliced(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """The ends of slices. Only plain slices are followed here; anything else freezes at dispatch."""
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    if before is None or any(isinstance(i, Tensor | list) for i in index):
+        return
+    taken = sum(i is not None and i is not Ellipsis for i in index)
+    at = 0
+    for k, item in enumerate(index):
+        if item is Ellipsis:
+            at += len(before) - taken
+        elif item is not None:
+            if isinstance(item, slice) and item.step in (None, 1):
+                for end, name in ((item.start, "start"), (item.stop, "stop")):
+                    if isinstance(end, int) and not isinstance(end, bool):
+                        path = (0, 1, k, name) if isinstance(args[1], tuple) else (0, 1, name)
+                        yield from _boundary(mode, resolve(before[at]), end, path)
+            at += 1
+
+
+@handles(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
+def grouped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    groups, path = argument(args, kwargs, 6, "groups")
+    yield from _groups(mode, args, kwargs, groups, path)
+
+
+@handles(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+         torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)  # fmt: skip
+def grouped_transposed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    groups, path = argument(args, kwargs, 6, "groups")
+    yield from _groups(mode, args, kwargs, groups, path)
+
+
+def _groups(mode: SizeMode, args: Sequence[Any], kwargs: dict[str, Any], groups: Any, path: Path) -> Iterator[Found]:
+    if isinstance(groups, int) and groups > 1:
+        weight, _ = argument(args, kwargs, 1, "weight")
+        halves = mode.tracer.algebra.split(mode.tracer.dims(weight)[0], int(groups))
+        if halves is not None:
+            yield groups, halves[0], path
+
+
+@handles(F.group_norm, torch.group_norm)
+def group_normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    groups, path = argument(args, kwargs, 1, "num_groups")
+    halves = mode.tracer.algebra.split(mode.tracer.dims(out)[1], int(groups))
+    if halves is not None:
+        yield groups, halves[0], path
+
+
+@handles(F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)
+def normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    values, paths = spread(args, kwargs, 1, "normalized_shape")
+    dims = mode.tracer.dims(out)[out.dim() - len(values) :]
+    yield from zip(values, dims, paths, strict=True)
+
+
+@handles(F.scaled_dot_product_attention)
+def attended(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Without ``scale``, attention divides by the square root of the current head size: that size then means something."""
+    if kwargs.get("scale") is None and before is not None:
+        mode.tracer.implicit_scales.append((before[-1], location()))
+    return iter(())
+
+
+
+
+@handles(F.multi_head_attention_forward)
+def multi_head(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """One call that splits heads by its own arithmetic, unseen: its width and its heads freeze together."""
+    reason = f"nn.MultiheadAttention ties its width to its heads, at {location()}"
+    weights = [*args[5:7], *(kwargs.get(n) for n in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"))]
+    for tensor in weights:
+        if isinstance(tensor, Tensor):
+            mode.tracer.freeze_all(tensor, reason)
+    return iter(())
