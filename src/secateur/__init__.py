@@ -1,12 +1,19 @@
 """Secateur makes trained neural networks smaller and faster by removing what contributes least, and proves that nothing else changed."""
 
 from secateur import importance as importance
+from secateur.artifacts import load as load
+from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError
 from secateur.graph import Graph as Graph
 from secateur.importance import score as score
+from secateur.measuring import Measurement as Measurement
+from secateur.measuring import measure as measure
 from secateur.planning import Budget as Budget
 from secateur.planning import Plan as Plan
 from secateur.planning import plan as plan
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
+from secateur.reporting import Report as Report
 from secateur.tracing import trace as trace
+
+__version__ = "0.1.0"

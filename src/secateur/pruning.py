@@ -10,8 +10,9 @@ from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
 from secateur.graph import Graph
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
-from secateur.inputs import split_batch
+from secateur.inputs import as_call, split_batch
 from secateur.planning import Budget, Plan, make_plan, plan
+from secateur.provenance import remember
 from secateur.proof import Proof, check_outputs, prove
 from secateur.reporting import Report
 from secateur.tracing import trace
@@ -126,6 +127,7 @@ def prune(
                 raise NothingToPrune(f"every axis that could be pruned fails the proof; the last failure: {error}") from error
             continue
         small.train(model.training)
+        remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(model=small, plan=made, proof=proof, graph=graph, scores=scores, report=_report(model, graph, made, proof, seed))
     raise ProofFailed(f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules with ignore=[...]")
 

@@ -10,6 +10,7 @@ from secateur.surgery.layers import update
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument
 from secateur.origins import Attribute, NodeArgument, Site
+from secateur.provenance import remember
 from secateur.tracing.shadow import copy_with, named_tensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
     new = {id(tensors[name]): _replacement(tensors[name], take(tensors[name], at)) for name, at in plan.kept.items()}
     for name, tensor in tensors.items():
         if id(tensor) in new:
-            _put(model, name, new[id(tensor)])
+            put(model, name, new[id(tensor)])
     _settle(plan, model)
     return model
 
@@ -71,7 +72,8 @@ def _replacement(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Set a parameter or buffer by its qualified name."""
     owner, _, role = name.rpartition(".")
     module = model.get_submodule(owner)
     (module._parameters if role in module._parameters else module._buffers)[role] = tensor
@@ -91,6 +93,7 @@ def _settle(plan: "Plan", model: nn.Module) -> None:
     owners = {alias.rpartition(".")[0] for alias in plan.kept}
     for owner in owners:
         update(model.get_submodule(owner))
+    remember(model, "plan", plan)
 
 
 def set_attributes(model: nn.Module, settings: Iterable[tuple[Site, int]]) -> None:

@@ -1,0 +1,273 @@
+"""The commands, and how each of them ends: with an exit code, and with words instead of a traceback."""
+
+import os
+import sys
+from contextvars import ContextVar
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from secateur.cli import views
+from secateur.cli.saved import example_inputs, load_saved
+from secateur.cli.terminal import Terminal
+from secateur.config import (
+    DataSettings,
+    ModelSettings,
+    PlanSettings,
+    PruneSettings,
+    RunSettings,
+    Settings,
+    TrainSettings,
+    merged,
+    parse_scalar,
+    read_yaml,
+)
+from secateur.errors import SecateurError
+from secateur.models import build_model
+
+FILE_WIDTH = 140
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+Section = TypeVar("Section", bound=Settings)
+_given: ContextVar[frozenset[str]] = ContextVar("_given", default=frozenset())
+
+
+def _remember_given(app: App, commands: tuple[str, ...], arguments: Any) -> None:
+    """Note which settings were given as flags: those win over a file."""
+    _given.set(frozenset(argument.field_info.name for argument in arguments if argument.tokens))
+
+
+def _default(value: Any) -> str | None:
+    """A default as the help shows it; nothing for an empty one."""
+    return None if value is None or value is False or value in ((), {}) else str(value)
+
+
+def _version() -> str:
+    from secateur import __version__
+
+    return __version__
+
+
+app = App(
+    name="secateur",
+    help="""Make trained neural networks smaller and faster by removing what contributes least, with proof.
+
+Start with `secateur prune`: it trains a small network on embedded data, prunes it, proves the result, tunes it, and
+writes a report.""",
+    help_format="markdown",
+    version=_version,
+    config=[_remember_given],
+    default_parameter=Parameter(negative=(), show_default=_default),
+    exit_on_error=False,
+    print_error=False,
+    result_action="return_value",
+)
+
+_MODEL = Parameter(name="*", group=Group("Model", sort_key=1))
+_DATA = Parameter(name="*", group=Group("Data", sort_key=2))
+_PLAN = Parameter(name="*", group=Group("What to remove", sort_key=3))
+_TRAIN = Parameter(name="*", group=Group("Training and fine-tuning", sort_key=4))
+_RUN = Parameter(name="*", group=Group("Run", sort_key=5))
+_MODEL_DEFAULT, _DATA_DEFAULT, _PLAN_DEFAULT = ModelSettings(), DataSettings(), PlanSettings()
+_TRAIN_DEFAULT, _RUN_DEFAULT = TrainSettings(), RunSettings()
+_OTHER = Parameter(group=Group("Run", sort_key=5))
+_INPUT = Parameter(group=Group("Data", sort_key=2))
+
+
+@app.command
+def prune(
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    plan: Annotated[PlanSettings, _PLAN] = _PLAN_DEFAULT,
+    training: Annotated[TrainSettings, _TRAIN] = _TRAIN_DEFAULT,
+    run: Annotated[RunSettings, _RUN] = _RUN_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Train, prune, prove, tune, test, save and report, in one go.
+
+    Without arguments it does all of this with the embedded example, in less than a minute. The result is a directory
+    with the smaller network (model.safetensors, plan.json), the figures (report.json, report.html) and all settings
+    (config.yaml).
+
+    ```sh
+    # the embedded example, down to a tenth of its parameters
+    secateur prune --budget params=0.1 --out tenth
+
+    # a network and data of your own
+    secateur prune --model torchvision.models:resnet18 \\
+        --model-args.num-classes 2 --weights trained.pt \\
+        --data imagefolder:photos --budget macs=0.5
+
+    # an earlier run again, with one setting changed
+    secateur prune --config secateur-run/config.yaml --seed 1 --out second
+    ```
+
+    Args:
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.run import prune_run
+
+    values = flag_values(model, data, plan, training, run)
+    file = read_yaml(config) if config is not None else {}
+    settings = merged(PruneSettings, values, _given.get(), file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = prune_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        step = f" during: {terminal.current}" if terminal.current else ""
+        _complain("stopped", f"by Ctrl-C{step}. Nothing was kept: {settings.out} was not written")
+        return INTERRUPTED
+    views.finished(_out(), outcome, settings)
+    if outcome.interrupted:
+        _complain("stopped", f"by Ctrl-C: {outcome.interrupted}. It is saved in {settings.out}")
+        return INTERRUPTED
+    return DONE
+
+
+@app.command
+def inspect(
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    input: Annotated[tuple[str, ...], _INPUT] = (),
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Print a network's axes, their members and costs, and why others are frozen. Nothing is changed.
+
+    ```sh
+    secateur inspect
+    secateur inspect --model torchvision.models:resnet50 --input 1x3x224x224
+    ```
+
+    Args:
+        input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
+            further inputs. Without it, the inputs come from the data.
+        debug: show the whole traceback of an error.
+    """
+    import secateur as sc
+
+    network = build_model(_settings(ModelSettings, model))
+    _out().print(sc.trace(network, example_inputs(input, _settings(DataSettings, data))))
+    return DONE
+
+
+@app.command
+def measure(
+    path: Path | None = None,
+    /,
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    input: Annotated[tuple[str, ...], _INPUT] = (),
+    device: Annotated[str, _OTHER] = "cpu",
+    trust: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Measure a network or a saved result: parameters, MACs, size, latency, training step, memory.
+
+    ```sh
+    secateur measure secateur-run
+    secateur measure --model torchvision.models:resnet50 --input 8x3x224x224
+    ```
+
+    Args:
+        path: directory of a saved result. Without it, the network that --model names is measured.
+        input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
+            further inputs. Without it, the inputs are those saved with the result, or come from the data.
+        device: where to measure: cpu, cuda, cuda:1, mps.
+        trust: let a saved result import the code that its network was built with.
+        debug: show the whole traceback of an error.
+    """
+    import secateur as sc
+    from secateur.run import check_device, moved
+
+    check_device(device)
+    settings = _settings(ModelSettings, model)
+    given = "model" in _given.get()
+    if path is None:
+        network = build_model(settings)
+        inputs = example_inputs(input, _settings(DataSettings, data))
+    else:
+        network = load_saved(path, settings if given else None, trust=trust)
+        inputs = example_inputs(input, _settings(DataSettings, data))
+    _out().print(sc.measure(network.to(device), moved(inputs, device)))
+    return DONE
+
+
+@app.command
+def show(path: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
+    """Describe a saved result: its figures, its proof, its files, how to load it and how to make it again.
+
+    ```sh
+    secateur show secateur-run
+    ```
+
+    Args:
+        path: directory of a saved result.
+        debug: show the whole traceback of an error.
+    """
+    views.saved(_out(), path)
+    return DONE
+
+
+def execute(words: list[str]) -> int:
+    """Carry out one command line; the exit code."""
+    try:
+        code = app(words or ["--help"])
+    except CycloptsError as error:
+        command = words[0] if words and words[0] in ("prune", "inspect", "measure", "show") else ""
+        _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
+        return MISUSED
+    except KeyboardInterrupt:
+        _complain("stopped", "by Ctrl-C. Nothing was changed")
+        return INTERRUPTED
+    except SecateurError as error:
+        _explain(words)
+        _complain("error", str(error))
+        return FAILED
+    except Exception as error:
+        _explain(words)
+        _complain("error", f"unexpected {type(error).__name__}: {error}. See where it comes from with --debug")
+        return FAILED
+    return code if isinstance(code, int) else DONE
+
+
+def _settings(section: type[Section], flags: Section) -> Section:
+    """The flags of one section, with their keyword arguments as the values that they spell."""
+    return merged(section, flag_values(flags), _given.get(), {}, "flags")
+
+
+def flag_values(*sections: Settings) -> dict[str, Any]:
+    """The fields of sections as they were given, keyword arguments as the values that they spell."""
+    values = {item.name: getattr(section, item.name) for section in sections for item in fields(section)}
+    return {
+        name: {key.replace("-", "_"): parse_scalar(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in values.items()
+    }
+
+
+def _out() -> Console:
+    """The standard output stream; a file has room for wide tables."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
+
+
+def _complain(kind: str, message: str) -> None:
+    """Say what went wrong on the standard error stream."""
+    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", "bold red"), message), soft_wrap=True)
+
+
+def _explain(words: list[str]) -> None:
+    """The traceback of the present error, for those who asked for it."""
+    if "--debug" in words:
+        Console(stderr=True).print_exception()

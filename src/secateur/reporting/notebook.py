@@ -1,0 +1,28 @@
+"""A report in a notebook: the table alone, styled by the notebook."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from secateur.reporting import sentences
+from secateur.reporting.figures import before_and_after, columns, figures
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The figures as an HTML table with the sentences under it."""
+    shown = columns(report)
+    dense, final, last = before_and_after(report)
+    heads = ["", *shown, *([f"dense → {last}"] if final is not None else [])]
+    rows = [
+        [
+            figure.label,
+            *(figure.show(figure.of(report[name])) for name in shown),
+            *([figure.change(figure.of(dense), figure.of(final))] if final is not None else []),
+        ]
+        for figure in figures(report)
+    ]
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    said = [sentences.proof(report), sentences.axes(report), sentences.latency(report)]
+    words = "".join(f"<p>{escape(line)}</p>" for line in said if line)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{words}"

@@ -1,0 +1,166 @@
+"""What a run found, as a mapping in the form of ``report.json`` that prints as a table."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console, RenderableType
+
+from secateur.errors import ArtifactError
+from secateur.files import write_json
+from secateur.reporting import notebook, table
+from secateur.reporting.environment import environment as current_environment
+
+VERSION = 1
+"""Of the form of report.json."""
+
+
+class Report(Mapping[str, Any]):
+    """Figures before and after, the proof, and each axis's width.
+
+    It is plain data: ``{"version", "command", "seed", "model", "dense": F, "pruned": F, "tuned": F, "proof":
+    {"status", "max_difference", "scale"}, "axes": [{"name", "kind", "before", "after"}], "plan", "environment"}`` with
+    ``F = {"params", "macs", "size_bytes", "latency_ms", "throughput", "training_step_ms", "peak_memory_bytes",
+    "metrics": {...}}``. Durations are in milliseconds, sizes in bytes, throughput in samples per second, accuracies in
+    [0, 1]. What wasn't measured is None. It prints as a table in a terminal and in a notebook.
+
+    Args:
+        data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
+
+    Example:
+        >>> report = Report({"dense": {"params": 81194}, "pruned": {"params": 6654}})
+        >>> report["pruned"]["params"]
+        6654
+        >>> report["tuned"] is None
+        True
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data: dict[str, Any] = dict.fromkeys(_KEYS) | _plain(data)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        model: str,
+        dense: Mapping[str, Any] | None,
+        pruned: Mapping[str, Any] | None = None,
+        tuned: Mapping[str, Any] | None = None,
+        proof: Mapping[str, Any] | None = None,
+        axes: Sequence[Mapping[str, Any]] = (),
+        plan: Any = None,
+        command: str | None = None,
+        seed: int | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """A report from its parts; version and environment are filled in."""
+        return cls(
+            {
+                "version": VERSION,
+                "command": command,
+                "seed": seed,
+                "model": model,
+                "dense": dense,
+                "pruned": pruned,
+                "tuned": tuned,
+                "proof": proof,
+                "axes": list(axes),
+                "plan": plan,
+                "environment": current_environment(device),
+            }
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a ``report.json``, or the one in a run's directory.
+
+        Raises:
+            ArtifactError: it is missing, truncated, or something else.
+        """
+        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"can't read the report {str(file)!r}: {error}. It is missing or damaged: run the pruning again"
+            ) from error
+        problem = _problem(data)
+        if problem:
+            raise ArtifactError(
+                f"{str(file)!r} is not a report of secateur: {problem}. Give the directory that a run wrote"
+            )
+        return cls(data)
+
+    def replace(self, **parts: Any) -> "Report":
+        """A copy with some parts changed: ``report.replace(tuned=figures)``."""
+        return Report({**self._data, **parts})
+
+    def to_dict(self) -> dict[str, Any]:
+        """A copy as plain data, ready for JSON."""
+        return _plain(self._data)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, in one step."""
+        write_json(path, self._data)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __rich__(self) -> RenderableType:
+        return table.render(self)
+
+    def __str__(self) -> str:
+        console = Console(width=100, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(table.render(self))
+        return capture.get().rstrip()
+
+    def __repr__(self) -> str:
+        return (
+            f"Report(model={self['model']!r}, columns={[name for name in ('dense', 'pruned', 'tuned') if self[name]]})"
+        )
+
+    def _repr_html_(self) -> str:
+        return notebook.render(self)
+
+
+_KEYS = ("version", "command", "seed", "model", "dense", "pruned", "tuned", "proof", "axes", "plan", "environment")
+
+
+def _plain(value: Any) -> Any:
+    """A deep copy of plain data in which every number is one that JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _problem(data: Any) -> str | None:
+    """What keeps data from being a report; None where it is one."""
+    if not isinstance(data, dict):
+        return f"it holds a {type(data).__name__}, not an object"
+    missing = [key for key in _KEYS if key not in data]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    columns = [name for name in ("dense", "pruned", "tuned", "proof") if not isinstance(data[name], dict | None)]
+    if columns:
+        return f"{', '.join(columns)} should be objects"
+    rows = data["axes"]
+    if rows is not None and not (isinstance(rows, list) and all(_is_axis(row) for row in rows)):
+        return "axes should be a list of {name, kind, before, after}"
+    return None
+
+
+def _is_axis(row: Any) -> bool:
+    return isinstance(row, dict) and "name" in row and all(isinstance(row.get(key), int) for key in ("before", "after"))

@@ -1,0 +1,72 @@
+"""What a report says in words; the same in a terminal and on a page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.reporting.figures import LATENCY, PARAMS, before_and_after, metric
+from secateur.reporting.numbers import milliseconds, percent, scientific
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The result in one line: how much smaller, at what accuracy."""
+    dense, final, _ = before_and_after(report)
+    if final is None:
+        return "Nothing was pruned yet"
+    parts = [f"{change} parameters" for change in [PARAMS.change(PARAMS.of(dense), PARAMS.of(final))] if change]
+    accuracy = metric("accuracy")
+    before, after = accuracy.of(dense), accuracy.of(final)
+    if before is not None and after is not None:
+        parts.append(f"accuracy {percent(before)} → {percent(after)}")
+    return ", ".join(parts) or "Pruned"
+
+
+def latency(report: Mapping[str, Any]) -> str | None:
+    """Plain words where the measured latency did not fall, else None."""
+    dense, final, _ = before_and_after(report)
+    before, after = LATENCY.of(dense), LATENCY.of(final)
+    if before is None or after is None or LATENCY.verdict(before, after) > 0:
+        return None
+    rose = LATENCY.verdict(before, after) < 0
+    return (
+        f"The measured latency did not fall: {milliseconds(before)} before, {milliseconds(after)} after"
+        f"{'' if rose else ', the same within noise'}. "
+        "Fewer operations are not always faster ones: a small network spends its time on starting each of them."
+    )
+
+
+def proof(report: Mapping[str, Any]) -> str:
+    """What was proved, with its numbers."""
+    found: Mapping[str, Any] = report.get("proof") or {}
+    status = found.get("status")
+    numbers = (
+        f"largest difference {scientific(found.get('max_difference'))} at outputs of scale {_scale(found.get('scale'))}"
+    )
+    if status == "proved":
+        return (
+            f"Proved: the smaller model computes what the original computes with the removed units silenced "
+            f"({numbers})."
+        )
+    if status == "shape-checked":
+        return (
+            "Shape-checked only: the smaller model runs and its outputs have the right form. Removed units lie "
+            "on a dimension "
+            f"that the model normalises over, so its outputs differ from the silenced original's by design ({numbers})."
+        )
+    return f"Not proved ({status})." if status else "Not proved: the proof was not run."
+
+
+def axes(report: Mapping[str, Any]) -> str:
+    """How many axes were made narrower, and by how many units."""
+    rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
+    if not rows:
+        return "No axis of the model can be pruned."
+    before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
+    cut = sum(row["after"] < row["before"] for row in rows)
+    return (
+        f"{cut} of {len(rows)} axes are narrower; {after:,} of {before:,} units are kept "
+        f"({percent(after / max(before, 1))})."
+    )
+
+
+def _scale(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"

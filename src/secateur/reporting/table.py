@@ -1,0 +1,51 @@
+"""A report in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from secateur.reporting import sentences
+from secateur.reporting.figures import Figure, before_and_after, columns, figures
+
+_COLORS = {1: "green", 0: "dim", -1: "yellow"}
+
+
+def render(report: Mapping[str, Any]) -> RenderableType:
+    """The figures as a table, then the proof, the axes, and the truth about latency, a line each."""
+    lines: list[RenderableType] = [_table(report)]
+    proof = sentences.proof(report)
+    lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
+    if report.get("axes") is not None:
+        lines.append(Text(sentences.axes(report)))
+    latency = sentences.latency(report)
+    if latency:
+        lines.append(Text(latency, style="yellow"))
+    return Group(*lines)
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    shown = columns(report)
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(str(report.get("model") or "")) if report.get("model") else None,
+        title_justify="left",
+    )
+    grid.add_column("")
+    for name in shown:
+        grid.add_column(name, justify="right", no_wrap=True)
+    dense, final, last = before_and_after(report)
+    if final is not None:
+        grid.add_column(f"dense → {last}", justify="right", no_wrap=True)
+    for figure in figures(report):
+        cells = [figure.show(figure.of(report[name])) for name in shown]
+        grid.add_row(figure.label, *cells, *([_change(figure, dense, final)] if final is not None else []))
+    return grid
+
+
+def _change(figure: Figure, dense: Mapping[str, Any] | None, final: Mapping[str, Any] | None) -> Text:
+    before, after = figure.of(dense), figure.of(final)
+    return Text(figure.change(before, after), style=_COLORS[figure.verdict(before, after)])

@@ -1,0 +1,394 @@
+"""The run behind ``secateur prune``: train, measure, score, plan, prune, prove, tune, test, save, report.
+
+Each step is a function of its own; ``prune_run`` is all of them in order, in a directory that appears at the end.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from secateur.config import PruneSettings
+from secateur.data import Data, load_data
+from secateur.errors import DataError, SecateurError
+from secateur.files import RunDirectory, write_json, write_text
+from secateur.inputs import run as call_model
+from secateur.measuring import measure_all
+from secateur.models import build_model, build_spec
+from secateur.reporting import Report, render_page
+from secateur.training import Epoch, History, evaluate, train
+
+
+class Step(Protocol):
+    """What a step of a run tells whoever watches it."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So much of the step is done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """What the step found, in a few words; the last note stays."""
+        ...
+
+
+Watch = Callable[[str], AbstractContextManager[Step]]
+"""Given a step's title, a context that lasts as long as the step."""
+
+
+class _Silent:
+    def advance(self, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@contextmanager
+def silent(title: str) -> Any:
+    """Watch a run without a word."""
+    yield _Silent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        path: the directory of the result.
+        model: the final network, in eval mode.
+        result: what ``sc.prune`` returned; its model is the final network.
+        report: the figures.
+        histories: training curves, "dense" and "tuned", where there was training.
+        interrupted: what Ctrl-C cut short, in words; empty if nothing.
+    """
+
+    path: Path
+    model: nn.Module
+    result: Any
+    report: Report
+    histories: Mapping[str, History] = field(default_factory=dict[str, History])
+    interrupted: str = ""
+
+
+def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch = silent) -> Outcome:
+    """Do everything that ``secateur prune`` does.
+
+    Args:
+        settings: what to do; see `PruneSettings`.
+        overwrite: replace an earlier run in the same place.
+        watch: is told of every step.
+
+    Returns:
+        What was done. After Ctrl-C during the fine-tuning the network is the best so far, and ``interrupted`` says so.
+
+    Raises:
+        SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then.
+        KeyboardInterrupt: Ctrl-C before there was anything worth keeping. Nothing is left behind.
+
+    Example:
+        >>> prune_run(PruneSettings(budget="params=0.1", out="small"))  # doctest: +SKIP
+    """
+    settings = settings.resolved()
+    with RunDirectory(settings.out, overwrite=overwrite) as directory:
+        write_text(directory.work / "config.yaml", settings.to_yaml())
+        dense, data = prepare(settings, watch)
+        histories = train_dense(dense, data, settings, watch)
+        result = prune_model(dense, data, settings, watch)
+        pruned = copy.deepcopy(result.model)
+        histories |= tune(result.model, dense, data, settings, watch)
+        models = {"dense": dense, "pruned": pruned, **({"tuned": result.model} if "tuned" in histories else {})}
+        report = make_report(result, compare(models, data, settings, watch), settings)
+        with watch("Saving") as step:
+            save(result, report, histories, settings, directory.work)
+            path = directory.publish()
+            step.note(str(settings.out))
+    return Outcome(
+        path=path,
+        model=result.model,
+        result=result,
+        report=report,
+        histories=histories,
+        interrupted=_cut_short(histories, settings),
+    )
+
+
+def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, Data]:
+    """The network and its data, checked to fit each other.
+
+    Raises:
+        DataError: the network does not run on the data's inputs, or has fewer outputs than there are classes.
+    """
+    with watch("Loading model and data") as step:
+        check_device(settings.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = build_model(settings).to(settings.device)
+        data = load_data(
+            settings.data,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            image_size=settings.image_size,
+            **settings.data_args,
+        )
+        check_fit(model, data, settings)
+        step.note(data.description or settings.data)
+    return model, data
+
+
+def check_fit(model: nn.Module, data: Data, settings: PruneSettings) -> None:
+    """Run the network once on the data's first sample, and raise a DataError if that fails."""
+    args = example(data, settings.device)
+    try:
+        with torch.no_grad():
+            output = call_model(model, args)
+    except Exception as error:
+        raise DataError(
+            f"the model {settings.model} does not run on the data {settings.data}, whose first sample is "
+            f"{_shapes(args)}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}. Choose data that fits it with --data, "
+            f"--image-size or --data-args"
+        ) from error
+    outputs = output.shape[-1] if isinstance(output, Tensor) and output.dim() == 2 else None
+    if outputs is not None and data.classes is not None and outputs < data.classes:
+        raise DataError(
+            f"the model {settings.model} tells {outputs} classes apart, but the data {settings.data} has "
+            f"{data.classes}. "
+            f"Give it as many outputs, often with --model-args.num-classes {data.classes}"
+        )
+
+
+def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
+    """Train the network before pruning, in place, if the settings ask for it; its history as "dense"."""
+    settings = settings.resolved()
+    if not settings.train_epochs:
+        return {}
+    history = _train(
+        model, data, settings, watch, "Training the dense network", epochs=settings.train_epochs, lr=settings.train_lr
+    )
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return {"dense": history}
+
+
+def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> Any:
+    """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
+    import secateur as sc
+
+    settings = settings.resolved()
+    with watch("Tracing, scoring, pruning, proving") as step:
+        result = sc.prune(
+            model.eval(),
+            example(data, settings.device),
+            importance=settings.importance,
+            budget=settings.cost(),
+            threshold=settings.threshold,
+            keep=settings.keep,
+            data=_Moved(data.train, settings.device),
+            seed=settings.seed,
+            scope=settings.scope,
+            min_units=settings.min_units,
+            multiple_of=settings.multiple_of,
+            only=settings.only,
+            ignore=settings.ignore,
+        )
+        step.note(
+            f"{sum(row['after'] < row['before'] for row in result.axes)} of {len(result.axes)} axes, "
+            f"{result.proof.status}"
+        )
+    return result
+
+
+def tune(
+    model: nn.Module, teacher: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent
+) -> dict[str, History]:
+    """Train the pruned network on, in place, the dense one as its teacher; its history as "tuned"."""
+    settings = settings.resolved()
+    if not settings.epochs:
+        return {}
+    history = _train(
+        model,
+        data,
+        settings,
+        watch,
+        "Fine-tuning the pruned network",
+        epochs=settings.epochs,
+        lr=settings.lr,
+        teacher=teacher,
+    )
+    return {"tuned": history}
+
+
+def compare(
+    models: Mapping[str, nn.Module], data: Data, settings: PruneSettings, watch: Watch = silent
+) -> dict[str, dict[str, Any]]:
+    """The figures of each network, as ``report.json`` has them: costs, and results on the test split."""
+    with watch("Testing") as step:
+        metrics: dict[str, dict[str, float]] = {}
+        for done, (name, model) in enumerate(models.items()):
+            step.advance(done, len(models))
+            metrics[name] = evaluate(model, data.test, settings.device)
+        step.note(", ".join(f"{name} {_accuracy(found)}" for name, found in metrics.items()))
+    with watch("Measuring"):
+        measured = measure_all({name: model.eval() for name, model in models.items()}, example(data, settings.device))
+    return {name: {**measured[name].to_dict(), "metrics": metrics[name]} for name in models}
+
+
+def make_report(result: Any, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings) -> Report:
+    """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
+    return Report.build(
+        model=settings.model,
+        dense=figures.get("dense"),
+        pruned=figures.get("pruned"),
+        tuned=figures.get("tuned"),
+        proof=result.report["proof"],
+        axes=result.report["axes"],
+        plan=result.report["plan"],
+        command=f"{settings.to_command()} --overwrite",
+        seed=settings.seed,
+        device=settings.device,
+    )
+
+
+def save(result: Any, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path) -> None:
+    """Write everything but config.yaml into a run's directory."""
+    import secateur as sc
+
+    sc.save(result, folder, build={"callable": build_spec(settings), "args": settings.model_args})
+    curves = {name: history.to_dict() for name, history in histories.items()}
+    if curves:
+        write_json(folder / "training.json", curves)
+    report.save(folder / "report.json")
+    page = render_page(
+        report,
+        histories={name: curve["epochs"] for name, curve in curves.items()},
+        load=load_code(settings, rewritten=bool(result.rewritten)),
+        settings=settings.to_yaml(),
+    )
+    write_text(folder / "report.html", page)
+
+
+def load_code(settings: PruneSettings, *, rewritten: bool) -> str:
+    """Python that loads the result of a run."""
+    if rewritten:
+        return f"import secateur as sc\n\nmodel = sc.load({str(settings.out)!r})"
+    module, _, name = build_spec(settings).partition(":")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.model_args.items())
+    top = name.split(".")[0]
+    return (
+        f"import secateur as sc\nfrom {module} import {top}\n\nmodel = sc.load({str(settings.out)!r}, "
+        f"model={name}({arguments}))"
+    )
+
+
+def example(data: Data, device: str) -> Any:
+    """The inputs of one sample, on the device."""
+    return moved(data.example(), device)
+
+
+def moved(value: Any, device: str) -> Any:
+    """Tensors in nested tuples, lists and mappings, on the device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: moved(item, device) for name, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, tuple | list):
+        items = [moved(item, device) for item in cast("list[Any]", value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+class _Moved:
+    """Batches on the device, iterable again and again."""
+
+    def __init__(self, batches: Iterable[Any], device: str) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[Any]:
+        return (moved(batch, self.device) for batch in self.batches)
+
+
+def _train(
+    model: nn.Module,
+    data: Data,
+    settings: PruneSettings,
+    watch: Watch,
+    title: str,
+    *,
+    epochs: int,
+    lr: float | None,
+    teacher: nn.Module | None = None,
+) -> History:
+    with watch(title) as step:
+
+        def show(row: Epoch) -> None:
+            seen = row.validation_accuracy if row.validation_accuracy is not None else row.train_accuracy
+            what = "validation accuracy" if row.validation_accuracy is not None else "training accuracy"
+            step.note(
+                f"epoch {row.epoch} of {epochs}, loss {row.train_loss:.3g}"
+                + (f", {what} {100 * seen:.1f} %" if seen is not None else "")
+            )
+
+        history = train(
+            model,
+            data.train,
+            validate=data.validation,
+            epochs=epochs,
+            lr=lr or 0.0,
+            optimizer=settings.optimizer,
+            weight_decay=settings.weight_decay,
+            distill=settings.distill,
+            teacher=teacher,
+            device=settings.device,
+            seed=settings.seed,
+            on_epoch=show,
+            progress=step.advance,
+        )
+        if data.validation is not None and history.epochs:
+            step.note(_kept(history, epochs))
+    model.eval()
+    return history
+
+
+def _kept(history: History, epochs: int) -> str:
+    """Which epoch's state a network was left in."""
+    if not history.best_epoch:
+        return f"none of {len(history.epochs)} epochs was better than the state before"
+    best = history.epochs[history.best_epoch - 1]
+    score = "" if best.validation_accuracy is None else f", validation accuracy {100 * best.validation_accuracy:.1f} %"
+    return f"kept epoch {best.epoch} of {epochs}{score}"
+
+
+def _cut_short(histories: Mapping[str, History], settings: PruneSettings) -> str:
+    tuned = histories.get("tuned")
+    if tuned is None or not tuned.interrupted:
+        return ""
+    kept = f"its state after epoch {tuned.best_epoch}" if tuned.best_epoch else "the pruned network before tuning"
+    return f"the fine-tuning was stopped after {len(tuned.epochs)} of {settings.epochs} epochs; kept is {kept}"
+
+
+def check_device(device: str) -> None:
+    """Raise a SecateurError where the device can't be used."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SecateurError(
+            f"the device {device!r} can't be used here: {str(error).splitlines()[0]}. Give another with --device, "
+            f"such as cpu"
+        ) from error
+
+
+def _shapes(args: Any) -> str:
+    values = args.values() if isinstance(args, dict) else args
+    return ", ".join(
+        f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+        if isinstance(value, Tensor)
+        else type(value).__name__
+        for value in values
+    )
+
+
+def _accuracy(metrics: Mapping[str, float]) -> str:
+    return f"{100 * metrics['accuracy']:.1f} %" if "accuracy" in metrics else f"loss {metrics['loss']:.3g}"
