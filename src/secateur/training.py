@@ -107,9 +107,11 @@ def train(
 ) -> History:
     """Train a model in place, and leave it in its best state.
 
-    The learning rate rises linearly, then falls along a cosine to zero. The best state is the one of highest
-    validation accuracy (of lowest validation loss among equals, or where there are no classes); the state that the
-    model came with is one of the candidates. Without ``validate`` the last state stays.
+    The learning rate rises linearly, then falls along a cosine to zero. The best state is the latest one whose
+    validation accuracy lies at most one standard error below the highest: a few hundred samples can't tell such states
+    apart, and the later one was trained at a lower rate. (Breiman et al. 1984, "Classification and Regression Trees",
+    choose among trees in this way.) Where targets are no classes it is the one of lowest validation loss. The state
+    that the model came with is one of the candidates. Without ``validate`` the last state stays.
 
     Args:
         model: moved to ``device`` and trained; the modes of its modules are left as they were.
@@ -151,7 +153,7 @@ def train(
     objective = _objective(model, loss, teacher, distill, temperature, device)
     run = _Run(model, stepper, objective, steps, warmup, progress)
     history, started = History(), time.perf_counter()
-    score = None if validate is None else partial(evaluate, model, validate, device, loss=loss)
+    score = None if validate is None else partial(_totals, model, validate, device, loss)
     with _kept_modes(model, teacher), _seeded(seed, device):
         if teacher is not None:
             teacher.eval()
@@ -160,7 +162,8 @@ def train(
             for number in range(1, epochs + 1):
                 row = run.epoch(loader, number)
                 scores = best.consider(number)
-                row = replace(row, validation_loss=scores.get("loss"), validation_accuracy=scores.get("accuracy"))
+                if scores is not None:
+                    row = replace(row, validation_loss=scores.loss, validation_accuracy=scores.accuracy)
                 history.epochs.append(row)
                 if on_epoch is not None:
                     on_epoch(row)
@@ -190,6 +193,13 @@ def evaluate(
     Raises:
         TrainingError: there is no batch.
     """
+    totals = _totals(model, loader, device, loss)
+    accuracy = totals.accuracy
+    return {"loss": totals.loss} | ({} if accuracy is None else {"accuracy": accuracy})
+
+
+def _totals(model: nn.Module, loader: Iterable[Any], device: str | torch.device, loss: Loss | None) -> Totals:
+    """Losses and hits over all batches."""
     model.to(device)
     totals = Totals()
     with _kept_modes(model), torch.no_grad():
@@ -199,8 +209,7 @@ def evaluate(
             totals.add(loss_of(output, target, loss).item(), output, target)
     if not totals.samples:
         raise TrainingError("nothing to evaluate on: the loader holds no batch")
-    accuracy = totals.accuracy
-    return {"loss": totals.loss} | ({} if accuracy is None else {"accuracy": accuracy})
+    return totals
 
 
 class _Run:
@@ -252,25 +261,33 @@ class _Run:
 
 
 class _Best:
-    """The best state so far, on the validation batches; the last one where there are none."""
+    """The latest state that validation can't tell from the best; the last one where there is no validation."""
 
-    def __init__(self, model: nn.Module, score: Callable[[], dict[str, float]] | None) -> None:
+    def __init__(self, model: nn.Module, score: Callable[[], Totals] | None) -> None:
         self.model, self.score = model, score
-        self.rank = (-math.inf, -math.inf)
+        self.highest, self.lowest = 0.0, math.inf  # accuracy, loss
         self.consider(0)
 
-    def consider(self, epoch: int) -> dict[str, float]:
-        """Keep the present state if none before was better; its scores."""
-        scores = self.score() if self.score else {}
-        loss = scores.get("loss", math.inf)
-        rank = (scores.get("accuracy", 0.0), -loss if math.isfinite(loss) else -math.inf)
-        if rank >= self.rank:
-            self.rank, self.epoch = rank, epoch
+    def consider(self, epoch: int) -> Totals | None:
+        """Keep the present state if it is as good as the best one; what validation gave."""
+        scores = self.score() if self.score else None
+        if scores is None or self._as_good(scores):
+            self.epoch = epoch
             self.state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         return scores
 
+    def _as_good(self, scores: Totals) -> bool:
+        """Whether the accuracy is at most one standard error below the highest; without classes, the loss lowest."""
+        if scores.accuracy is None:
+            self.lowest = min(self.lowest, scores.loss)
+            return scores.loss <= self.lowest or not math.isfinite(self.lowest)
+        self.highest = max(self.highest, scores.accuracy)
+        # Two hits and two misses more, as Agresti and Coull (1998) advise: one sample never decides, not even at 100 %.
+        likely = (self.highest * scores.labelled + 2) / (scores.labelled + 4)
+        return scores.accuracy >= self.highest - math.sqrt(likely * (1 - likely) / scores.labelled)
+
     def restore(self) -> int:
-        """Put the best state back; its epoch."""
+        """Put the state back that was kept; its epoch."""
         self.model.load_state_dict(self.state)
         return self.epoch
 

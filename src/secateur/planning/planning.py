@@ -16,6 +16,7 @@ from secateur.planning.choosing import Greedy, Lane, lane
 from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
 
 Scope = Literal["global", "local"]
+KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
 def plan(
@@ -118,7 +119,7 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
 def _check_patterns(graph: Graph, patterns: Sequence[str]) -> None:
     """Patterns that name nothing at all are typing errors; those that name frozen axes are not."""
     everything = Graph(**{**{f: getattr(graph, f) for f in graph.__dataclass_fields__}, "axes": {**graph.axes, **graph.frozen}})
-    lost = [p for p in patterns if not everything.select([p])]
+    lost = [p for p in patterns if p not in KINDS and not everything.select([p])]
     if lost:
         known = [*everything.axes, *{t.rpartition(".")[0] for t in graph.tensors}, *{a.kind for a in everything.axes.values()}]
         near = difflib.get_close_matches(lost[0], known, 3)

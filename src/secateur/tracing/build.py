@@ -68,6 +68,7 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
                     members.setdefault(leaf.order, {})[tensor, k] = None
     result = Names()
     kinds = {order: _kind(hints.get(order, {}), len(dims[next(iter(members[order]))[0]])) for order in found}
+    _mark_groups(kinds, members, dims)
     for order, axis in found.items():
         name = _name(next(iter(members[order])), order, dims, kinds)
         result.names[order] = name
@@ -92,6 +93,16 @@ def _by_leaf(notes: Iterable[tuple[Expr, str]]) -> dict[int, dict[str, None]]:
 
 def _kind(hints: Mapping[str, None], rank: int) -> str:
     return next((k for k in KINDS if k in hints), "hidden" if rank < 3 else "channels")
+
+
+def _mark_groups(kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], dims: Mapping[str, list[Expr]]) -> None:
+    """Of two axes of heads in one dim, the one that runs through more members groups the other: grouped queries."""
+    for exprs in dims.values():
+        for expr in exprs:
+            orders = dict.fromkeys(leaf.order for leaf in leaves(resolve(expr)) if isinstance(leaf, Axis))
+            heads = sorted((o for o in orders if kinds.get(o) == "heads"), key=lambda o: -len(members[o]))
+            if len(heads) == 2 and len(members[heads[0]]) > len(members[heads[1]]):
+                kinds[heads[0]] = "kv_groups"
 
 
 def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
@@ -129,6 +140,8 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     for equation in equations:
         if isinstance(equation.origin, Attribute) and set(equation.axes) & prunable.keys():
             settings.setdefault(equation.origin, equation.target)
+    for equation in equations:
+        _solve(equation, settings, prunable)
     rest: dict[tuple[Origin, Expr], Equation] = {}
     for equation in equations:
         sites = {a for a in atoms(equation.origin) if isinstance(a, Attribute)}
@@ -151,6 +164,32 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
         else:
             stuck.append(replace(equation, more=tuple(involved)))
     return Demands(Sizes(settings=settings, equations=tuple(kept)), ties, stuck)
+
+
+def _solve(equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int]) -> None:
+    """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold."""
+    unknown = [a for a in atoms(equation.origin) if isinstance(a, Attribute) and a not in settings]
+    if len(set(unknown)) != 1 or not set(equation.axes) & prunable.keys():
+        return
+    for part in _parts(equation.target):
+        if part.size == unknown[0].value and set(named([part])) & prunable.keys():
+            trial = Sizes(settings={**settings, unknown[0]: part}, equations=())
+            if _holds(equation, trial, prunable, _involved(equation, trial, prunable), tied=False):
+                settings[unknown[0]] = part
+                return
+
+
+def _parts(expr: Expr) -> Iterable[Expr]:
+    """Everything that a dim is made of: its leaves, and the runs of factors and parts."""
+    yield expr
+    items = expr.factors if isinstance(expr, Prod) else expr.parts if isinstance(expr, Sum) else ()
+    join = product if isinstance(expr, Prod) else concat
+    for start in range(len(items)):
+        for stop in range(start + 1, len(items) + 1):
+            if stop - start == 1:
+                yield from _parts(items[start])
+            elif stop - start < len(items):
+                yield join(items[start:stop])
 
 
 def _equation(use: Use, names: Names) -> Equation:

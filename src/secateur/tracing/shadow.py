@@ -12,6 +12,9 @@ from secateur.errors import ModelError
 from secateur.origins import Attribute, SourcedInt
 
 
+OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef)  # these refuse to be copied
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by qualified name, in the model's own order; tied ones under each of their names."""
     tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
@@ -25,7 +28,7 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     Raises:
         ModelError: where the model holds something that can't be copied.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(v): v for m in model.modules() for v in vars(m).values() if isinstance(v, OPERATORS)}
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)

@@ -295,3 +295,23 @@ def multi_head(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwarg
         if isinstance(tensor, Tensor):
             mode.tracer.freeze_all(tensor, reason)
     return iter(())
+
+
+@handles(torch.channel_shuffle, F.channel_shuffle)
+def shuffled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """(g c) becomes (c g): the count of groups is the last factor."""
+    groups, path = argument(args, kwargs, 1, "groups")
+    dim = mode.tracer.dims(out)[1]
+    halves = mode.tracer.algebra.split(dim, dim.size // int(groups))
+    if halves is not None:
+        yield groups, halves[1], path
+
+
+@handles(torch.Tensor.repeat)
+def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Each dim becomes (repeat dim): the ints are the outer factors."""
+    values, paths = spread(args, kwargs, 1, "repeats")
+    for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
+        halves = mode.tracer.algebra.split(dim, int(value))
+        if halves is not None:
+            yield value, halves[0], path

@@ -116,6 +116,9 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fak
             f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
         ) from error
     tracer.freeze_all(tensors_in(out), "an output of the model")
+    for name, tensor in stand_ins.items():
+        if id(tensor) not in tracer.read:
+            tracer.freeze_all(tensor, "the forward pass on the example inputs never reads it")
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}
     return Run(tracer, sizes.uses, {name: own[name] for name in originals if name in own})
 

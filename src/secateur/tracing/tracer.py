@@ -61,6 +61,7 @@ class Tracer(TorchDispatchMode):
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
+        self.read: set[int] = set()  # ids of tensors that an operation has taken
         self._pending: tuple[Expr, ...] = ()
 
     # ------------------------------------------------------------------ what is known of a tensor
@@ -129,6 +130,7 @@ class Tracer(TorchDispatchMode):
             results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
         if self._pending and self.adopted is not None:
             out = op.out = self.adopted(op, self._pending, results)
+        self.read.update(id(t) for t in op.tensors())
         from_weights = all(self.is_weight(t) for t in op.tensors())
         for tensor, dims in zip(op.outputs(), results, strict=True):
             self.set_dims(tensor, dims)
