@@ -1,4 +1,6 @@
-"""The models that work on delivery: each pruned to half its MACs, proved, run at two batch sizes, trained, saved, reloaded."""
+"""The models that work on delivery: each pruned to half its MACs, proved, run at two batch sizes, trained, saved,
+reloaded.
+"""
 
 import importlib
 import sys
@@ -34,7 +36,9 @@ class LeNet(nn.Module):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.GELU(), nn.Linear(48, 5))
+    return nn.Sequential(
+        nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 48), nn.BatchNorm1d(48), nn.GELU(), nn.Linear(48, 5)
+    )
 
 
 class UNet(nn.Module):
@@ -104,7 +108,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any]]] = {
     "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=64), image(3, 64)),
     "swin_tiny": (timm("swin_tiny_patch4_window7_224", img_size=64, window_size=4), image(3, 64)),
     "bert": (transformers("BertForSequenceClassification", "BertConfig", **SMALL), tokens),
-    "llama_gqa": (transformers("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, pad_token_id=0, **SMALL), tokens),
+    "llama_gqa": (
+        transformers("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, pad_token_id=0, **SMALL),
+        tokens,
+    ),
     "unet": (UNet, image(3, 32)),
 }
 

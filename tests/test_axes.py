@@ -38,11 +38,13 @@ def test_products_unify_across_different_boundaries(algebra: Algebra) -> None:
     # (2 12) = (6 4): c = (a 3), b = (3 d)
     assert [leaf.size for leaf in leaves(resolve(c))] == [2, 3]
     assert [leaf.size for leaf in leaves(resolve(b))] == [3, 4]
-    assert list(leaves(resolve(c)))[1] is list(leaves(resolve(b)))[0]
+    assert list(leaves(resolve(c)))[1] is next(iter(leaves(resolve(b))))
 
 
 def test_boundaries_that_share_no_factor_do_not_unify(algebra: Algebra) -> None:
-    assert not algebra.unify(product((algebra.fresh(3), algebra.fresh(4))), product((algebra.fresh(4), algebra.fresh(3))))
+    assert not algebra.unify(
+        product((algebra.fresh(3), algebra.fresh(4))), product((algebra.fresh(4), algebra.fresh(3)))
+    )
 
 
 def test_rotary_halves_couple_unit_j_with_j_plus_half(algebra: Algebra) -> None:
@@ -185,7 +187,12 @@ class Program:
         if not x.shape:
             return
         at = self.data.draw(st.integers(0, len(x.shape) - 1))
-        alike = [v for v in self.values if len(v.shape) == len(x.shape) and all(a == b or k == at for k, (a, b) in enumerate(zip(x.shape, v.shape, strict=True)))]
+        alike = [
+            v
+            for v in self.values
+            if len(v.shape) == len(x.shape)
+            and all(a == b or k == at for k, (a, b) in enumerate(zip(x.shape, v.shape, strict=True)))
+        ]
         y = self.data.draw(st.sampled_from(alike))
         if x.shape[at] + y.shape[at] > 48:
             return
@@ -235,8 +242,16 @@ class Program:
     # ------------------------------------------------------------------ the check
 
     def check(self) -> None:
-        frozen = {leaf.order for expr, _ in self.algebra.frozen for leaf in leaves(resolve(expr)) if isinstance(leaf, Axis)}
-        seen = {leaf.order: leaf for v in self.values for d in v.dims for leaf in leaves(resolve(d)) if isinstance(leaf, Axis)}
+        frozen = {
+            leaf.order for expr, _ in self.algebra.frozen for leaf in leaves(resolve(expr)) if isinstance(leaf, Axis)
+        }
+        seen = {
+            leaf.order: leaf
+            for v in self.values
+            for d in v.dims
+            for leaf in leaves(resolve(d))
+            if isinstance(leaf, Axis)
+        }
         for order, leaf in sorted(seen.items()):
             if order not in frozen:
                 units = self.data.draw(st.sets(st.integers(0, leaf.size - 1), min_size=1))
@@ -249,7 +264,9 @@ def factorings(count: int, most: int = 4) -> list[list[int]]:
     """Every shape of at most ``most`` dims with that many elements."""
     if most == 1:
         return [[count]]
-    return [[count]] + [[d, *rest] for d in range(1, count + 1) if count % d == 0 for rest in factorings(count // d, most - 1)]
+    return [[count]] + [
+        [d, *rest] for d in range(1, count + 1) if count % d == 0 for rest in factorings(count // d, most - 1)
+    ]
 
 
 STEPS = ["reshape", "permute", "cat", "split", "expand", "together"]

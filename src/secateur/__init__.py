@@ -1,4 +1,6 @@
-"""Secateur makes trained neural networks smaller and faster by removing what contributes least, and proves that nothing else changed."""
+"""Secateur makes trained neural networks smaller and faster by removing what contributes least, and proves that
+nothing else changed.
+"""
 
 from secateur import importance as importance
 from secateur.artifacts import load as load

@@ -280,7 +280,9 @@ class Algebra:
         return self.concat(outers), resolve(inners[0])
 
     def cut(self, expr: Expr, first: int) -> tuple[Expr, Expr] | None:
-        """The dim as a concatenation of a dim of size ``first`` (neither 0 nor all) and the rest; None where it can't be."""
+        """The dim as a concatenation of a dim of size ``first`` (neither 0 nor all) and the rest; None where it can't
+        be.
+        """
         expr = resolve(expr)
         if not 0 < first < expr.size:
             return None

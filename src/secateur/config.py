@@ -252,7 +252,8 @@ def parse_budget(text: str) -> Budget:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if name not in known or not equals or not value or name in parts:
             raise ConfigError(
-                f"budget {text!r}: {part.strip()!r} should be one of {', '.join(known)}, once each, then = and an amount: "
+                f"budget {text!r}: {part.strip()!r} should be one of {', '.join(known)}, once each, then = "
+                f"and an amount: "
                 f"macs=0.5"
             )
         parts[name] = _amount(value)

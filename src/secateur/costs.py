@@ -1,4 +1,6 @@
-"""Costs in closed form: every operation's work is a product of dim sizes, so a model's cost is a polynomial in its axis sizes."""
+"""Costs in closed form: every operation's work is a product of dim sizes, so a model's cost is a polynomial in its
+axis sizes.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +51,9 @@ def multiply(factors: Iterable[Polynomial]) -> Polynomial:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A polynomial as tensors. Letters: T terms, P highest degree; index A (one past the last axis) holds a constant 1."""
+    """A polynomial as tensors. Letters: T terms, P highest degree; index A (one past the last axis) holds a constant
+    1.
+    """
 
     coefficients: Tensor  # (T,)
     indices: Tensor  # (T, P)
@@ -67,7 +71,9 @@ class Compiled:
         return (self.coefficients * padded[self.indices].prod(1)).sum()
 
     def slopes(self, sizes: Tensor) -> Tensor:
-        """The derivative by each axis at sizes (A,): what one unit more or less costs, to first order. Sizes must not be 0."""
+        """The derivative by each axis at sizes (A,): what one unit more or less costs, to first order. Sizes must not
+        be 0.
+        """
         padded = torch.cat([sizes, sizes.new_ones(1)])
         factors = padded[self.indices]
         parts = (self.coefficients * factors.prod(1))[:, None] / factors

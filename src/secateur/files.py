@@ -40,12 +40,12 @@ def atomic(path: str | Path) -> Generator[Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
     except OSError as error:
         raise _unwritable(target, error) from error
     temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # last, since some writers put a file of their own in its place
         _flush(temporary)
         os.replace(temporary, target)
         _flush(target.parent)

@@ -157,7 +157,9 @@ class Graph:
     @property
     def coverage(self) -> float:
         """Share of all parameters that lie on a prunable axis, in [0, 1]."""
-        sizes = [(prod(t.shape), bool(self.axes.keys() & set(named(t.dims)))) for t in self.tensors.values() if t.parameter]
+        sizes = [
+            (prod(t.shape), bool(self.axes.keys() & set(named(t.dims)))) for t in self.tensors.values() if t.parameter
+        ]
         total = sum(size for size, _ in sizes)
         return sum(size for size, on_axis in sizes if on_axis) / total if total else 0.0
 

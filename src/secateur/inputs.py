@@ -39,7 +39,9 @@ def split_batch(batch: Any) -> tuple[Args, Kwargs, Any]:
             return *as_call(items[0]), None
         if len(items) == 2:
             return *as_call(items[0]), items[1]
-        raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got a sequence of {len(items)} items")
+        raise TypeError(
+            f"a batch is a tensor, a mapping, or a pair (inputs, target); got a sequence of {len(items)} items"
+        )
     if isinstance(batch, Tensor | Mapping):
         return *as_call(batch), None
     raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got {type(batch).__name__}")

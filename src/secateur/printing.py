@@ -29,11 +29,16 @@ def graph_tables(graph: Graph) -> Group:
     """Summary, prunable axes with members, frozen axes with reasons, and unknown operations."""
     cost = graph.cost()
     share = f"{graph.coverage:.1%} of the parameters lie on an axis that can be pruned"
-    head = Text(f"{graph.model}{graph.inputs}: {_quantity(cost['params'])} params, {_quantity(cost['macs'])} MACs; {share}")
+    head = Text(
+        f"{graph.model}{graph.inputs}: {_quantity(cost['params'])} params, {_quantity(cost['macs'])} MACs; {share}"
+    )
     parts: list[Any] = [head, _axes_table(graph)]
     if graph.frozen:
         parts.append(_frozen_table(graph))
-    parts += [Text(f"no rule knows {name} at {place}: what it touches is frozen", style="yellow") for name, place in graph.unknown]
+    parts += [
+        Text(f"no rule knows {name} at {place}: what it touches is frozen", style="yellow")
+        for name, place in graph.unknown
+    ]
     return Group(*parts)
 
 
@@ -51,7 +56,13 @@ def _axes_table(graph: Graph) -> Table:
     for k, (name, info) in enumerate(graph.axes.items()):
         notes = [f"equal to {', '.join(n for n in tie[name] if n != name)}"] if name in tie else []
         notes += ["normalised over"] * bool(info.normalising) + [f"rewrites the graph: {r}" for r in info.rewrite[:1]]
-        row = [name, info.kind, str(info.size), _quantity(round(slopes["params"][k])), _quantity(round(slopes["macs"][k]))]
+        row = [
+            name,
+            info.kind,
+            str(info.size),
+            _quantity(round(slopes["params"][k])),
+            _quantity(round(slopes["macs"][k])),
+        ]
         table.add_row(*row, _members(info), "; ".join(notes))
     return table
 

@@ -1,7 +1,7 @@
 """The proof: the smaller model computes what the original computes with the removed units silenced."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,14 +50,24 @@ class Proof:
 
     def to_dict(self) -> dict[str, Any]:
         """The form in report.json."""
-        return {"status": self.status, "max_difference": self.max_difference, "scale": self.scale, "tolerance": self.tolerance, "dtype": self.dtype}
+        return {
+            "status": self.status,
+            "max_difference": self.max_difference,
+            "scale": self.scale,
+            "tolerance": self.tolerance,
+            "dtype": self.dtype,
+        }
 
 
-def prove(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Mapping[str, Any] | None = None) -> Proof:
+def prove(
+    model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Mapping[str, Any] | None = None
+) -> Proof:
     """Compare the smaller model with the original whose removed units are silenced.
 
-    The removed slices of every member are zeroed in a copy of the original, and both run on the example inputs, in float64
-    where the model runs in it. Where the original normalises over a removed unit (LayerNorm), the copy does so over the kept
+    The removed slices of every member are zeroed in a copy of the original, and both run on the example inputs, in
+    float64
+    where the model runs in it. Where the original normalises over a removed unit (LayerNorm), the copy does so over
+    the kept
     units alone.
 
     Args:
@@ -71,7 +81,10 @@ def prove(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, args: An
     """
     positional, keywords = as_call(args, kwargs)
     if any(t.device.type == "meta" for t in model.parameters()):
-        raise ProofFailed("a model on the meta device has no weights to run. Load the weights, or use sc.plan and plan.apply without the proof.")
+        raise ProofFailed(
+            "a model on the meta device has no weights to run. Load the weights, or use sc.plan and "
+            "plan.apply without the proof."
+        )
     failure: Exception | None = None
     with quiet_backends():
         for dtype in _dtypes(model):
@@ -82,7 +95,9 @@ def prove(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, args: An
                 failure = error  # the code insists on a dtype: try the next
                 continue
             return _compare(reference, _run_small(small, *inputs, dtype=dtype), dtype, normalised)
-    raise ProofFailed(f"the original does not run with its removed units silenced: {type(failure).__name__}: {failure}") from failure
+    raise ProofFailed(
+        f"the original does not run with its removed units silenced: {type(failure).__name__}: {failure}"
+    ) from failure
 
 
 def _dtypes(model: nn.Module) -> Iterable[torch.dtype]:
@@ -97,7 +112,9 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 # ---------------------------------------------------------------------- the silenced original
 
 
-def silenced(model: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Any, *, dtype: torch.dtype) -> tuple[list[Tensor], tuple[str, ...]]:
+def silenced(
+    model: nn.Module, graph: Graph, plan: Plan, args: Any, kwargs: Any, *, dtype: torch.dtype
+) -> tuple[list[Tensor], tuple[str, ...]]:
     """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
@@ -209,7 +226,9 @@ def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan)
 def _run_small(small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype) -> list[Tensor]:
     copy = copy_with(small, lambda t: _silence(t, {}, dtype)).eval()
     try:
-        return tensors_in(nn.Module.__call__(copy, *args, **kwargs))  # a graph module's own call prints its code on errors
+        return tensors_in(
+            nn.Module.__call__(copy, *args, **kwargs)
+        )  # a graph module's own call prints its code on errors
     except SecateurError:
         raise
     except Exception as error:
@@ -220,14 +239,22 @@ def _compare(reference: list[Tensor], got: list[Tensor], dtype: torch.dtype, nor
     shapes, small_shapes = [tuple(t.shape) for t in reference], [tuple(t.shape) for t in got]
     if shapes != small_shapes:
         raise ProofFailed(f"the smaller model gives outputs of shapes {small_shapes}, the original {shapes}")
-    worst = Proof(status="proved", max_difference=0.0, scale=0.0, tolerance=TOLERANCE[dtype], dtype=str(dtype).removeprefix("torch."), normalised=normalised)
+    worst = Proof(
+        status="proved",
+        max_difference=0.0,
+        scale=0.0,
+        tolerance=TOLERANCE[dtype],
+        dtype=str(dtype).removeprefix("torch."),
+        normalised=normalised,
+    )
     for expected, actual in zip(reference, got, strict=True):
         difference, scale = _difference(expected, actual)
-        candidate = Proof(**{**vars(worst), "max_difference": difference, "scale": scale})
+        candidate = replace(worst, max_difference=difference, scale=scale)
         worst = candidate if candidate.ratio >= worst.ratio else worst
     if not worst.ratio <= worst.tolerance:
         raise ProofFailed(
-            f"the smaller model differs from the silenced original by {worst.max_difference:.3g} where outputs reach {worst.scale:.3g}, "
+            f"the smaller model differs from the silenced original by {worst.max_difference:.3g} where "
+            f"outputs reach {worst.scale:.3g}, "
             f"above the tolerance of {worst.tolerance:g} of that in {worst.dtype}"
         )
     return worst
@@ -257,4 +284,7 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
         copy = copy_with(model, lambda t: t).eval()
         outputs = tensors_in(copy(*positional, **keywords))
     if any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()):
-        raise ModelError("the model's own outputs hold NaN on the example inputs, so nothing can be proved of it. Check its weights and the inputs' range.")
+        raise ModelError(
+            "the model's own outputs hold NaN on the example inputs, so nothing can be proved of it. "
+            "Check its weights and the inputs' range."
+        )

@@ -12,8 +12,8 @@ from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.planning import Budget, Plan, make_plan, plan
-from secateur.provenance import remember
 from secateur.proof import Proof, check_outputs, prove
+from secateur.provenance import remember
 from secateur.reporting import Report
 from secateur.tracing import trace
 
@@ -93,7 +93,8 @@ def prune(
         planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
 
     Raises:
-        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`, `plan`.
+        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
+        `plan`.
         ProofFailed: no plan passes the proof.
 
     Example:
@@ -122,14 +123,28 @@ def prune(
             small = made.apply(model)
             proof = prove(model, small, graph, made, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
-            graph = without(graph, culprits(model, graph, made, args, kwargs), f"the proof fails when it is pruned: {error}")
+            graph = without(
+                graph, culprits(model, graph, made, args, kwargs), f"the proof fails when it is pruned: {error}"
+            )
             if not graph.axes:
-                raise NothingToPrune(f"every axis that could be pruned fails the proof; the last failure: {error}") from error
+                raise NothingToPrune(
+                    f"every axis that could be pruned fails the proof; the last failure: {error}"
+                ) from error
             continue
         small.train(model.training)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
-        return Result(model=small, plan=made, proof=proof, graph=graph, scores=scores, report=_report(model, graph, made, proof, seed))
-    raise ProofFailed(f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules with ignore=[...]")
+        return Result(
+            model=small,
+            plan=made,
+            proof=proof,
+            graph=graph,
+            scores=scores,
+            report=_report(model, graph, made, proof, seed),
+        )
+    raise ProofFailed(
+        f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
+        f"with ignore=[...]"
+    )
 
 
 def culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapping[str, Any] | None) -> list[str]:

@@ -115,7 +115,11 @@ def test_positions_that_count_freeze_with_the_operation_named(name: str) -> None
     model, inputs, operation = FREEZING[name]
     graph = sc.trace(model, inputs)
     assert not graph.axes
-    reasons = graph.frozen["first.weight:0"].frozen if "first.weight:0" in graph.frozen else [r for a in graph.frozen.values() for r in a.frozen]
+    reasons = (
+        graph.frozen["first.weight:0"].frozen
+        if "first.weight:0" in graph.frozen
+        else [r for a in graph.frozen.values() for r in a.frozen]
+    )
     assert any(operation in r and __file__ in r for r in reasons), reasons
 
 
@@ -187,7 +191,9 @@ class Attention(nn.Module):
         if self.fused:
             y = F.scaled_dot_product_attention(q, k, v, scale=self.scale, enable_gqa=self.groups > 1)
         else:
-            k, v = (t[:, :, None].expand(-1, -1, self.groups, -1, -1).reshape(n, self.heads, length, -1) for t in (k, v))
+            k, v = (
+                t[:, :, None].expand(-1, -1, self.groups, -1, -1).reshape(n, self.heads, length, -1) for t in (k, v)
+            )
             y = (q @ k.mT * (8**-0.5)).softmax(-1) @ v
         return self.o(y.transpose(1, 2).reshape(n, length, -1))
 

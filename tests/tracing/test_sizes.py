@@ -115,7 +115,9 @@ class Split(nn.Module):
         return self.out(F.silu(a) * b)
 
 
-@pytest.mark.parametrize("how", ["chunk", "split by attribute", "split by list", "slice", "half the shape", "narrow", "unflatten"])
+@pytest.mark.parametrize(
+    "how", ["chunk", "split by attribute", "split by list", "slice", "half the shape", "narrow", "unflatten"]
+)
 def test_halves_lose_the_same_units(how: str) -> None:
     result = sc.prune(Split(how), torch.randn(2, 4), keep=0.5)
     kept = result.plan.kept["inp.weight"][0]

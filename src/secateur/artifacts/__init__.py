@@ -1,4 +1,6 @@
-"""Saved results: safetensors and JSON, rebuilt from the original class or from a stored graph of white-listed operations."""
+"""Saved results: safetensors and JSON, rebuilt from the original class or from a stored graph of white-listed
+operations.
+"""
 
 from secateur.artifacts.store import load as load
 from secateur.artifacts.store import read_record as read_record

@@ -1,6 +1,7 @@
 """A captured graph as JSON, and back: white-listed operations only, so that a file can hold no code.
 
-Standard layers are stored as their class name in ``torch.nn`` and their constructor's arguments; functions by name, among
+Standard layers are stored as their class name in ``torch.nn`` and their constructor's arguments; functions by name,
+among
 those that torch lists as working on tensors; sizes and flags as plain values.
 """
 
@@ -16,10 +17,15 @@ from torch import fx, nn
 
 from secateur.errors import ArtifactError
 
-OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "matmul", "getitem", "eq", "ne", "lt", "le",
-             "gt", "ge", "and_", "or_", "invert", "iadd", "isub", "imul", "itruediv")  # fmt: skip
+OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "matmul", "getitem", "eq", "ne", "lt",
+             "le", "gt", "ge", "and_", "or_", "invert", "iadd", "isub", "imul", "itruediv")  # fmt: skip
 READ_ATTRIBUTES = ("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda")
-NAMESPACES: dict[str, Any] = {"torch.nn.functional": F, "torch": torch, "torch.linalg": torch.linalg, "torch.fft": torch.fft}
+NAMESPACES: dict[str, Any] = {
+    "torch.nn.functional": F,
+    "torch": torch,
+    "torch.linalg": torch.linalg,
+    "torch.fft": torch.fft,
+}
 DENIED = {"__reduce_ex__", "__reduce__", "__setstate__", "apply_", "map_", "map2_", "register_hook", "storage", "numpy"}
 MAX_NODES = 200_000
 
@@ -33,7 +39,12 @@ def functions() -> dict[str, Any]:
     for prefix, namespace in NAMESPACES.items():
         for name in dir(namespace):
             function = getattr(namespace, name)
-            if not name.startswith("_") and name not in DENIED and callable(function) and _in(function, tensor_functions):
+            if (
+                not name.startswith("_")
+                and name not in DENIED
+                and callable(function)
+                and _in(function, tensor_functions)
+            ):
                 table[f"{prefix}.{name}"] = function
     table |= {f"operator.{name}": getattr(operator, name) for name in OPERATORS}
     for name in ("zeros", "ones", "full", "arange", "empty", "tensor", "eye"):
@@ -76,12 +87,23 @@ def encode_graph(module: fx.GraphModule) -> dict[str, Any]:
             _refuse(f"a call of the tensor method {target}")
         elif node.op == "call_module":
             layers[target] = _encode_layer(module.get_submodule(target), target)
-        nodes.append({"op": node.op, "name": node.name, "target": target, "args": _encode(node.args), "kwargs": _encode(node.kwargs)})
+        nodes.append(
+            {
+                "op": node.op,
+                "name": node.name,
+                "target": target,
+                "args": _encode(node.args),
+                "kwargs": _encode(node.kwargs),
+            }
+        )
     return {"class": type(module).__name__, "nodes": nodes, "layers": layers}
 
 
 def _refuse(what: str) -> Any:
-    raise ArtifactError(f"the rewritten graph holds {what}, which is not on the white list of stored graphs; save with build= and load from the class")
+    raise ArtifactError(
+        f"the rewritten graph holds {what}, which is not on the white list of stored graphs; save with "
+        f"build= and load from the class"
+    )
 
 
 def _encode_layer(layer: nn.Module, path: str) -> dict[str, Any]:
@@ -145,7 +167,7 @@ def decode_graph(data: Mapping[str, Any], tensors: Mapping[str, tuple[torch.Tens
         parent.add_module(name, _decode_layer(layer, str(path)))
     for path, (tensor, parameter) in tensors.items():
         _place(root, path, tensor, parameter)
-    graph = fx.Graph(root)
+    graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     for entry in nodes:
         target = _target(entry)
@@ -204,7 +226,12 @@ def _decode_plain(args: Any) -> list[Any]:
 def _decode_layer(layer: Mapping[str, Any], path: str) -> nn.Module:
     name = str(layer["class"])
     kind = getattr(nn, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or name in ("Module", "Sequential", "ModuleList", "ModuleDict"):
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or name in (
+        "Module",
+        "Sequential",
+        "ModuleList",
+        "ModuleDict",
+    ):
         raise ArtifactError(f"the layer {path} is of class {name!r}, which is no layer of torch.nn")
     arguments = {str(k): _decode(v, {}) for k, v in layer["arguments"].items()}
     with torch.device("meta"):
@@ -224,11 +251,15 @@ def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 def _place(root: nn.Module, path: str, tensor: torch.Tensor, parameter: bool) -> None:
     """Put a tensor where a layer expects it, or, outside of layers, where the graph reads it."""
     parent, name = _parent(root, path)
-    table = parent._parameters if name in parent._parameters else parent._buffers if name in parent._buffers else None
+    tables: list[dict[str, Any]] = [parent._parameters, parent._buffers]
+    table = next((t for t in tables if name in t), None)
     if table is not None:
         expected = table[name]
         if expected is None or tuple(expected.shape) != tuple(tensor.shape):
-            raise ArtifactError(f"{path} has shape {list(tensor.shape)}, its layer expects {None if expected is None else list(expected.shape)}")
+            raise ArtifactError(
+                f"{path} has shape {list(tensor.shape)}, its layer expects "
+                f"{None if expected is None else list(expected.shape)}"
+            )
         table[name] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if parameter else tensor
     elif parameter:
         parent.register_parameter(name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))

@@ -10,7 +10,12 @@ from secateur.errors import ArtifactError
 from secateur.tracing.shadow import copy_with, quiet_backends
 from secateur.tracing.trace import tensors_in
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # of the output's scale
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.bfloat16: 2e-2,
+    torch.float16: 5e-3,
+}  # of the output's scale
 
 
 def outputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -33,12 +38,18 @@ def encode(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[
             tensors[f"input.{len(tensors)}"] = value.detach().cpu().contiguous().clone()
             return {"tensor": f"input.{len(tensors) - 1}"}
         if isinstance(value, list | tuple):
-            return {type(value).__name__ if type(value) in (list, tuple) else "tuple": [one(v) for v in cast("list[Any]", value)]}
+            return {
+                type(value).__name__ if type(value) in (list, tuple) else "tuple": [
+                    one(v) for v in cast("list[Any]", value)
+                ]
+            }
         if isinstance(value, Mapping):
             return {"dict": {str(k): one(v) for k, v in cast("Mapping[Any, Any]", value).items()}}
         if value is None or isinstance(value, bool | int | float | str):
             return {"value": value}
-        raise ArtifactError(f"an example input of type {type(value).__name__} can't be stored as a probe; pass tensors and plain values")
+        raise ArtifactError(
+            f"an example input of type {type(value).__name__} can't be stored as a probe; pass tensors and plain values"
+        )
 
     return {"args": one(args), "kwargs": one(dict(kwargs))}, tensors
 
@@ -72,17 +83,22 @@ def check(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> None:
         ArtifactError: the loaded model does not run it, or gives other outputs.
     """
     args, kwargs = decode(inputs, tensors)
-    expected = [tensors[name] for name in sorted((n for n in tensors if n.startswith("output.")), key=lambda n: int(n[7:]))]
+    expected = [
+        tensors[name] for name in sorted((n for n in tensors if n.startswith("output.")), key=lambda n: int(n[7:]))
+    ]
     try:
         got = outputs_of(model, args, kwargs)
     except Exception as error:
         raise ArtifactError(f"the loaded model does not run its probe: {type(error).__name__}: {error}") from error
     if [tuple(t.shape) for t in got] != [tuple(t.shape) for t in expected]:
-        raise ArtifactError(f"the loaded model gives outputs of other shapes than when it was saved: {[list(t.shape) for t in got]}")
+        raise ArtifactError(
+            f"the loaded model gives outputs of other shapes than when it was saved: {[list(t.shape) for t in got]}"
+        )
     for a, b in zip(expected, got, strict=True):
         if not _close(a, b.cpu()):
             raise ArtifactError(
-                "the loaded model gives other outputs on its probe than when it was saved: its code or its weights are not those "
+                "the loaded model gives other outputs on its probe than when it was saved: its code or "
+                "its weights are not those "
                 "that were saved. Load it with the code of that time."
             )
 
@@ -91,4 +107,6 @@ def _close(expected: Tensor, got: Tensor) -> bool:
     if not expected.is_floating_point():
         return bool(torch.equal(expected, got))
     scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 0.0
-    return torch.allclose(expected, got, rtol=0, atol=TOLERANCE.get(expected.dtype, 1e-4) * max(scale, 1e-30), equal_nan=True)
+    return torch.allclose(
+        expected, got, rtol=0, atol=TOLERANCE.get(expected.dtype, 1e-4) * max(scale, 1e-30), equal_nan=True
+    )

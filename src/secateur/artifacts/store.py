@@ -44,7 +44,9 @@ class Build:
     def of(build: "str | Mapping[str, Any]") -> "Build":
         spec, args = (build, {}) if isinstance(build, str) else (build.get("callable"), build.get("args") or {})
         if not isinstance(spec, str) or spec.count(":") != 1 or not all(spec.split(":")):
-            raise ArtifactError(f'build={build!r}: write "package.module:callable", or {{"callable": ..., "args": {{...}}}}')
+            raise ArtifactError(
+                f'build={build!r}: write "package.module:callable", or {{"callable": ..., "args": {{...}}}}'
+            )
         try:
             json.dumps(args, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -56,7 +58,8 @@ class Build:
         module, _, name = self.callable.partition(":")
         if module not in sys.modules and not trust:
             raise ArtifactError(
-                f"this result is built by {self.callable}, and loading it would import {module}. If you trust that code, pass "
+                f"this result is built by {self.callable}, and loading it would import {module}. If you "
+                f"trust that code, pass "
                 f"trust=True or import it first; or pass model=<an instance of the original architecture>."
             )
         try:
@@ -65,7 +68,9 @@ class Build:
                 target = getattr(target, part)
             built = target(**self.args)
         except Exception as error:
-            raise ArtifactError(f"{self.callable} could not build the model: {type(error).__name__}: {error}") from error
+            raise ArtifactError(
+                f"{self.callable} could not build the model: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(built, nn.Module):
             raise ArtifactError(f"{self.callable} gave a {type(built).__name__}, not a torch.nn.Module")
         return built
@@ -88,7 +93,8 @@ def save(
     Args:
         model_or_result: what `prune` gave, perhaps trained on since, or its model.
         path: a directory; made if it is not there. Other files in it stay.
-        build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with JSON
+        build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with
+            JSON
             arguments; `load` can then rebuild the model without ``model=``. Not needed where the class was rewritten.
         args, kwargs: example inputs for the probe; those that the model was pruned with where none are given.
         overwrite: replace a result that is there.
@@ -131,17 +137,22 @@ def save(
     write_text(folder / "artifact.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
-def _provenance(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
+def _provenance(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
     plan, inputs = recall(model, "plan"), recall(model, "inputs")
     if args is not None or kwargs:
         inputs = as_call(args, kwargs)
     if inputs is None:
         raise ArtifactError("no example inputs are known for the probe: pass args= (and kwargs=) to sc.save")
-    return (plan if isinstance(plan, Plan) else Plan(axes={}, tensors={}, model=type(model).__name__)), *inputs
+    positional, keywords = inputs
+    return plan or Plan(axes={}, tensors={}, model=type(model).__name__), positional, keywords
 
 
 def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every parameter and buffer once, those that ``state_dict`` leaves out included; and the other names of tied ones."""
+    """Every parameter and buffer once, those that ``state_dict`` leaves out included; and the other names of tied
+    ones.
+    """
     first: dict[int, str] = {}
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -175,7 +186,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         trust: import the module that ``build`` names, if it is not imported yet.
 
     Raises:
-        ArtifactError: the result is truncated, altered or foreign, does not fit the model, or gives other outputs than when
+        ArtifactError: the result is truncated, altered or foreign, does not fit the model, or gives other outputs
+        than when
             it was saved.
     """
     folder = Path(path)
@@ -200,18 +212,25 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     file = folder / "artifact.json"
     if not file.is_file():
-        raise ArtifactError(f"{folder} holds no saved result (there is no artifact.json); give the directory that sc.save or a run wrote")
+        raise ArtifactError(
+            f"{folder} holds no saved result (there is no artifact.json); give the directory that sc.save "
+            f"or a run wrote"
+        )
     record = read_json(file)
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise ArtifactError(
-            f"{file} is of format {record.get('format')!r}, version {record.get('version')!r}; this secateur reads {FORMAT!r}, version {VERSION}"
+            f"{file} is of format {record.get('format')!r}, version {record.get('version')!r}; this "
+            f"secateur reads {FORMAT!r}, version {VERSION}"
         )
     for name in FILES:
         wanted: Any = record.get("files", {}).get(name)
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name} is missing")
         if _fingerprint(folder / name) != wanted:
-            raise ArtifactError(f"{folder / name} is not the file that was saved: it was truncated or altered. Copy it again from where it was made.")
+            raise ArtifactError(
+                f"{folder / name} is not the file that was saved: it was truncated or altered. Copy it "
+                f"again from where it was made."
+            )
     return record
 
 
@@ -245,7 +264,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{file} can't be read: {error}") from error
 
 
-def _rebuild(folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.Module | None, trust: bool) -> nn.Module:
+def _rebuild(
+    folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.Module | None, trust: bool
+) -> nn.Module:
     plan = Plan.from_dict(read_json(folder / "plan.json"))
     if model is None and record["graph"] is not None:
         parameters = set(record["parameters"])
@@ -260,8 +281,9 @@ def _rebuild(folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tens
 def _build(record: Mapping[str, Any]) -> Build:
     if record["build"] is None:
         raise ArtifactError(
-            f"this result keeps its class, {record['class']}, and does not say how to build it: pass model=<an instance of it with the "
-            "original sizes>, or save it with build=\"package.module:callable\""
+            f"this result keeps its class, {record['class']}, and does not say how to build it: pass "
+            f"model=<an instance of it with the "
+            'original sizes>, or save it with build="package.module:callable"'
         )
     return Build.of(record["build"])
 
@@ -274,7 +296,8 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], aliases: Mapping[str,
     wrong = [n for n, t in weights.items() if n in tensors and tensors[n].shape != t.shape]
     if missing or extra or wrong:
         raise ArtifactError(
-            f"the weights don't fit {type(model).__name__}: {len(missing)} missing, {len(extra)} unknown, {len(wrong)} of another shape; "
+            f"the weights don't fit {type(model).__name__}: {len(missing)} missing, {len(extra)} unknown, "
+            f"{len(wrong)} of another shape; "
             f"{(missing + extra + wrong)[0]} first"
         )
     filled = {n: _like(tensors[n], t) for n, t in weights.items()}
@@ -283,4 +306,8 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], aliases: Mapping[str,
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad and new.is_floating_point()) if isinstance(old, nn.Parameter) else new
+    return (
+        nn.Parameter(new, requires_grad=old.requires_grad and new.is_floating_point())
+        if isinstance(old, nn.Parameter)
+        else new
+    )

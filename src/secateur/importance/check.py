@@ -1,5 +1,7 @@
 """A public suite that every criterion must pass, a user's own included."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from secateur.importance.scoring import Criterion
 
 
 def check_importance(rate: Criterion, *, uses_weight: bool = True) -> None:
-    """Test a criterion on small members: shape, finite, deterministic, input untouched, and what it claims to use matters.
+    """Test a criterion on small members: shape, finite, deterministic, input untouched, what it claims to use matters.
 
     Args:
         rate: the criterion.
@@ -25,14 +27,24 @@ def check_importance(rate: Criterion, *, uses_weight: bool = True) -> None:
     for units, rest in ((5, 7), (4, 1), (1, 3)):
         member = _member(units, rest)
         before = member.weight.clone()
-        values = rate(member)
+        values: Any = rate(member)
         _demand(rate, isinstance(values, Tensor) and values.shape == (units,), f"gave no vector of {units} scores")
-        _demand(rate, values.is_floating_point() and bool(torch.isfinite(values).all()), "gave scores that are not finite floats")
-        _demand(rate, bool(torch.equal(values, rate(member))), "is not deterministic: two calls on the same member differ")
+        _demand(
+            rate,
+            values.is_floating_point() and bool(torch.isfinite(values).all()),
+            "gave scores that are not finite floats",
+        )
+        _demand(
+            rate, bool(torch.equal(values, rate(member))), "is not deterministic: two calls on the same member differ"
+        )
         _demand(rate, bool(torch.equal(member.weight, before)), "changed the weights that it was shown")
         if uses_weight:
             member.weight[0] *= 3
-            _demand(rate, not torch.equal(values[0], rate(member)[0]), "does not see a unit's weights: tripling them left its score")
+            _demand(
+                rate,
+                not torch.equal(values[0], rate(member)[0]),
+                "does not see a unit's weights: tripling them left its score",
+            )
 
 
 def _member(units: int, rest: int) -> Member:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,18 +42,24 @@ def criterion(importance: "str | Criterion", seed: int = 0) -> Criterion:
     """
     if not isinstance(importance, str):
         if not callable(importance):
-            raise UnknownImportance(f"importance={importance!r} is neither a name ({', '.join(names())}) nor a callable on a member")
+            raise UnknownImportance(
+                f"importance={importance!r} is neither a name ({', '.join(names())}) nor a callable on a member"
+            )
         return importance
     if importance == "auto":
         return NAMED["l2"](seed)
     if importance not in NAMED:
         near = difflib.get_close_matches(importance, NAMED, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownImportance(f"no importance is called {importance!r}; known are auto, {', '.join(names())}, or any callable.{hint}")
+        raise UnknownImportance(
+            f"no importance is called {importance!r}; known are auto, {', '.join(names())}, or any callable.{hint}"
+        )
     return NAMED[importance](seed)
 
 
-def score(model: nn.Module, graph: Graph, importance: "str | Criterion" = "auto", *, seed: int = 0) -> dict[str, Tensor]:
+def score(
+    model: nn.Module, graph: Graph, importance: "str | Criterion" = "auto", *, seed: int = 0
+) -> dict[str, Tensor]:
     """How much each unit contributes.
 
     Args:
@@ -89,10 +95,17 @@ def _score(model: nn.Module, graph: Graph, axis: str, rate: Criterion) -> Tensor
 def _sum(axis: str, size: int, found: list[Member], rate: Criterion) -> Tensor:
     total = torch.zeros(size)
     for member in found:
-        values = rate(member)
+        values: Any = rate(member)  # a user's own function may give anything
         if not isinstance(values, Tensor) or tuple(values.shape) != (size,) or not values.is_floating_point():
-            got = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise ScoreError(f"{rate!r} gave {got} for {member.name}:{member.dim} on axis {axis}; a score is a float tensor of shape ({size},)")
+            got = (
+                f"{values.dtype} of shape {tuple(values.shape)}"
+                if isinstance(values, Tensor)
+                else type(values).__name__
+            )
+            raise ScoreError(
+                f"{rate!r} gave {got} for {member.name}:{member.dim} on axis {axis}; a score is a float "
+                f"tensor of shape ({size},)"
+            )
         total += values.detach().float().cpu()
     return total
 
@@ -103,7 +116,14 @@ def check_weights(model: nn.Module) -> None:
     Raises:
         ModelError: naming the parameters.
     """
-    bad = [name for name, p in model.named_parameters() if p.is_floating_point() and p.device.type != "meta" and not torch.isfinite(p).all()]
+    bad = [
+        name
+        for name, p in model.named_parameters()
+        if p.is_floating_point() and p.device.type != "meta" and not torch.isfinite(p).all()
+    ]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ModelError(f"NaN or infinite weights in {', '.join(bad[:5])}{more}: a model that computes nothing can't be pruned. Load sound weights.")
+        raise ModelError(
+            f"NaN or infinite weights in {', '.join(bad[:5])}{more}: a model that computes nothing can't "
+            f"be pruned. Load sound weights."
+        )

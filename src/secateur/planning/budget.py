@@ -57,7 +57,9 @@ def _target(kind: str, amount: Amount, dense: float) -> float:
     Raises:
         PlanError: the amount makes no sense.
     """
-    wrong = PlanError(f'budget {kind}={amount!r}: give a fraction of the original in (0, 1], an int, or a quantity such as "2.1G"')
+    wrong = PlanError(
+        f'budget {kind}={amount!r}: give a fraction of the original in (0, 1], an int, or a quantity such as "2.1G"'
+    )
     if isinstance(amount, str):
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?)b?\s*", amount.lower())
         if match is None:

@@ -1,4 +1,4 @@
-"""Scores and a target become widths: greedy removal, least score per cost first, in closed form and without loops over units.
+"""Scores and a target become widths: greedy removal, least score per cost first, in closed form, no loop over units.
 
 Letters: A axes, L lanes (an axis, or tied axes that go together), S steps of all lanes in the order of removal.
 """
@@ -84,9 +84,12 @@ def _steps(number: int, ln: Lane, scope: str) -> tuple[Tensor, Tensor, Tensor, T
 class Greedy:
     """Removes the cheapest loss first until all targets are met.
 
-    Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an axis gets
-    dearer as it empties, times what the whole axis costs in the original; its price is that loss by what removing it saves now. So
-    at first all axes are on a par, whatever their scores' units and their width. Local scope: the price is the share of the axis
+    Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an
+    axis gets
+    dearer as it empties, times what the whole axis costs in the original; its price is that loss by what removing it
+    saves now. So
+    at first all axes are on a par, whatever their scores' units and their width. Local scope: the price is the share
+    of the axis
     that is gone, whatever it saves, so every axis shrinks alike.
     """
 
@@ -139,7 +142,9 @@ class Greedy:
         return self.at
 
     def _leap(self) -> bool:
-        """Take the cheapest steps that together close at most a quarter of the gap. False when a leap is one step or less."""
+        """Take the cheapest steps that together close at most a quarter of the gap. False when a leap is one step or
+        less.
+        """
         savings = self.savings()
         price = self.prices(savings)
         order = torch.argsort(price, stable=True)

@@ -1,5 +1,6 @@
-"""A plan: which units of which axes stay. Plain data that can be saved, read by people, and replayed on other weights."""
+"""A plan: which units of which axes stay. Plain data to be saved, read by people, and replayed on other weights."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, size_of
 from secateur.errors import ArtifactError
-from secateur.surgery.reindex import index
 from secateur.origins import Attribute, NodeArgument, Site
+from secateur.surgery.reindex import index
 
 VERSION = 1
 
@@ -43,7 +44,8 @@ class Plan:
         axes: the axes that lose units.
         tensors: the parameters and buffers that lose slices, under their first names.
         settings: sizes in the code and their new values.
-        rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph; empty
+        rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph;
+        empty
             where the class stays.
         model: name of the class that was traced.
     """
@@ -108,7 +110,9 @@ class Plan:
             "version": VERSION,
             "model": self.model,
             "axes": {n: {"kind": a.kind, "before": a.before, "kept": list(a.kept)} for n, a in self.axes.items()},
-            "tensors": {n: {"names": list(t.names), "dims": [_encode(d) for d in t.dims]} for n, t in self.tensors.items()},
+            "tensors": {
+                n: {"names": list(t.names), "dims": [_encode(d) for d in t.dims]} for n, t in self.tensors.items()
+            },
             "settings": [{**_encode_site(site), "value": value} for site, value in self.settings],
             "rewrites": list(self.rewrites),
         }
@@ -174,7 +178,7 @@ def _planned_axis(name: str, data: Mapping[str, Any]) -> PlannedAxis:
     before, kept = data["before"], data["kept"]
     if type(before) is not int or any(type(k) is not int for k in kept):
         raise ValueError(f"axis {name}: units are no whole numbers")
-    if not kept or any(a >= b for a, b in zip(kept, kept[1:], strict=False)) or kept[0] < 0 or kept[-1] >= before:
+    if not kept or any(a >= b for a, b in itertools.pairwise(kept)) or kept[0] < 0 or kept[-1] >= before:
         raise ValueError(f"axis {name}: kept units must ascend within [0, {before})")
     return PlannedAxis(kind=str(data["kind"]), before=before, kept=tuple(kept))
 
@@ -184,7 +188,9 @@ def _check_leaves(plan: Plan) -> None:
         match expr:
             case Leaf():
                 if expr.name in plan.axes and plan.axes[expr.name].before != expr.size:
-                    raise ValueError(f"axis {expr.name} has {plan.axes[expr.name].before} units, but a dim has {expr.size}")
+                    raise ValueError(
+                        f"axis {expr.name} has {plan.axes[expr.name].before} units, but a dim has {expr.size}"
+                    )
             case Prod():
                 for factor in expr.factors:
                     check(factor)
@@ -220,7 +226,7 @@ def _decode(data: Any) -> Expr:
             return Leaf(str(node["axis"]), node["size"])
         if "product" in node:
             return product(_decode(f) for f in node["product"])
-        if "sum" in node and node["sum"]:
+        if node.get("sum"):
             return concat(_decode(p) for p in node["sum"])
     raise ValueError(f"{data!r} is no dim expression")
 

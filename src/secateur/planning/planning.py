@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -39,7 +40,8 @@ def plan(
         graph: what `trace` found.
         scores: what `score` gave, one vector for each axis; higher = kept longer.
         budget: greedy removal, least score per cost first, until the result costs no more.
-        threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff), above 0.
+        threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff),
+        above 0.
         keep: share of the units of every axis that stays, in (0, 1].
         scope: for a budget. "global" ranks all units together, each axis normalised; "local" shrinks every axis alike.
         min_units: fewest units an axis may keep.
@@ -63,20 +65,31 @@ def plan(
     else:
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
-    kept = {axis: order[gone:].sort().values for ln, gone in zip(lanes, removed, strict=True) for axis, order in zip(ln.axes, ln.order, strict=True) if gone}
+    kept = {
+        axis: order[gone:].sort().values
+        for ln, gone in zip(lanes, removed, strict=True)
+        for axis, order in zip(ln.axes, ln.order, strict=True)
+        if gone
+    }
     return make_plan(graph, kept)
 
 
-def _check_arguments(budget: Budget | None, threshold: float | None, keep: float | None, scope: str, min_units: int, multiple_of: int) -> None:
+def _check_arguments(
+    budget: Budget | None, threshold: float | None, keep: float | None, scope: str, min_units: int, multiple_of: int
+) -> None:
     given = {"budget": budget, "threshold": threshold, "keep": keep}
     named_ = [name for name, value in given.items() if value is not None]
     if len(named_) != 1:
         got = " and ".join(named_) or "none of them"
-        raise PlanError(f"give exactly one of budget, threshold and keep; got {got}. For half the work: budget=sc.Budget(macs=0.5)")
+        raise PlanError(
+            f"give exactly one of budget, threshold and keep; got {got}. For half the work: budget=sc.Budget(macs=0.5)"
+        )
     if budget is not None and not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PlanError(f"budget={budget!r} is no Budget: write budget=sc.Budget(macs=0.5)")
     if threshold is not None and not 0 < threshold < float("inf"):
-        raise PlanError(f"threshold={threshold}: give a number above 0, such as 0.8 (times the mean score of each axis)")
+        raise PlanError(
+            f"threshold={threshold}: give a number above 0, such as 0.8 (times the mean score of each axis)"
+        )
     if keep is not None and not 0 < keep <= 1:
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
     if scope not in ("global", "local"):
@@ -85,7 +98,9 @@ def _check_arguments(budget: Budget | None, threshold: float | None, keep: float
         raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be at least 1")
 
 
-def choose_axes(graph: Graph, scores: Mapping[str, Tensor], only: Iterable[str], ignore: Iterable[str], keep_class: bool) -> list[str]:
+def choose_axes(
+    graph: Graph, scores: Mapping[str, Tensor], only: Iterable[str], ignore: Iterable[str], keep_class: bool
+) -> list[str]:
     """The axes that may be pruned, in the graph's order.
 
     Raises:
@@ -104,11 +119,19 @@ def choose_axes(graph: Graph, scores: Mapping[str, Tensor], only: Iterable[str],
     axes = [name for name in graph.axes if name in wanted - tied]
     if not axes:
         raise NothingToPrune(
-            f"only={list(only)}, ignore={list(ignore)}, keep_class={keep_class} leave none of {len(graph.axes)} axes to prune: {', '.join(list(graph.axes)[:5])}"
+            f"only={list(only)}, ignore={list(ignore)}, keep_class={keep_class} leave none of "
+            f"{len(graph.axes)} axes to prune: {', '.join(list(graph.axes)[:5])}"
         )
-    bad = [a for a in axes if a not in scores or tuple(scores[a].shape) != (graph.axes[a].size,) or bool(torch.isnan(scores[a]).any())]
+    bad = [
+        a
+        for a in axes
+        if a not in scores or tuple(scores[a].shape) != (graph.axes[a].size,) or bool(torch.isnan(scores[a]).any())
+    ]
     if bad:
-        raise PlanError(f"{len(bad)} axes have no score for each unit, {bad[0]} first (size {graph.axes[bad[0]].size}): pass what sc.score(model, graph) gave")
+        raise PlanError(
+            f"{len(bad)} axes have no score for each unit, {bad[0]} first (size "
+            f"{graph.axes[bad[0]].size}): pass what sc.score(model, graph) gave"
+        )
     return axes
 
 
@@ -118,22 +141,35 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
 
 def _check_patterns(graph: Graph, patterns: Sequence[str]) -> None:
     """Patterns that name nothing at all are typing errors; those that name frozen axes are not."""
-    everything = Graph(**{**{f: getattr(graph, f) for f in graph.__dataclass_fields__}, "axes": {**graph.axes, **graph.frozen}})
+    everything = replace(graph, axes={**graph.axes, **graph.frozen})
     lost = [p for p in patterns if p not in KINDS and not everything.select([p])]
     if lost:
-        known = [*everything.axes, *{t.rpartition(".")[0] for t in graph.tensors}, *{a.kind for a in everything.axes.values()}]
+        known = [
+            *everything.axes,
+            *{t.rpartition(".")[0] for t in graph.tensors},
+            *{a.kind for a in everything.axes.values()},
+        ]
         near = difflib.get_close_matches(lost[0], known, 3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else f" Kinds here: {', '.join(sorted({a.kind for a in graph.axes.values()}))}."
+        hint = (
+            f" Did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f" Kinds here: {', '.join(sorted({a.kind for a in graph.axes.values()}))}."
+        )
         raise PlanError(f"{', '.join(map(repr, lost))} name no axis, kind, module or tensor of {graph.model}.{hint}")
 
 
 def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
     """The reasons of the largest frozen axes."""
     largest = sorted(frozen.items(), key=lambda item: -item[1].size)[:5]
-    return "; ".join(f"{name} (size {info.size}): {info.frozen[0]}" for name, info in largest) or "no parameter has a dim above 1"
+    return (
+        "; ".join(f"{name} (size {info.size}): {info.frozen[0]}" for name, info in largest)
+        or "no parameter has a dim above 1"
+    )
 
 
-def _lanes(graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: int) -> list[Lane]:
+def _lanes(
+    graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: int
+) -> list[Lane]:
     group = {name: tie for tie in graph.ties for name in tie}
     lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
     return [lane(tie, scores, graph.axes[tie[0]].size, min_units, multiple_of) for tie in lanes]
@@ -161,7 +197,9 @@ def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str,
     return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
 
 
-def _unreachable(graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: int) -> str:
+def _unreachable(
+    graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: int
+) -> str:
     held = _held(graph, kind, least)[:3]
     holders = ", ".join(f"{name} {short(amount)}" for name, amount in held)
     return (
@@ -177,12 +215,18 @@ def _held(graph: Graph, kind: str, sizes: Mapping[str, int]) -> list[tuple[str, 
     if kind == "macs":
         terms = [([d for d in dims if not isinstance(d, int)], _amount(dims, sizes)) for _, dims in graph.macs]
     else:
-        terms = [(list(t.dims), _amount(t.dims, sizes) * (1 if kind == "params" else t.itemsize)) for t in graph.tensors.values() if t.parameter or kind == "bytes"]
+        terms = [
+            (list(t.dims), _amount(t.dims, sizes) * (1 if kind == "params" else t.itemsize))
+            for t in graph.tensors.values()
+            if t.parameter or kind == "bytes"
+        ]
     for dims, amount in terms:
         for name in dict.fromkeys(named(dims)):
             if name in graph.frozen or name not in sizes:
                 held[name] = held.get(name, 0.0) + amount
-    return sorted(held.items(), key=lambda item: -item[1]) or [("the axes at their least width", sum(a for _, a in terms))]
+    return sorted(held.items(), key=lambda item: -item[1]) or [
+        ("the axes at their least width", sum(a for _, a in terms))
+    ]
 
 
 def _amount(dims: Iterable[object], sizes: Mapping[str, int]) -> float:
@@ -218,7 +262,10 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
     sizes = {name: len(axis.kept) for name, axis in axes.items()}
     for tie in graph.ties:
         if len({sizes.get(name, graph.axes[name].size) for name in tie}) > 1:
-            raise PlanError(f"{', '.join(tie)} must keep equal sizes, because the code splits them equally; give them the same number of units")
+            raise PlanError(
+                f"{', '.join(tie)} must keep equal sizes, because the code splits them equally; give them "
+                f"the same number of units"
+            )
     broken = graph.sizes.broken(sizes)
     form = graph.captured if broken else graph.sizes
     if form is None:
@@ -228,5 +275,9 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
         for name, t in graph.tensors.items()
         if any(size_of(d, sizes) != d.size for d in t.dims)
     }
-    changed = tuple((site, value) for site, value in form.values(sizes).items() if value != site.value or isinstance(site, NodeArgument))
+    changed = tuple(
+        (site, value)
+        for site, value in form.values(sizes).items()
+        if value != site.value or isinstance(site, NodeArgument)
+    )
     return Plan(axes=axes, tensors=tensors, settings=changed, rewrites=tuple(e.text for e in broken), model=graph.model)

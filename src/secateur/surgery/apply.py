@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from secateur.errors import SurgeryError
+from secateur.origins import Attribute, NodeArgument, Site
+from secateur.provenance import remember
 from secateur.surgery.layers import update
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument
-from secateur.origins import Attribute, NodeArgument, Site
-from secateur.provenance import remember
 from secateur.tracing.shadow import copy_with, named_tensors
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
     check_fit(plan, model)
     if plan.rewrites:
         raise SurgeryError(
-            f"this plan replaces the class {type(model).__name__} by its graph ({plan.rewrites[0]} is fixed in the code), "
+            f"this plan replaces the class {type(model).__name__} by its graph ({plan.rewrites[0]} is "
+            f"fixed in the code), "
             "which can't happen in place. Use plan.apply(model), or plan with keep_class=True."
         )
     tensors = named_tensors(model)
@@ -54,7 +55,7 @@ def check_fit(plan: "Plan", model: nn.Module) -> None:
     """
     tensors = named_tensors(model)
     wrong: list[str] = []
-    for name, planned in plan.tensors.items():
+    for planned in plan.tensors.values():
         wanted = tuple(d.size for d in planned.dims)
         for alias in planned.names:
             got = tuple(tensors[alias].shape) if alias in tensors else None
@@ -63,7 +64,8 @@ def check_fit(plan: "Plan", model: nn.Module) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise SurgeryError(
-            f"the plan was made for another architecture ({plan.model}) than this {type(model).__name__}: {'; '.join(wrong[:3])}{more}. "
+            f"the plan was made for another architecture ({plan.model}) than this {type(model).__name__}: "
+            f"{'; '.join(wrong[:3])}{more}. "
             "Apply it to a model of the original sizes."
         )
 
@@ -76,7 +78,8 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Set a parameter or buffer by its qualified name."""
     owner, _, role = name.rpartition(".")
     module = model.get_submodule(owner)
-    (module._parameters if role in module._parameters else module._buffers)[role] = tensor
+    table: dict[str, Any] = module._parameters if role in module._parameters else module._buffers
+    table[role] = tensor
 
 
 def _settle(plan: "Plan", model: nn.Module) -> None:
@@ -85,7 +88,10 @@ def _settle(plan: "Plan", model: nn.Module) -> None:
     for site, value in plan.settings:
         if isinstance(site, NodeArgument):
             if site.node not in nodes:
-                raise SurgeryError(f"the captured graph has no call {site.node}; this model's code is not the code that was planned for")
+                raise SurgeryError(
+                    f"the captured graph has no call {site.node}; this model's code is not the code that "
+                    f"was planned for"
+                )
             set_argument(nodes[site.node], site.path, value)
     if isinstance(model, fx.GraphModule):
         model.recompile()

@@ -95,7 +95,9 @@ def _kind(hints: Mapping[str, None], rank: int) -> str:
     return next((k for k in KINDS if k in hints), "hidden" if rank < 3 else "channels")
 
 
-def _mark_groups(kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], dims: Mapping[str, list[Expr]]) -> None:
+def _mark_groups(
+    kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], dims: Mapping[str, list[Expr]]
+) -> None:
     """Of two axes of heads in one dim, the one that runs through more members groups the other: grouped queries."""
     for exprs in dims.values():
         for expr in exprs:
@@ -106,7 +108,7 @@ def _mark_groups(kinds: dict[int, str], members: Mapping[int, Mapping[Member, No
 
 
 def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
-    """``tensor:dim``, with the kind, and a number where several are of that kind, if the dim is made of several axes."""
+    """``tensor:dim``; if the dim is made of several axes, with the kind, and a number where several are of that kind."""
     tensor, k = member
     expr = resolve(dims[tensor][k])
     if isinstance(expr, Axis):
@@ -268,7 +270,9 @@ def spread_ties(infos: dict[str, AxisInfo], ties: list[tuple[str, ...]]) -> list
     return kept
 
 
-def tensor_infos(tensors: Mapping[str, Tensor], params: set[str], dims: Mapping[str, list[Expr]], names: Names) -> dict[str, TensorInfo]:
+def tensor_infos(
+    tensors: Mapping[str, Tensor], params: set[str], dims: Mapping[str, list[Expr]], names: Names
+) -> dict[str, TensorInfo]:
     """Every tensor once, under its first name."""
     aliases: dict[int, list[str]] = {}
     for name, tensor in tensors.items():

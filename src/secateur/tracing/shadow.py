@@ -1,16 +1,15 @@
 """A stand-in for the user's model that can be run and tampered with, so that the model itself never is."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import ModelError
 from secateur.origins import Attribute, SourcedInt
-
 
 OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef)  # these refuse to be copied
 
@@ -56,16 +55,18 @@ def tag_attributes(model: nn.Module, session: object) -> None:
 
 
 def _tagged(value: Any, path: str, name: str, session: object) -> Any:
-    if type(value) is int and value > 1:
-        return SourcedInt(value, Attribute(path, name, None, value), session)
-    if type(value) in (tuple, list, torch.Size) and value and all(type(v) is int for v in value):
-        items = (SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(value))
-        return type(value)(items)
-    return None
+    if type(value) is int:
+        return SourcedInt(value, Attribute(path, name, None, value), session) if value > 1 else None
+    if type(value) not in (tuple, list, torch.Size):
+        return None
+    items = cast("list[Any]", value)
+    if not items or any(type(v) is not int for v in items):
+        return None
+    return type(value)(SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(items))
 
 
 @contextmanager
-def quiet_backends() -> Iterator[None]:
+def quiet_backends() -> Generator[None]:
     """Evaluation without gradients or fused kernels that hide the structure; flags and RNG as found afterwards."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     one_dnn = torch._C._get_mkldnn_enabled()

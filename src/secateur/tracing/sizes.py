@@ -1,6 +1,7 @@
 """Which sizes the code hands to torch, and which dims they fix.
 
-`SizeMode` sees the Python-level calls: it makes tensor shapes remember where they come from, and notes for each ``view``,
+`SizeMode` sees the Python-level calls: it makes tensor shapes remember where they come from, and notes for each
+``view``,
 ``split``, ``expand``, ``conv2d(groups=)`` ... a `Use`: this argument, of this origin, must be the size of this dim.
 """
 
@@ -165,8 +166,7 @@ def unflattened(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwar
     dim, _ = argument(args, kwargs, 1, "dim")
     values, paths = spread(args, kwargs, 2, "sizes")
     at = dim % args[0].dim()
-    for value, target, path in zip(values, mode.tracer.dims(out)[at:], paths, strict=False):
-        yield value, target, path
+    yield from zip(values, mode.tracer.dims(out)[at:], paths, strict=False)
 
 
 @handles(torch.Tensor.split, torch.split, torch.split_with_sizes, torch.Tensor.split_with_sizes)
@@ -248,7 +248,9 @@ def grouped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: 
 
 @handles(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
          torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)  # fmt: skip
-def grouped_transposed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def grouped_transposed(
+    mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Iterator[Found]:
     groups, path = argument(args, kwargs, 6, "groups")
     yield from _groups(mode, args, kwargs, groups, path)
 
@@ -278,19 +280,22 @@ def normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: d
 
 @handles(F.scaled_dot_product_attention)
 def attended(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    """Without ``scale``, attention divides by the square root of the current head size: that size then means something."""
+    """Without ``scale``, attention divides by the square root of the current head size: that size then means
+    something.
+    """
     if kwargs.get("scale") is None and before is not None:
         mode.tracer.implicit_scales.append((before[-1], location()))
     return iter(())
-
-
 
 
 @handles(F.multi_head_attention_forward)
 def multi_head(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """One call that splits heads by its own arithmetic, unseen: its width and its heads freeze together."""
     reason = f"nn.MultiheadAttention ties its width to its heads, at {location()}"
-    weights = [*args[5:7], *(kwargs.get(n) for n in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"))]
+    weights = [
+        *args[5:7],
+        *(kwargs.get(n) for n in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
+    ]
     for tensor in weights:
         if isinstance(tensor, Tensor):
             mode.tracer.freeze_all(tensor, reason)

@@ -19,9 +19,9 @@ from secateur.axes import Expr
 from secateur.errors import ModelError, SecateurError, SurgeryError, TraceError
 from secateur.graph import AxisInfo, Equation, Graph, Sizes, named
 from secateur.inputs import as_call
+from secateur.origins import Site
 from secateur.tracing.build import collect, demands, freeze, prunable_sizes, spread_ties, tensor_infos
 from secateur.tracing.capture import capture, place_of
-from secateur.origins import Site
 from secateur.tracing.shadow import named_tensors, quiet_backends, shadow, tag_attributes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.tracer import Tracer
@@ -83,7 +83,9 @@ def _run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return _run(model, args, kwargs, fake=False)
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fake: bool, graph: fx.GraphModule | None = None) -> Run:
+def _run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fake: bool, graph: fx.GraphModule | None = None
+) -> Run:
     """Trace one forward pass of a shadow of the model, or of its captured graph."""
     tracer = Tracer()
     sizes = SizeMode(tracer)
@@ -95,7 +97,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fak
     stand_ins = _stand_ins(originals, mode)
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
-    for name, tensor in stand_ins.items():
+    for tensor in stand_ins.values():
         dims[name] = entered.setdefault(id(tensor), dims[name])
         tracer.introduce(tensor, dims[name])
     values, spec = tree_flatten((args, kwargs))
@@ -116,7 +118,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fak
             f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
         ) from error
     tracer.freeze_all(tensors_in(out), "an output of the model")
-    for name, tensor in stand_ins.items():
+    for tensor in stand_ins.values():
         if id(tensor) not in tracer.read:
             tracer.freeze_all(tensor, "the forward pass on the example inputs never reads it")
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}
@@ -237,7 +239,11 @@ class _Builder:
             sizes = self._captured_sizes()
         except (SecateurError, *NEEDS_DATA) as error:
             for equation in stuck:
-                freeze(self.infos, [n for n in equation.axes if n in self.infos], f"{equation.text} can't follow it while the class is kept, and {error}")
+                freeze(
+                    self.infos,
+                    [n for n in equation.axes if n in self.infos],
+                    f"{equation.text} can't follow it while the class is kept, and {error}",
+                )
             return None
         for name in axes:
             texts = tuple(dict.fromkeys(e.text for e in stuck if name in e.axes))
@@ -258,10 +264,13 @@ class _Builder:
             if use.site is not None:
                 settings.setdefault(use.site, names.finish(use.target))
         for equation in found.stuck:
-            freeze(self.infos, [n for n in equation.axes if n in prunable], f"{equation.text}: no argument of the call can be set")
+            freeze(
+                self.infos,
+                [n for n in equation.axes if n in prunable],
+                f"{equation.text}: no argument of the call can be set",
+            )
         return Sizes(settings={s: d for s, d in settings.items() if prunable.keys() & set(named([d]))}, equations=())
 
 
 def _shape(infos: Mapping[str, AxisInfo]) -> dict[str, tuple[int, Any]]:
     return {name: (info.size, info.members) for name, info in infos.items()}
-

@@ -166,5 +166,3 @@ def linear(op: Op) -> Dims:
 def outer(op: Op) -> Dims:
     """(M,) by (N,)."""
     return [*op.dims("self"), *op.dims("vec2")]
-
-

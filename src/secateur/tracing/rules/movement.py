@@ -1,4 +1,6 @@
-"""Operations that move positions and compute nothing: reshapes merge and split products, cat and slices build and cut sums."""
+"""Operations that move positions and compute nothing: reshapes merge and split products, cat and slices build and cut
+sums.
+"""
 
 from typing import Any
 

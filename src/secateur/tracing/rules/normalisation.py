@@ -1,6 +1,7 @@
 """Norms and reductions. Channels unify with the affine parameters; a dim that a mean or a maximum runs over is noted
 as normalising: the result changes when a unit of it goes, by design."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from secateur.axes import ONE, Expr, product
@@ -92,11 +93,13 @@ def mean(op: Op) -> Dims:
 
 @rule("aten::var_mean", "aten::std_mean", "aten::aminmax")
 def mean_pair(op: Op) -> list[Dims]:
-    return [list(d) for d in [mean(op)] * 2]
+    gone, result = reduced(op)
+    op.normalises(*gone)
+    return [result, list(result)]
 
 
 @rule("aten::max", "aten::min")
-def maximum(op: Op) -> Dims | list[Dims]:
+def maximum(op: Op) -> Dims | Sequence[Dims]:
     """Of one tensor: values, and perhaps their positions, which are data. Of two: pointwise."""
     if "other" in op:
         from secateur.tracing.rules.pointwise import pointwise
@@ -110,7 +113,16 @@ def maximum(op: Op) -> Dims | list[Dims]:
     return [result, list(result)]
 
 
-@rule("aten::logsumexp", "aten::prod", "aten::all", "aten::any", "aten::argmax", "aten::argmin", "aten::median", "aten::mode")
+@rule(
+    "aten::logsumexp",
+    "aten::prod",
+    "aten::all",
+    "aten::any",
+    "aten::argmax",
+    "aten::argmin",
+    "aten::median",
+    "aten::mode",
+)
 def positional_reduction(op: Op) -> list[Dims]:
     """Reductions that a silenced unit would change, or whose result names a position."""
     gone, result = reduced(op)

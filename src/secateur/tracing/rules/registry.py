@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from secateur.axes import Algebra, Expr, resolve
@@ -19,7 +18,8 @@ RULES: dict[str, Rule] = {}
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register the equations of operations, by name without overload: ``@rule("aten::mm")``.
 
-    The rule gets an `Op`, states equations through ``op.unify`` and its like, and returns the dims of the output (a list
+    The rule gets an `Op`, states equations through ``op.unify`` and its like, and returns the dims of the output (a
+    list
     of expressions), or a list of those for several outputs.
     """
 
@@ -47,7 +47,11 @@ def location() -> str:
     while frame is not None:
         name = frame.f_code.co_filename
         if not any(part in name for part in INTERNAL):
-            return last if name.endswith(("/secateur/graph.py", "/secateur/proof.py")) and last else f"{name}:{frame.f_lineno}"
+            return (
+                last
+                if name.endswith(("/secateur/graph.py", "/secateur/proof.py")) and last
+                else f"{name}:{frame.f_lineno}"
+            )
         frame = cast(Any, frame.f_back)
     return last or "unknown place"
 
@@ -64,7 +68,7 @@ class Op:
         self.tracer, self.func, self.out = tracer, func, out
         self.algebra: Algebra = tracer.algebra
         names = argument_names(func)
-        self.arguments: dict[str, Any] = {name: default for name, default in names}
+        self.arguments: dict[str, Any] = dict(names)
         self.arguments.update(zip((n for n, _ in names), args, strict=False))
         self.arguments.update(kwargs)
 

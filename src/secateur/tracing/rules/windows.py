@@ -3,13 +3,20 @@
 from secateur.axes import product
 from secateur.tracing.rules.registry import Dims, Op, rule
 
-POOLS = ["max_pool{}_with_indices", "avg_pool{}", "adaptive_avg_pool{}", "_adaptive_avg_pool{}", "adaptive_max_pool{}",
-         "reflection_pad{}", "replication_pad{}", "fractional_max_pool{}", "max_pool{}"]  # fmt: skip
-RANK = {f"aten::{name.format(f'{k}d')}": k for name in POOLS for k in (1, 2, 3)}
-RANK |= {f"aten::upsample_{how}{k}d": k for how, k in [("nearest", 1), ("nearest", 2), ("nearest", 3), ("_nearest_exact", 2),
-         ("linear", 1), ("bilinear", 2), ("bicubic", 2), ("trilinear", 3)]}  # fmt: skip
-RANK |= {"aten::_upsample_nearest_exact1d": 1, "aten::_upsample_nearest_exact2d": 2, "aten::_upsample_bilinear2d_aa": 2,
-         "aten::_upsample_bicubic2d_aa": 2, "aten::_upsample_nearest_exact3d": 3}  # fmt: skip
+POOLS = ("max_pool{}_with_indices", "avg_pool{}", "adaptive_avg_pool{}", "_adaptive_avg_pool{}", "adaptive_max_pool{}",
+         "reflection_pad{}", "replication_pad{}", "fractional_max_pool{}", "max_pool{}")  # fmt: skip
+RESIZES = {1: ("nearest1d", "linear1d"), 3: ("nearest3d", "trilinear3d"),
+           2: ("nearest2d", "bilinear2d", "bicubic2d", "bilinear2d_aa", "bicubic2d_aa")}  # fmt: skip
+RANK = {
+    **{f"aten::{name.format(f'{rank}d')}": rank for name in POOLS for rank in (1, 2, 3)},
+    **{
+        f"aten::{prefix}upsample_{name}": rank
+        for prefix in ("", "_")
+        for rank, names in RESIZES.items()
+        for name in names
+    },
+    **{f"aten::_upsample_nearest_exact{rank}d": rank for rank in (1, 2, 3)},
+}
 
 
 @rule(*RANK)
