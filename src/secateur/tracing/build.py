@@ -108,7 +108,7 @@ def _mark_groups(
 
 
 def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
-    """``tensor:dim``; if the dim is made of several axes, with the kind, and a number where several are of that kind."""
+    """``tensor:dim``; where the dim is made of several axes, with the kind, numbered where several are of one kind."""
     tensor, k = member
     expr = resolve(dims[tensor][k])
     if isinstance(expr, Axis):
@@ -160,8 +160,8 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
             stuck.append(equation)
         elif _holds(equation, sizes, prunable, involved, tied=False):
             continue
-        elif len({prunable[n] for n in involved}) == 1 and _holds(equation, sizes, prunable, involved, tied=True):
-            ties.append(tuple(involved))
+        elif _holds(equation, sizes, prunable, involved, tied=True):
+            ties += [tuple(n for n in involved if prunable[n] == size) for size in {prunable[n]: None for n in involved}]
             kept.append(equation)
         else:
             stuck.append(replace(equation, more=tuple(involved)))
@@ -232,10 +232,11 @@ def _involved(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> 
 def _holds(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str], *, tied: bool) -> bool:
     """Whether the equation holds for all sizes, tried on a seeded sample of them; ``tied`` keeps equal axes equal."""
     random = Random(0)
-    trials = [{n: max(1, prunable[n] - 1) if m == n or tied else prunable[n] for n in involved} for m in involved]
+    group: dict[str, str | int] = {n: prunable[n] if tied else n for n in involved}
+    trials = [{n: max(1, prunable[n] - 1) if group[n] == group[m] else prunable[n] for n in involved} for m in involved]
     for _ in range(8):
-        shared = random.random()
-        trials.append({n: max(1, int(prunable[n] * (shared if tied else random.random()))) for n in involved})
+        shares: dict[str | int, float] = {}
+        trials.append({n: max(1, int(prunable[n] * shares.setdefault(group[n], random.random()))) for n in involved})
     return all(equation.holds(trial, sizes.values(trial)) for trial in trials)
 
 

@@ -97,7 +97,7 @@ def _run(
     stand_ins = _stand_ins(originals, mode)
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
-    for tensor in stand_ins.values():
+    for name, tensor in stand_ins.items():
         dims[name] = entered.setdefault(id(tensor), dims[name])
         tracer.introduce(tensor, dims[name])
     values, spec = tree_flatten((args, kwargs))
