@@ -118,6 +118,7 @@ class Graph:
         unknown: operations that no rule knows, with their place.
         scales: attention that divides by the root of an axis's size: (axis expression, place).
         inputs: shapes and dtypes of the example inputs, for people.
+        example: the same as data (`secateur.nests`), where the model was captured as a graph.
     """
 
     model: str
@@ -130,6 +131,7 @@ class Graph:
     captured: Sizes | None
     unknown: tuple[tuple[str, str], ...]
     inputs: str
+    example: Any = None
 
     @cached_property
     def costs(self) -> Costs:

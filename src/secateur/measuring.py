@@ -166,7 +166,7 @@ def measure_all(
         for name, model in models.items():
             _check_runs(name, model, call)
         memories = {
-            name: peak_memory(_forward(model, call), _device(model)) if memory else None
+            name: peak_memory(_forward(model, call), _device(model), unused=_unused(model, models)) if memory else None
             for name, model in models.items()
         }
         latency = _median_seconds(
@@ -235,7 +235,7 @@ def _forward(model: nn.Module, call: tuple[Args, Kwargs]) -> Callable[[], Any]:
 
 def _check_runs(name: str, model: nn.Module, call: tuple[Args, Kwargs]) -> None:
     """Run the model once, which also warms it up; say clearly what is wrong if it fails."""
-    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+    if any(t.is_meta for t in _state(model)):
         raise MeasureError(f"{name} ({type(model).__name__}) has no weights, it is on the meta device: load them first")
     try:
         output = _forward(model, call)()
@@ -320,8 +320,19 @@ def _batch_size(call: tuple[Args, Kwargs]) -> int:
     return next((t.shape[0] for t in _tensors(call) if t.dim()), 1)
 
 
+def _unused(model: nn.Module, models: Mapping[str, nn.Module]) -> list[Tensor]:
+    """Weights and buffers of the other models that share no memory with this one."""
+    used = {tensor.untyped_storage().data_ptr() for tensor in _state(model)}
+    others = [tensor for other in models.values() if other is not model for tensor in _state(other)]
+    return [tensor for tensor in others if tensor.untyped_storage().data_ptr() not in used]
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 def _device(model: nn.Module) -> torch.device:
-    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return next((t.device for t in _state(model)), torch.device("cpu"))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ import torch
 KIBIBYTE = 1024  # bytes; Linux gives ru_maxrss in these
 
 
-def peak_memory(forward: Callable[[], Any], device: torch.device, *, timeout: float = 60.0) -> int | None:
+def peak_memory(
+    forward: Callable[[], Any],
+    device: torch.device,
+    *,
+    unused: Iterable[torch.Tensor] = (),
+    timeout: float = 60.0,
+) -> int | None:
     """The most memory that one call of ``forward`` occupies.
 
     Args:
         forward: runs the model once.
         device: where the model is.
+        unused: tensors that ``forward`` has no need of, such as the weights of other models; a child process drops
+            its own copies of them first.
         timeout: seconds after which a child process is given up.
 
     Returns:
@@ -35,7 +43,14 @@ def peak_memory(forward: Callable[[], Any], device: torch.device, *, timeout: fl
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu" or sys.platform != "linux":
         return None
-    return _of_child(forward, timeout)
+
+    def alone() -> None:
+        for tensor in unused:
+            tensor.data = torch.empty(0, dtype=tensor.dtype)
+        _forget_the_past()
+        forward()
+
+    return _of_child(alone, timeout)
 
 
 def _of_child(forward: Callable[[], Any], timeout: float) -> int | None:
@@ -66,7 +81,6 @@ def _run_and_exit(forward: Callable[[], Any], timeout: float) -> None:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         torch.set_num_threads(1)  # the parent's pool of threads does not exist here
-        _forget_the_past()
         forward()
         status = 0
     finally:

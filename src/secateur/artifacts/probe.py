@@ -1,11 +1,12 @@
 """A probe: example inputs with the outputs that the saved model gave, so that loading can be checked."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur import nests
 from secateur.errors import ArtifactError
 from secateur.tracing.shadow import copy_with, quiet_backends
 from secateur.tracing.trace import tensors_in
@@ -33,47 +34,15 @@ def encode(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[
     """
     tensors: dict[str, Tensor] = {}
 
-    def one(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors[f"input.{len(tensors)}"] = value.detach().cpu().contiguous().clone()
-            return {"tensor": f"input.{len(tensors) - 1}"}
-        if isinstance(value, list | tuple):
-            return {
-                type(value).__name__ if type(value) in (list, tuple) else "tuple": [
-                    one(v) for v in cast("list[Any]", value)
-                ]
-            }
-        if isinstance(value, Mapping):
-            return {"dict": {str(k): one(v) for k, v in cast("Mapping[Any, Any]", value).items()}}
-        if value is None or isinstance(value, bool | int | float | str):
-            return {"value": value}
-        raise ArtifactError(
-            f"an example input of type {type(value).__name__} can't be stored as a probe; pass tensors and plain values"
-        )
+    def named(tensor: Tensor) -> str:
+        name = f"input.{len(tensors)}"
+        tensors[name] = tensor.detach().cpu().contiguous().clone()
+        return name
 
-    return {"args": one(args), "kwargs": one(dict(kwargs))}, tensors
-
-
-def decode(data: Any, tensors: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs from what `encode` gave."""
-
-    def one(node: Any) -> Any:
-        ((kind, inner),) = node.items()
-        match kind:
-            case "tensor":
-                return tensors[inner]
-            case "list":
-                return [one(v) for v in inner]
-            case "tuple":
-                return tuple(one(v) for v in inner)
-            case "dict":
-                return {k: one(v) for k, v in inner.items()}
-            case "value":
-                return inner
-            case _:
-                raise ArtifactError(f"the probe holds a {kind!r}")
-
-    return one(data["args"]), one(data["kwargs"])
+    try:
+        return nests.encode((args, dict(kwargs)), named), tensors
+    except TypeError as error:
+        raise ArtifactError(str(error)) from error
 
 
 def check(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -82,7 +51,7 @@ def check(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ArtifactError: the loaded model does not run it, or gives other outputs.
     """
-    args, kwargs = decode(inputs, tensors)
+    args, kwargs = nests.decode(inputs, tensors.__getitem__)
     expected = [
         tensors[name] for name in sorted((n for n in tensors if n.startswith("output.")), key=lambda n: int(n[7:]))
     ]

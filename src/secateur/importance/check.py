@@ -34,10 +34,11 @@ def check_importance(rate: Criterion, *, uses_weight: bool = True) -> None:
             values.is_floating_point() and bool(torch.isfinite(values).all()),
             "gave scores that are not finite floats",
         )
+        _demand(rate, bool(torch.equal(member.weight, before)), "changed the weights that it was shown")
+        values = values.clone()  # it may be a view of the weights
         _demand(
             rate, bool(torch.equal(values, rate(member))), "is not deterministic: two calls on the same member differ"
         )
-        _demand(rate, bool(torch.equal(member.weight, before)), "changed the weights that it was shown")
         if uses_weight:
             member.weight[0] *= 3
             _demand(

@@ -65,7 +65,9 @@ def _target(kind: str, amount: Amount, dense: float) -> float:
         if match is None:
             raise wrong
         number = float(match[1])
+        if number == 0:
+            raise wrong
         return number * dense if not match[2] and "." in match[1] and number <= 1 else number * SUFFIX[match[2]]
-    if isinstance(amount, bool) or not amount > 0 or (isinstance(amount, float) and amount > 1):
+    if type(amount) not in (int, float) or not amount > 0 or (isinstance(amount, float) and amount > 1):
         raise wrong
     return amount * dense if isinstance(amount, float) else float(amount)

@@ -113,7 +113,8 @@ class Greedy:
     def gaps(self, at: Tensor) -> dict[str, float]:
         """How far each cost is above its target, as a share of the target."""
         sizes = self.vector(at)
-        return {kind: self.costs.kinds[kind].value(sizes).item() / target - 1 for kind, target in self.targets.items()}
+        costs = {kind: self.costs.kinds[kind].value(sizes).item() for kind in self.targets}
+        return {kind: costs[kind] / target - 1 if target else 0.0 for kind, target in self.targets.items()}
 
     def savings(self) -> Tensor:
         """What a unit of each lane closes of the gaps that are open, to first order, (L,)."""

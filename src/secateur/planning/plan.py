@@ -17,6 +17,7 @@ from secateur.origins import Attribute, NodeArgument, Site
 from secateur.surgery.reindex import index
 
 VERSION = 1
+MAX_SIZE = 2**40  # of an axis that is read from a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Plan:
         empty
             where the class stays.
         model: name of the class that was traced.
+        example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class stays.
     """
 
     axes: dict[str, PlannedAxis]
@@ -55,6 +57,7 @@ class Plan:
     settings: tuple[tuple[Site, int], ...] = ()
     rewrites: tuple[str, ...] = ()
     model: str = ""
+    example: Any = None
 
     @cached_property
     def units(self) -> dict[str, Tensor]:
@@ -115,6 +118,7 @@ class Plan:
             },
             "settings": [{**_encode_site(site), "value": value} for site, value in self.settings],
             "rewrites": list(self.rewrites),
+            "example": self.example,
         }
 
     @staticmethod
@@ -130,12 +134,13 @@ class Plan:
             plan = Plan(
                 axes={n: _planned_axis(n, a) for n, a in data["axes"].items()},
                 tensors={
-                    n: PlannedTensor(names=tuple(t["names"]), dims=tuple(_decode(d) for d in t["dims"]))
+                    n: PlannedTensor(names=_names(t["names"]), dims=tuple(_decode(d) for d in t["dims"]))
                     for n, t in data["tensors"].items()
                 },
-                settings=tuple((_decode_site(s), int(s["value"])) for s in data["settings"]),
+                settings=tuple((_decode_site(s), _whole(s["value"])) for s in data["settings"]),
                 rewrites=tuple(map(str, data["rewrites"])),
                 model=str(data["model"]),
+                example=data["example"],
             )
             _check_leaves(plan)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -178,6 +183,8 @@ def _planned_axis(name: str, data: Mapping[str, Any]) -> PlannedAxis:
     before, kept = data["before"], data["kept"]
     if type(before) is not int or any(type(k) is not int for k in kept):
         raise ValueError(f"axis {name}: units are no whole numbers")
+    if before > MAX_SIZE:
+        raise ValueError(f"axis {name} has {before} units, which no tensor has")
     if not kept or any(a >= b for a, b in itertools.pairwise(kept)) or kept[0] < 0 or kept[-1] >= before:
         raise ValueError(f"axis {name}: kept units must ascend within [0, {before})")
     return PlannedAxis(kind=str(data["kind"]), before=before, kept=tuple(kept))
@@ -239,6 +246,22 @@ def _encode_site(site: Site) -> dict[str, Any]:
 
 def _decode_site(data: Mapping[str, Any]) -> Site:
     if "node" in data:
-        return NodeArgument(str(data["node"]), tuple(data["path"]), int(data["before"]))
+        path: list[Any] = data["path"]
+        if any(type(key) not in (int, str) for key in path):
+            raise ValueError(f"{path!r} is no path to an argument")
+        return NodeArgument(str(data["node"]), tuple(path), _whole(data["before"]))
     at = data["index"]
-    return Attribute(str(data["module"]), str(data["attribute"]), None if at is None else int(at), int(data["before"]))
+    place = None if at is None else _whole(at)
+    return Attribute(str(data["module"]), str(data["attribute"]), place, _whole(data["before"]))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in cast("list[Any]", value)):
+        raise ValueError(f"{value!r} are no names of a tensor")
+    return tuple(cast("list[str]", value))

@@ -280,4 +280,11 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
         for site, value in form.values(sizes).items()
         if value != site.value or isinstance(site, NodeArgument)
     )
-    return Plan(axes=axes, tensors=tensors, settings=changed, rewrites=tuple(e.text for e in broken), model=graph.model)
+    return Plan(
+        axes=axes,
+        tensors=tensors,
+        settings=changed,
+        rewrites=tuple(e.text for e in broken),
+        model=graph.model,
+        example=graph.example if broken else None,
+    )

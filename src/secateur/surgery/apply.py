@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from secateur import nests
 from secateur.errors import SurgeryError
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.provenance import remember
 from secateur.surgery.layers import update
 from secateur.surgery.reindex import take
-from secateur.tracing.capture import capture, set_argument
+from secateur.tracing.capture import capture, set_argument, to_module
 from secateur.tracing.shadow import copy_with, named_tensors
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
     small = copy_with(model, lambda tensor: _replacement(tensor, take(tensor, kept.get(id(tensor), {}))))
     if plan.rewrites:
-        small = capture(small)
+        positional, keywords = nests.imitate(plan.example)
+        small = to_module(capture(model, positional, keywords), small)
     _settle(plan, small)
     return small
 

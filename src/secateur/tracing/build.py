@@ -161,7 +161,9 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
         elif _holds(equation, sizes, prunable, involved, tied=False):
             continue
         elif _holds(equation, sizes, prunable, involved, tied=True):
-            ties += [tuple(n for n in involved if prunable[n] == size) for size in {prunable[n]: None for n in involved}]
+            ties += [
+                tuple(n for n in involved if prunable[n] == size) for size in {prunable[n]: None for n in involved}
+            ]
             kept.append(equation)
         else:
             stuck.append(replace(equation, more=tuple(involved)))

@@ -1,53 +1,204 @@
 """The model as a graph of torch calls, for code whose sizes can't be set from outside."""
 
-from typing import Any
+import builtins
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
+from secateur.tracing.shadow import quiet_backends, shadow
+
+UNKNOWN = object()  # the value of a call that could not be run on fake tensors
+CONSTANT = "secateur_constant"
+SKIPPED = "model"  # name of the traced model inside its caller
 
 
-def capture(model: nn.Module) -> fx.GraphModule:
-    """The model as a trainable graph module that needs no source code.
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:
+    """The calls that the model makes on inputs like these, as a graph over its own submodules.
 
-    Standard layers stay modules, user modules are inlined. A flag that follows ``self.training`` still does.
+    Standard layers stay modules, user modules are inlined. Control flow on shapes is followed as the inputs lead it. A flag
+    that follows ``self.training`` still does, once the graph is in a module (`to_module`).
 
     Args:
-        model: a copy that may be kept; its submodules are shared with the result.
+        model: left as it is.
+        args, kwargs: example inputs; only their shapes and dtypes count, so fake tensors and tensors on the meta device will do.
 
     Raises:
         SurgeryError: where `torch.fx` can't follow the code, or where training and evaluation run different code.
     """
-    training = model.training
-    try:
-        graphs = [_trace(model.train(mode)) for mode in (False, True)]
-    finally:
-        model.train(training)
-    module = fx.GraphModule(model, _merge(*graphs), type(model).__name__)
-    module.train(training)
-    return module
+    evaluation, training = (_trace(shadow(model), args, kwargs, mode) for mode in (False, True))
+    return _merge(evaluation, training)
+
+
+def to_module(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
+    """A trainable module that runs the graph on the submodules, parameters and buffers of another.
+
+    Tensors that ``forward`` makes from nothing become buffers, ``_tensor_constant0`` and so on.
+    """
+    for node in graph.nodes:
+        if CONSTANT in node.meta:
+            setattr(root, str(node.target), node.meta[CONSTANT])
+    module = fx.GraphModule(root, graph, type(root).__name__)
+    return module.train(root.training)
+
+
+# ---------------------------------------------------------------------- tracing with values at hand
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that knows how many items its call gives on the example inputs.
+
+    It does not turn into an int: a size that became one would be that of the example in every later call.
+    """
+
+    def __len__(self) -> int:
+        value = self.node.meta.get("value", UNKNOWN)
+        if not isinstance(value, list | tuple):
+            raise fx.proxy.TraceError("len() of a tensor is a size of the example inputs; use its shape")
+        return len(cast("list[Any]", value))
 
 
 class _Tracer(fx.Tracer):
-    """Records file and line of each call."""
+    """Runs each call on fake tensors as it records it, so that Python code can look at shapes and branch on them."""
 
     record_stack_traces = True
+    proxy_buffer_attributes = True  # else what is computed from a buffer alone would become a constant
+
+    def __init__(self, mode: FakeTensorMode, inputs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.mode, self.inputs = mode, inputs
+        self.running = False  # a recorded call is being run: what it calls in turn is not recorded
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        proxy.node.meta["value"] = self._value(proxy.node)
+        return proxy
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.inputs.get(str(node.target), UNKNOWN)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("value", UNKNOWN))
+        self.running = True
+        try:
+            if node.op == "get_attr":
+                return _reach(self.root, str(node.target))
+            with self.mode:
+                match node.op:
+                    case "call_function":
+                        return node.target(*args, **kwargs)  # type: ignore[operator]
+                    case "call_method":
+                        return builtins.getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                    case "call_module":
+                        return nn.Module.__call__(self.root.get_submodule(str(node.target)), *args, **kwargs)
+                    case _:
+                        return UNKNOWN
+        except Exception:  # whoever needs the value will say that it is unknown
+            return UNKNOWN
+        finally:
+            self.running = False
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = obj.node.meta.get("value", UNKNOWN)
+        if value is UNKNOWN or isinstance(value, Tensor):
+            raise fx.proxy.TraceError("a tensor's values decide which code runs")
+        return bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        value = obj.node.meta.get("value", UNKNOWN)
+        if not isinstance(value, list | tuple):
+            return super().iter(obj)
+        return iter([obj[k] for k in range(len(cast("list[Any]", value)))])
 
 
-def _trace(model: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:
-        raise SurgeryError(f"torch.fx can't capture {type(model).__name__}: {type(error).__name__}: {error}") from error
+def _reach(root: nn.Module, path: str) -> Any:
+    value: Any = root
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> fx.Graph:
+    """Trace the model through a caller that hands on just the inputs given; other arguments keep their defaults."""
+    names = _names(model, len(args))
+    caller = _caller(model.train(training), names, list(kwargs))
+    with quiet_backends():
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        device = next((t.device for t in model.parameters()), torch.device("cpu"))
+        with mode:
+            fakes = tree_map(lambda v: _like(v, device) if isinstance(v, Tensor) else v, (args, dict(kwargs)))
+        inputs = {**dict(zip(names, fakes[0], strict=True)), **fakes[1]}
+        try:
+            graph = _Tracer(mode, inputs).trace(caller)
+        except Exception as error:
+            raise SurgeryError(
+                f"torch.fx can't capture {type(model).__name__}: {type(error).__name__}: {error}"
+            ) from error
+    for node in graph.nodes:
+        value = node.meta.pop("value", None)
+        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+            node.meta[CONSTANT] = value
+        if node.op in ("call_module", "get_attr"):
+            node.target = str(node.target).removeprefix(f"{SKIPPED}.")
+    return graph
+
+
+def _like(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+
+def _names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first positional arguments of ``forward``."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+    return names + [f"input_{k}" for k in range(len(names), count)]
+
+
+def _caller(model: nn.Module, names: list[str], keywords: list[str]) -> nn.Module:
+    """A module whose ``forward`` takes these arguments and no others."""
+
+    class Caller(nn.Module):
+        pass
+
+    def forward(self: Any, *args: Any) -> Any:
+        positional, named = args[: len(names)], dict(zip(keywords, args[len(names) :], strict=True))
+        return self._modules[SKIPPED](*positional, **named)
+
+    everything = [*names, *keywords]
+    if not all(name.isidentifier() for name in everything):
+        raise SurgeryError(f"torch.fx can't capture {type(model).__name__}: arguments are called {everything}")
+    scope: dict[str, Any] = {"call": forward}
+    exec(f"def forward(self, {', '.join(everything)}):\n    return call(self, {', '.join(everything)})", scope)
+    Caller.forward = scope["forward"]
+    caller = Caller()
+    caller.add_module(SKIPPED, model)
+    return caller
+
+
+# ---------------------------------------------------------------------- one graph for training and evaluation
 
 
 def _merge(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph:
     """One graph of both modes: a flag that differs between them becomes ``self.training``."""
+    different = SurgeryError("forward runs different code in training and in evaluation, which one graph can't hold")
     if len(evaluation.nodes) != len(training.nodes):
-        raise SurgeryError("forward runs different code in training and in evaluation, which one graph can't hold")
+        raise different
     for node, twin in zip(list(evaluation.nodes), training.nodes, strict=True):
         if (node.op, node.name, str(node.target)) != (twin.op, twin.name, str(twin.target)):
-            raise SurgeryError("forward runs different code in training and in evaluation, which one graph can't hold")
+            raise different
         node.args = tuple(_flag(evaluation, node, a, b) for a, b in zip(node.args, twin.args, strict=True))
         node.kwargs = {k: _flag(evaluation, node, a, twin.kwargs[k]) for k, a in node.kwargs.items()}
     return evaluation
@@ -62,9 +213,13 @@ def _flag(graph: fx.Graph, node: fx.Node, value: Any, other: Any) -> Any:
         return graph.create_node("get_attr", "training")
 
 
+# ---------------------------------------------------------------------- nodes
+
+
 def place_of(node: fx.Node) -> str:
     """File and line of the user's code behind a node."""
     lines = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File")]
+    lines = [line for line in lines if "tracing/capture.py" not in line and '"<string>"' not in line]
     if not lines:
         return "unknown place"
     file, _, rest = lines[-1].removeprefix('File "').partition('", line ')
@@ -87,7 +242,7 @@ def _put(nest: Any, path: tuple[int | str, ...], value: int) -> Any:
     key = path[0]
     if isinstance(nest, slice):
         ends: dict[Any, Any] = {"start": nest.start, "stop": nest.stop, "step": nest.step}
-        ends[key] = value
+        ends[key] = _put(ends[key], path[1:], value)
         return slice(ends["start"], ends["stop"], ends["step"])
     if isinstance(nest, dict):
         if key not in nest:

@@ -1,6 +1,6 @@
 """``sc.trace``: one forward pass of a stand-in of the model, on fake tensors, becomes a `Graph`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -15,13 +15,14 @@ from torch._subclasses.fake_tensor import (
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from secateur.axes import Expr
+from secateur import nests
+from secateur.axes import Axis, Expr, leaves, resolve
 from secateur.errors import ModelError, SecateurError, SurgeryError, TraceError
 from secateur.graph import AxisInfo, Equation, Graph, Sizes, named
 from secateur.inputs import as_call
 from secateur.origins import Site
 from secateur.tracing.build import collect, demands, freeze, prunable_sizes, spread_ties, tensor_infos
-from secateur.tracing.capture import capture, place_of
+from secateur.tracing.capture import capture, place_of, to_module
 from secateur.tracing.shadow import named_tensors, quiet_backends, shadow, tag_attributes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.tracer import Tracer
@@ -100,6 +101,8 @@ def _run(
     for name, tensor in stand_ins.items():
         dims[name] = entered.setdefault(id(tensor), dims[name])
         tracer.introduce(tensor, dims[name])
+        if name.startswith("_tensor_constant"):
+            tracer.freeze_all(tensor, "a constant made inside forward")
     values, spec = tree_flatten((args, kwargs))
     fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
@@ -118,11 +121,21 @@ def _run(
             f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
         ) from error
     tracer.freeze_all(tensors_in(out), "an output of the model")
-    for tensor in stand_ins.values():
-        if id(tensor) not in tracer.read:
-            tracer.freeze_all(tensor, "the forward pass on the example inputs never reads it")
+    _freeze_unread(tracer, dims.values())
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}
     return Run(tracer, sizes.uses, {name: own[name] for name in originals if name in own})
+
+
+def _freeze_unread(tracer: Tracer, dims: Iterable[list[Expr]]) -> None:
+    """What computes nothing on the example inputs (spare rows of a table, a layer for training) may on others."""
+
+    def axes(exprs: Iterable[Expr]) -> list[Axis]:
+        return [leaf for e in exprs for leaf in leaves(resolve(e)) if isinstance(leaf, Axis)]
+
+    computed = {axis.order for axis in axes(tracer.computed.values())}
+    for axis in axes(e for exprs in dims for e in exprs):
+        if axis.order not in computed:
+            tracer.algebra.freeze(axis, "the forward pass on the example inputs never reads it")
 
 
 def _stand_ins(originals: Mapping[str, Tensor], mode: FakeTensorMode | None) -> dict[str, Tensor]:
@@ -222,6 +235,7 @@ class _Builder:
             ties=tuple(ties),
             sizes=replace(found.sizes, equations=(*found.sizes.equations, *found.stuck)),
             captured=captured,
+            example=self._example() if captured is not None else None,
             unknown=tuple(dict.fromkeys(self.run.tracer.unknown)),
             inputs=describe_inputs(*self.inputs),
         )
@@ -250,20 +264,28 @@ class _Builder:
             self.infos[name] = replace(self.infos[name], rewrite=texts)
         return sizes
 
+    def _example(self) -> Any:
+        try:
+            return nests.describe(self.inputs)
+        except TypeError as error:
+            raise SurgeryError(str(error)) from error
+
     def _captured_sizes(self) -> Sizes:
-        graph = capture(shadow(self.model))
+        positional, keywords = nests.imitate(self._example())
+        double = shadow(self.model)
+        graph = to_module(capture(double, positional, keywords), double)
         run = _run(self.model, *self.inputs, fake=True, graph=graph.eval())
         names = collect(run.tracer, run.dims)
-        if _shape(names.infos) != _shape(self.names.infos):
+        found, own = _shape(names.infos), _shape(self.names.infos)
+        if any(found.get(name) != shape for name, shape in own.items()):
             raise SurgeryError("the captured graph has other axes than the model itself")
         prunable = prunable_sizes(self.infos)
-        own = [use for use in run.uses if use.site is None]
-        found = demands(own, names, prunable)
-        settings: dict[Site, Expr] = dict(found.sizes.settings)
+        fixed = demands([use for use in run.uses if use.site is None], names, prunable)
+        settings: dict[Site, Expr] = dict(fixed.sizes.settings)
         for use in run.uses:
             if use.site is not None:
                 settings.setdefault(use.site, names.finish(use.target))
-        for equation in found.stuck:
+        for equation in fixed.stuck:
             freeze(
                 self.infos,
                 [n for n in equation.axes if n in prunable],

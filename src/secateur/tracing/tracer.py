@@ -14,6 +14,8 @@ from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, poi
 
 # Queries that dispatch sees but that compute nothing.
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
+# Copies of a tensor as it is, or in another form: they compute nothing with it.
+COPIES = {"aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::lift_fresh_copy"}
 
 
 @cache
@@ -61,7 +63,7 @@ class Tracer(TorchDispatchMode):
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
-        self.read: set[int] = set()  # ids of tensors that an operation has taken
+        self.computed: dict[int, Expr] = {}  # dims of weights that an operation computed with, by id
         self._pending: tuple[Expr, ...] = ()
 
     # ------------------------------------------------------------------ what is known of a tensor
@@ -130,7 +132,9 @@ class Tracer(TorchDispatchMode):
             results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
         if self._pending and self.adopted is not None:
             out = op.out = self.adopted(op, self._pending, results)
-        self.read.update(id(t) for t in op.tensors())
+        if not (func.is_view or name in COPIES):
+            weights = [t for t in op.tensors() if self.is_weight(t)]
+            self.computed.update((id(d), d) for t in weights for d in self._dims[id(t)])
         from_weights = all(self.is_weight(t) for t in op.tensors())
         for tensor, dims in zip(op.outputs(), results, strict=True):
             self.set_dims(tensor, dims)

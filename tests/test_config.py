@@ -1,0 +1,156 @@
+"""Settings: one definition for flags, YAML and Python."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from secateur.cli import app as cli
+from secateur.config import ModelSettings, PlanSettings, PruneSettings, merged, parse_budget, parse_scalar, read_yaml
+from secateur.errors import ConfigError
+from secateur.planning import Budget
+from secateur.training import SCRATCH, TUNE
+
+CHANGED = PruneSettings(
+    model="torchvision.models:resnet18",
+    model_args={"num_classes": 2, "norm_layer": None, "name": "2"},
+    weights=Path("w.pt"),
+    budget="macs=0.5,params=1000",
+    ignore=("fc", "layer1.*"),
+    min_units=2,
+    lr=1e-4,
+    out=Path("elsewhere"),
+)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    for settings in (PruneSettings().resolved(), CHANGED, CHANGED.resolved()):
+        (tmp_path / "c.yaml").write_text(settings.to_yaml(), encoding="utf-8")
+        assert PruneSettings.from_mapping(read_yaml(tmp_path / "c.yaml")) == settings
+
+
+def test_yaml_is_complete_and_plain() -> None:
+    values = yaml.safe_load(PruneSettings().resolved().to_yaml())
+    assert set(values) == set(PruneSettings().to_dict())
+    assert (values["threshold"], values["epochs"], values["lr"]) == (0.8, TUNE.epochs, TUNE.lr)
+    assert "overwrite" not in values
+
+
+def test_the_example_is_trained_and_a_users_network_is_not() -> None:
+    assert PruneSettings().resolved().train_epochs == SCRATCH.epochs
+    assert PruneSettings(weights=Path("w.pt")).resolved().train_epochs == 0
+    user = PruneSettings(model="a:b").resolved()
+    assert (user.train_epochs, user.epochs, user.lr) == (0, 5, 3e-4)
+    assert PruneSettings(model="a:b", train_epochs=3).resolved().train_epochs == 3
+
+
+def test_resolving_twice_is_resolving_once() -> None:
+    for settings in (PruneSettings(), CHANGED, PruneSettings(keep=0.5)):
+        assert settings.resolved().resolved() == settings.resolved()
+    assert PruneSettings(keep=0.5).resolved().threshold is None
+
+
+@pytest.mark.parametrize("dash", ["min_unit", "min-unit"])
+def test_unknown_settings_are_named_with_the_nearest(dash: str) -> None:
+    with pytest.raises(ConfigError, match=f"c.yaml: unknown setting '{dash}' .did you mean 'min_units'"):
+        PruneSettings.from_mapping({dash: 1}, "c.yaml")
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PruneSettings.from_mapping(
+            {"tresh": 1, "seed": "many", "scope": "here", "ignore": [1], "model_args": 3, "epochs": True}
+        )
+    for text in (
+        "'tresh'",
+        "seed is 'many', but must be a whole number",
+        "one of global, local",
+        "a list of texts",
+        "names with values",
+        "epochs is True",
+    ):
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threshold": 0.8, "budget": "macs=0.5"}, "threshold=0.8 and budget=macs=0.5 given together"),
+        ({"threshold": 0.8, "keep": 0.5}, "threshold=0.8 and keep=0.5 given together"),
+        ({"keep": 1.5}, r"keep=1.5 must be in \(0, 1\]"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"epochs": -1, "lr": 0}, "epochs=-1 must be at least 0; lr=0.0 must be above 0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"budget": "mac=0.5"}, "'mac=0.5' should be one of params, macs, bytes"),
+        ({"budget": "macs=2.5"}, "budget macs=2.5: give a fraction"),
+        ({"budget": "macs=much"}, "budget macs='much': give a fraction"),
+        ({"budget": "macs"}, "'macs' should be"),
+        ({"budget": "macs=1,macs=2"}, "should be"),
+        ({"distill": 2, "weight_decay": -1}, "distill=2.0 must be in.*weight_decay=-1.0"),
+    ],
+)
+def test_values_out_of_range(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PruneSettings.from_mapping(values)
+
+
+def test_forms_that_people_write() -> None:
+    assert PlanSettings.from_mapping({"budget": {"macs": 0.5, "params": 100}}).budget == "macs=0.5,params=100"
+    assert PlanSettings.from_mapping({"ignore": "fc"}).ignore == ("fc",)
+    assert PruneSettings.from_mapping({"lr": "3e-4"}).lr == 3e-4  # YAML 1.1 reads 3e-4 as text
+    assert ModelSettings.from_mapping({"model_args": {"num-classes": "2"}}).model_args == {"num_classes": "2"}
+    assert parse_budget("macs=50%, params=2.1M") == Budget(macs=0.5, params="2.1M")
+    assert [parse_scalar(text) for text in ("2", "0.5", "true", "None", "x", '"2"', "[1, 2]")] == [
+        2,
+        0.5,
+        True,
+        None,
+        "x",
+        "2",
+        [1, 2],
+    ]
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults() -> None:
+    flags = PruneSettings(seed=3, epochs=7).to_dict() | {"out": Path("o"), "only": (), "ignore": ()}
+    found = merged(PruneSettings, flags, {"seed"}, {"seed": 1, "epochs": 2}, "c.yaml")
+    assert (found.seed, found.epochs) == (3, 2)
+
+
+def test_a_budget_flag_puts_aside_the_threshold_of_the_file() -> None:
+    flags = {"budget": "macs=0.5", "threshold": None, "keep": None}
+    found = merged(PruneSettings, flags, {"budget"}, {"threshold": 0.8}, "c.yaml")
+    assert (found.budget, found.threshold) == ("macs=0.5", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b", "holds a list"),
+        ("a: [", "can't read the settings"),
+        ("!!python/object:os.system {}", "can't read the settings"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no settings file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "c.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [PruneSettings(), CHANGED, PruneSettings(keep=0.5, model_args={"a": [1, 2]}), PruneSettings(threshold=0.5)],
+)
+def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
+    words = shlex.split(settings.resolved().to_command())[1:]
+    command, bound, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
+    assert command is cli.prune
+    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).resolved() == settings.resolved()

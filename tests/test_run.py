@@ -1,0 +1,186 @@
+"""The run behind `secateur prune`, from training to the directory that it leaves."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import secateur as sc
+from secateur import run
+from secateur.config import PruneSettings, read_yaml
+from secateur.data import load_data
+from secateur.errors import DataError, OutputError, SecateurError, UnreachableBudget
+from secateur.run import Outcome, check_fit, prepare, prune_run
+
+FILES = {
+    "config.yaml",
+    "model.safetensors",
+    "plan.json",
+    "report.json",
+    "report.html",
+    "artifact.json",
+    "training.json",
+}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[PruneSettings, Outcome]:
+    """The embedded example, trained for a moment."""
+    settings = PruneSettings(
+        budget="params=0.3", train_epochs=3, epochs=2, out=tmp_path_factory.mktemp("runs") / "quick"
+    )
+    return settings, prune_run(settings)
+
+
+def test_the_directory_holds_everything(quick: tuple[PruneSettings, Outcome]) -> None:
+    settings, outcome = quick
+    assert outcome.path == settings.out
+    assert {file.name for file in settings.out.iterdir()} >= FILES
+    assert [entry.name for entry in settings.out.parent.iterdir()] == ["quick"]
+    assert PruneSettings.from_mapping(read_yaml(settings.out / "config.yaml")) == settings.resolved()
+
+
+def test_the_report_has_the_documented_form(quick: tuple[PruneSettings, Outcome]) -> None:
+    settings, outcome = quick
+    report = json.loads((settings.out / "report.json").read_text())
+    assert report == outcome.report.to_dict()
+    keys = {"version", "command", "seed", "model", "dense", "pruned", "tuned", "proof", "axes", "plan", "environment"}
+    assert set(report) == keys
+    figures = {
+        "params",
+        "macs",
+        "size_bytes",
+        "latency_ms",
+        "throughput",
+        "training_step_ms",
+        "peak_memory_bytes",
+        "metrics",
+    }
+    for column in ("dense", "pruned", "tuned"):
+        assert set(report[column]) == figures
+        assert 0 <= report[column]["metrics"]["accuracy"] <= 1
+    assert report["dense"]["params"] == 81194
+    assert report["pruned"]["params"] == report["tuned"]["params"] <= 0.3 * 81194
+    assert report["proof"]["status"] == "proved"
+    assert [set(row) for row in report["axes"]] == [{"name", "kind", "before", "after"}] * 4
+    assert (
+        report["command"].startswith("secateur prune --train-epochs 3 --epochs 2")
+        or "--budget params=0.3" in report["command"]
+    )
+
+
+def test_the_result_loads_and_answers_alike(quick: tuple[PruneSettings, Outcome]) -> None:
+    settings, outcome = quick
+    loaded = sc.load(settings.out)
+    images = torch.randn(5, 1, 10, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(images), outcome.model(images))
+    assert sum(p.numel() for p in loaded.parameters()) == outcome.report["tuned"]["params"]
+
+
+def test_the_page_shows_the_run(quick: tuple[PruneSettings, Outcome]) -> None:
+    page = (quick[0].out / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="chart"') == 4
+    assert "sc.load(" in page
+    assert "params=0.3" in page
+
+
+def test_the_same_settings_give_the_same_network(quick: tuple[PruneSettings, Outcome], tmp_path: Path) -> None:
+    settings, outcome = quick
+    again = prune_run(
+        PruneSettings.from_mapping(read_yaml(settings.out / "config.yaml") | {"out": str(tmp_path / "again")})
+    )
+    for name, tensor in outcome.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    assert again.report["tuned"]["metrics"] == outcome.report["tuned"]["metrics"]
+
+
+def test_each_step_is_watched(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Step:
+        def advance(self, done: int, total: int) -> None:
+            assert 0 <= done <= total
+
+        def note(self, text: str) -> None:
+            assert text
+
+    @contextmanager
+    def watch(title: str) -> Iterator[Step]:
+        seen.append(title)
+        yield Step()
+
+    prune_run(PruneSettings(train_epochs=0, epochs=0, out=tmp_path / "run"), watch=watch)
+    assert seen == ["Loading model and data", "Tracing, scoring, pruning, proving", "Testing", "Measuring", "Saving"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["tuned"] is None
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableBudget):
+        prune_run(PruneSettings(budget="params=5", train_epochs=0, epochs=0, out=tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_directory_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.txt").write_text("")
+    monkeypatch.setattr(run, "prepare", lambda *_: pytest.fail("worked"))
+    with pytest.raises(OutputError, match="not empty"):
+        prune_run(PruneSettings(out=tmp_path))
+
+
+class _Interrupting:
+    """Batches whose fourth pass is cut short by Ctrl-C."""
+
+    def __init__(self, batches: Any, passes: int) -> None:
+        self.batches, self.passes = list(batches), passes
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes -= 1
+        for batch in self.batches:
+            if self.passes < 0:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_ctrl_c_while_tuning_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("digits", batch_size=512)
+    stopping = replace(data, train=_Interrupting(data.train, passes=4))  # one to look at, two to tune, one to stop in
+    monkeypatch.setattr(run, "load_data", lambda *_, **__: stopping)
+    outcome = prune_run(PruneSettings(train_epochs=0, epochs=9, out=tmp_path / "run"))
+    assert outcome.interrupted.startswith("the fine-tuning was stopped after")
+    assert outcome.interrupted.endswith(f"state after epoch {outcome.histories['tuned'].best_epoch}")
+    assert sum(p.numel() for p in sc.load(tmp_path / "run").parameters()) == outcome.report["tuned"]["params"]
+
+
+def test_ctrl_c_while_training_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("digits", batch_size=512)
+    monkeypatch.setattr(run, "load_data", lambda *_, **__: replace(data, train=_Interrupting(data.train, passes=1)))
+    with pytest.raises(KeyboardInterrupt):
+        prune_run(PruneSettings(train_epochs=3, out=tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_does_not_fit() -> None:
+    settings = PruneSettings(
+        model="torch.nn:Conv2d", model_args={"in_channels": 3, "out_channels": 2, "kernel_size": 3}
+    )
+    with pytest.raises(
+        DataError, match=r"does not run on the data digits, whose first sample is float32 \(1, 1, 10, 10\)"
+    ):
+        prepare(settings)
+
+
+def test_too_few_outputs() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 4))
+    with pytest.raises(DataError, match="tells 4 classes apart, but the data digits has 10"):
+        check_fit(model, load_data("digits"), PruneSettings())
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(SecateurError, match=r"device 'quantum' can't be used here.*--device"):
+        prepare(PruneSettings(device="quantum"))
