@@ -1,4 +1,4 @@
-"""Inputs of a model, nested as they come, as JSON: what is no plain value is a tensor, and stands under a name or a shape."""
+"""Inputs of a model, nested as they come, as JSON, in which a name or a shape stands for each tensor."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast

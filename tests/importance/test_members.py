@@ -3,50 +3,22 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.expressions import SIZES, brute_force, exprs
 from torch import nn
 
 import secateur as sc
-from secateur.axes import Expr, Leaf, Prod, Sum, concat, product
+from secateur.axes import Expr, Leaf, concat, product
 from secateur.importance.members import members, positions
 from support.networks import Attention, Grouped, Tied, example
 
-NAMES = {"a": 2, "b": 3, "c": 1}
-
-
-def exprs() -> st.SearchStrategy[Expr]:
-    leaf = st.sampled_from([*(Leaf(n, s) for n, s in NAMES.items()), Leaf(None, 2), Leaf(None, 1)])
-    return st.recursive(
-        leaf,
-        lambda inner: st.lists(inner, min_size=2, max_size=3).flatmap(
-            lambda items: st.sampled_from([product(items), concat(items)])
-        ),
-        max_leaves=6,
-    )
-
-
-def brute_force(expr: Expr) -> list[list[tuple[int, str | None, int]]]:
-    """For each position of a dim, which unit of which occurrence (numbered from the left) of a leaf it belongs to."""
-
-    def walk(e: Expr, first: int) -> tuple[list[list[tuple[int, str | None, int]]], int]:
-        if isinstance(e, Leaf):
-            return [[(first, e.name, unit)] for unit in range(e.size)], first + 1
-        rows: list[list[tuple[int, str | None, int]]] = [[]] if isinstance(e, Prod) else []
-        for part in e.factors if isinstance(e, Prod) else e.parts if isinstance(e, Sum) else ():
-            inner, first = walk(part, first)
-            rows = [row + more for row in rows for more in inner] if isinstance(e, Prod) else rows + inner
-        return rows, first
-
-    return walk(expr, 0)[0]
-
-
-@given(exprs(), st.sampled_from([*NAMES, "absent"]))
+@given(exprs(), st.sampled_from([*SIZES, "absent"]))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_positions_against_brute_force(expr: Expr, axis: str) -> None:
     wanted: dict[int, list[list[int]]] = {}
     for place, row in enumerate(brute_force(expr)):
         for occurrence, name, unit in row:
             if name == axis:
-                wanted.setdefault(occurrence, [[] for _ in range(NAMES[axis])])[unit].append(place)
+                wanted.setdefault(occurrence, [[] for _ in range(SIZES[axis])])[unit].append(place)
     got = [at.sort(1).values.tolist() for at in positions(expr, axis)]
     assert got == [wanted[k] for k in sorted(wanted)]
 

@@ -40,6 +40,8 @@ def declare(spec: ModuleSpec | None) -> None:
         except OSError:
             continue
         return
+    if hasattr(torch.ops.torchvision, "nms"):  # this module was imported under two names
+        return
     torchvision = torch.library.Library("torchvision", "DEF")
     for operator in OPERATORS:
         torchvision.define(operator)

@@ -49,7 +49,8 @@ class Plan:
         empty
             where the class stays.
         model: name of the class that was traced.
-        example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class stays.
+        example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class
+            stays.
     """
 
     axes: dict[str, PlannedAxis]

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
@@ -21,12 +22,12 @@ SKIPPED = "model"  # name of the traced model inside its caller
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:
     """The calls that the model makes on inputs like these, as a graph over its own submodules.
 
-    Standard layers stay modules, user modules are inlined. Control flow on shapes is followed as the inputs lead it. A flag
-    that follows ``self.training`` still does, once the graph is in a module (`to_module`).
+    Standard layers stay modules, user modules are inlined. Control flow on shapes is followed as the inputs lead it. A
+    flag that follows ``self.training`` still does, once the graph is in a module (`to_module`).
 
     Args:
         model: left as it is.
-        args, kwargs: example inputs; only their shapes and dtypes count, so fake tensors and tensors on the meta device will do.
+        args, kwargs: example inputs; only shapes and dtypes count, so tensors on the meta device will do.
 
     Raises:
         SurgeryError: where `torch.fx` can't follow the code, or where training and evaluation run different code.
@@ -59,7 +60,7 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         value = self.node.meta.get("value", UNKNOWN)
         if not isinstance(value, list | tuple):
-            raise fx.proxy.TraceError("len() of a tensor is a size of the example inputs; use its shape")
+            raise TraceError("len() of a tensor is a size of the example inputs; use its shape")
         return len(cast("list[Any]", value))
 
 
@@ -114,14 +115,15 @@ class _Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         value = obj.node.meta.get("value", UNKNOWN)
         if value is UNKNOWN or isinstance(value, Tensor):
-            raise fx.proxy.TraceError("a tensor's values decide which code runs")
+            raise TraceError("a tensor's values decide which code runs")
         return bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         value = obj.node.meta.get("value", UNKNOWN)
         if not isinstance(value, list | tuple):
             return super().iter(obj)
-        return iter([obj[k] for k in range(len(cast("list[Any]", value)))])
+        items: Any = obj
+        return iter([items[k] for k in range(len(cast("list[Any]", value)))])
 
 
 def _reach(root: nn.Module, path: str) -> Any:
