@@ -11,6 +11,7 @@ from secateur.axes import Expr, Leaf, concat, product
 from secateur.importance.members import members, positions
 from support.networks import Attention, Grouped, Tied, example
 
+
 @given(exprs(), st.sampled_from([*SIZES, "absent"]))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_positions_against_brute_force(expr: Expr, axis: str) -> None:

@@ -1,5 +1,7 @@
 """The sizes that the code knows: attributes, shapes, expressions, equal splits, literals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,3 +177,46 @@ def test_dropout_of_a_rewritten_model_still_follows_its_mode() -> None:
     assert torch.equal(small(x), small(x))
     small.train()
     assert not torch.equal(small(x), small(x))
+
+
+class Branching(nn.Module):
+    """Literal sizes in code that looks at shapes, has optional arguments and makes constants of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.out = nn.Conv2d(2, 8, 3), nn.Linear(128, 12), nn.Linear(12, 3)
+        self.register_buffer("offset", torch.ones(1))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, twice: bool = False) -> dict[str, Tensor]:
+        assert x.dim() == 4
+        batch, _, height, _ = x.shape
+        x = self.conv(x).relu()
+        if height > 4 and len(x.shape) == 4:
+            x = x * torch.arange(4.0)[None, None, None]
+        if mask is not None:
+            x = x * mask
+        x = self.fc(x.view(batch, 8 * 16)).relu() + self.offset.exp()
+        return {"out": self.out(2 * x if twice else x)}
+
+
+@pytest.mark.parametrize("given", [{}, {"twice": True}, {"mask": torch.ones(4, 4)}])
+def test_a_graph_is_captured_through_control_flow_on_shapes(given: dict[str, object], tmp_path: Path) -> None:
+    model = Branching()
+    result = sc.prune(model, torch.randn(2, 2, 6, 6), given, keep=0.5)
+    assert result.rewritten is not None
+    x = torch.randn(5, 2, 6, 6)
+    before = result.model(x, **given)["out"]
+    sc.save(result, tmp_path / "saved")
+    assert torch.equal(sc.load(tmp_path / "saved")(x, **given)["out"], before)
+
+
+def test_a_branch_on_values_can_not_be_captured_and_freezes_with_that_reason() -> None:
+    class Deciding(Branching):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            x = self.conv(x)
+            x = x.relu() if x.sum() > 0 else x.abs()
+            return self.out(self.fc(x.view(-1, 8 * 16)).relu())
+
+    graph = sc.trace(Deciding(), torch.randn(2, 2, 6, 6))
+    assert list(graph.axes) == ["fc.weight:0"]
+    assert "a tensor's values decide which code runs" in graph.frozen["conv.weight:0"].frozen[0]

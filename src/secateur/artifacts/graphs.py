@@ -189,7 +189,7 @@ def _identifier(name: Any) -> str:
 def _reach(root: nn.Module, path: str) -> None:
     value: Any = root
     for part in path.split("."):
-        if part.startswith("_") or not hasattr(value, part):
+        if part.startswith("__") or not hasattr(value, part):
             raise ArtifactError(f"the stored graph reads {path}, which the file does not hold")
         value = getattr(value, part)
     if not isinstance(value, torch.Tensor | nn.Module):

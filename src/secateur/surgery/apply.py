@@ -50,7 +50,7 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
 
 
 def check_fit(plan: "Plan", model: nn.Module) -> None:
-    """Raise unless every tensor that the plan speaks of is there, with the shape that it was planned for.
+    """Raise unless every tensor and size that the plan speaks of is there, as it was when the plan was made.
 
     Raises:
         SurgeryError: listing what differs.
@@ -63,6 +63,9 @@ def check_fit(plan: "Plan", model: nn.Module) -> None:
             got = tuple(tensors[alias].shape) if alias in tensors else None
             if got != wanted:
                 wrong.append(f"{alias} is {'missing' if got is None else list(got)}, planned for {list(wanted)}")
+    for site, _ in plan.settings:
+        if isinstance(site, Attribute) and (found := _current(model, site)) != site.value:
+            wrong.append(f"{site} is {found}, planned for {site.value}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise SurgeryError(
@@ -70,6 +73,14 @@ def check_fit(plan: "Plan", model: nn.Module) -> None:
             f"{'; '.join(wrong[:3])}{more}. "
             "Apply it to a model of the original sizes."
         )
+
+
+def _current(model: nn.Module, site: Attribute) -> Any:
+    try:
+        value: Any = getattr(model.get_submodule(site.module), site.name)
+        return value if site.index is None else value[site.index]
+    except (AttributeError, IndexError, TypeError):
+        return "missing"
 
 
 def _replacement(old: Tensor, new: Tensor) -> Tensor:

@@ -57,6 +57,11 @@ class _Proxy(fx.Proxy):
     It does not turn into an int: a size that became one would be that of the example in every later call.
     """
 
+    def __getattr__(self, k: str) -> Any:
+        if k == "shape":  # fx would put off the call, and give a proxy of its own kind
+            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+        return super().__getattr__(k)
+
     def __len__(self) -> int:
         value = self.node.meta.get("value", UNKNOWN)
         if not isinstance(value, list | tuple):
@@ -150,9 +155,10 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
                 f"torch.fx can't capture {type(model).__name__}: {type(error).__name__}: {error}"
             ) from error
     for node in graph.nodes:
-        value = node.meta.pop("value", None)
+        node.meta.pop("value", None)
+        node._rename(node.name.removeprefix(f"{SKIPPED}_"))
         if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
-            node.meta[CONSTANT] = value
+            node.meta[CONSTANT] = getattr(caller, str(node.target))
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix(f"{SKIPPED}.")
     return graph

@@ -295,4 +295,5 @@ class _Builder:
 
 
 def _shape(infos: Mapping[str, AxisInfo]) -> dict[str, tuple[int, Any]]:
-    return {name: (info.size, info.members) for name, info in infos.items()}
+    """Sizes and members of axes; a capture's own constants don't count."""
+    return {n: (a.size, [m for m in a.members if not m[0].startswith("_tensor_constant")]) for n, a in infos.items()}
