@@ -131,7 +131,6 @@ def prune(
                     f"every axis that could be pruned fails the proof; the last failure: {error}"
                 ) from error
             continue
-        small.train(model.training)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(
             model=small,

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from secateur import artifacts
 from secateur.config import PruneSettings
 from secateur.data import Data, load_data
 from secateur.errors import DataError, SecateurError
@@ -20,6 +21,7 @@ from secateur.files import RunDirectory, write_json, write_text
 from secateur.inputs import run as call_model
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
+from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.training import Epoch, History, evaluate, train
 
@@ -67,7 +69,7 @@ class Outcome:
 
     path: Path
     model: nn.Module
-    result: Any
+    result: Result
     report: Report
     histories: Mapping[str, History] = field(default_factory=dict[str, History])
     interrupted: str = ""
@@ -173,13 +175,11 @@ def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
     return {"dense": history}
 
 
-def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> Any:
+def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> Result:
     """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
-    import secateur as sc
-
     settings = settings.resolved()
     with watch("Tracing, scoring, pruning, proving") as step:
-        result = sc.prune(
+        result = prune(
             model.eval(),
             example(data, settings.device),
             importance=settings.importance,
@@ -236,7 +236,7 @@ def compare(
     return {name: {**measured[name].to_dict(), "metrics": metrics[name]} for name in models}
 
 
-def make_report(result: Any, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings) -> Report:
+def make_report(result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
     return Report.build(
         model=settings.model,
@@ -252,11 +252,11 @@ def make_report(result: Any, figures: Mapping[str, Mapping[str, Any]], settings:
     )
 
 
-def save(result: Any, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path) -> None:
+def save(
+    result: Result, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
+) -> None:
     """Write everything but config.yaml into a run's directory."""
-    import secateur as sc
-
-    sc.save(result, folder, build={"callable": build_spec(settings), "args": settings.model_args})
+    artifacts.save(result, folder, build={"callable": build_spec(settings), "args": settings.model_args})
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)

@@ -14,6 +14,7 @@ from secateur.reporting.widths import bars, silhouette
         (PARAMS, 100, 50, "2.00× fewer", 1),
         (PARAMS, 50, 100, "2.00× more", -1),
         (PARAMS, 100, 100, "no change", 0),
+        (PARAMS, 1000, 996, "0.4 % fewer", 1),
         (PARAMS, 1000, 1, "1,000× fewer", 1),
         (PARAMS, None, 1, "", 0),
         (PARAMS, 0, 1, "", 0),

@@ -6,6 +6,8 @@ import pytest
 import torch
 from support.networks import Attention, Cnn, Grouped, LiteralNet, Mlp, Normed, Residual, Tied, Transposed, example
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import register_parametrization
 
 import secateur as sc
 from secateur.errors import SurgeryError
@@ -167,7 +169,12 @@ def test_a_shared_layer_stays_shared() -> None:
 
 
 def test_a_parametrised_weight() -> None:
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    class Squared(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight.square()
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    register_parametrization(model[0], "weight", Squared())
     result = sc.prune(model, torch.randn(3, 4), keep=0.5)
     assert "out_features=4" in str(result.model)
     assert result.model[0].weight.shape == (4, 4)

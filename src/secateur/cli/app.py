@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secateur.cli import views
-from secateur.cli.saved import example_inputs, load_saved
+from secateur.cli.saved import example_inputs, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
     DataSettings,
@@ -192,14 +192,15 @@ def measure(
 
     check_device(device)
     settings = _settings(ModelSettings, model)
-    given = "model" in _given.get()
     if path is None:
         network = build_model(settings)
-        inputs = example_inputs(input, _settings(DataSettings, data))
     else:
-        network = load_saved(path, settings if given else None, trust=trust)
-        inputs = example_inputs(input, _settings(DataSettings, data))
-    _out().print(sc.measure(network.to(device), moved(inputs, device)))
+        network = load_saved(path, settings if "model" in _given.get() else None, trust=trust)
+    if path is None or input:
+        args, kwargs = example_inputs(input, _settings(DataSettings, data)), {}
+    else:
+        args, kwargs = saved_inputs(path)
+    _out().print(sc.measure(network.to(device), moved(args, device), moved(kwargs, device)))
     return DONE
 
 

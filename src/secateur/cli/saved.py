@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from secateur import nests
+from secateur.artifacts import load, read_record
 from secateur.config import DataSettings, ModelSettings
 from secateur.data import load_data
 from secateur.errors import ConfigError
@@ -45,6 +48,10 @@ def random_input(text: str, generator: torch.Generator) -> Tensor:
 
 def load_saved(path: Path, model: ModelSettings | None, *, trust: bool) -> nn.Module:
     """The network of a saved result; its class comes from ``model`` where that is given."""
-    import secateur as sc
+    return load(path, model=build_model(model) if model is not None else None, trust=trust)
 
-    return sc.load(path, model=build_model(model) if model is not None else None, trust=trust)
+
+def saved_inputs(path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example inputs that a result was saved with, positional and keyword."""
+    record = read_record(path)
+    return nests.decode(record["probe"], load_file(path / "probe.safetensors").__getitem__)

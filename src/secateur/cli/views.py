@@ -1,11 +1,13 @@
 """What the commands print when they are done."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
+from secateur.artifacts import read_record
 from secateur.config import PruneSettings
 from secateur.reporting import Report
 from secateur.reporting.numbers import size
@@ -38,23 +40,36 @@ def finished(console: Console, outcome: "Outcome", settings: PruneSettings) -> N
         {
             "Saved in": str(settings.out),
             "Look at": str(settings.out / "report.html"),
-            "Load it": f'sc.load("{settings.out}")',
+            "Load it": loading(settings.out, read_record(outcome.path)),
             "Repeat it": str(outcome.report["command"]),
         },
     )
 
 
 def saved(console: Console, path: Path) -> None:
-    """A saved result: its report, and the files in its directory."""
-    report = Report.load(path)
-    console.print(report)
+    """A saved result, once its files are checked: its report, its files, how to load it and to make it again."""
+    record = read_record(path)
+    report = Report.load(path) if (path / "report.json").exists() else None
+    if report is not None:
+        console.print(report)
+    else:
+        console.print(Text(f"A network saved by itself, without a report: {record['class']}"))
     console.print()
-    for file in sorted(path.iterdir(), key=lambda file: list(_ABOUT).index(file.name) if file.name in _ABOUT else 99):
-        console.print(
-            Text.assemble(f"{file.name:<20}{size(file.stat().st_size):>9}  ", (_ABOUT.get(file.name, ""), "dim"))
-        )
+    order = [*_ABOUT, *sorted(file.name for file in path.iterdir() if file.name not in _ABOUT)]
+    for file in [path / name for name in order if (path / name).is_file()]:
+        about = (_ABOUT.get(file.name, "not written by secateur"), "dim")
+        console.print(Text.assemble(f"{file.name:<20}{size(file.stat().st_size):>9}  ", about))
     console.print()
-    _facts(console, {"Load it": f'sc.load("{path}")', "Made by": str(report["command"] or "")})
+    _facts(console, {"Load it": loading(path, record), "Made by": str((report or {}).get("command") or "")})
+
+
+def loading(path: Path, record: Mapping[str, Any]) -> str:
+    """Python that loads a saved result, in a line."""
+    if record["graph"] is not None:
+        return f'sc.load("{path}")'
+    if record["build"] is not None:
+        return f'sc.load("{path}", trust=True), which imports {record["build"]["callable"].partition(":")[0]}'
+    return f'sc.load("{path}", model=...), given an instance of {record["class"]} with its original sizes'
 
 
 def _facts(console: Console, facts: dict[str, str]) -> None:

@@ -74,9 +74,10 @@ def score(
     Raises:
         UnknownImportance: nobody knows the name.
         ScoreError: the criterion gave something that is no score.
-        ModelError: the weights hold NaN or infinity.
+        ModelError: the weights hold NaN or infinity, or are on the meta device.
     """
     rate = criterion(importance, seed)
+    check_loaded(model)
     scores = {axis: _score(model, graph, axis, rate) for axis in graph.axes}
     bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
     if bad:
@@ -110,20 +111,32 @@ def _sum(axis: str, size: int, found: list[Member], rate: Criterion) -> Tensor:
     return total
 
 
+def check_loaded(model: nn.Module) -> None:
+    """Refuse a model on the meta device.
+
+    Raises:
+        ModelError: saying what can be done with one.
+    """
+    if any(p.device.type == "meta" for p in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} is on the meta device, where weights have no values: sc.trace follows it, but to "
+            "score and to prune it the weights must be loaded"
+        )
+
+
 def check_weights(model: nn.Module) -> None:
-    """Refuse NaN and infinite weights, all of them at once.
+    """Refuse weights that are not there, or are NaN or infinite; all of them at once.
 
     Raises:
         ModelError: naming the parameters.
     """
-    bad = [
-        name
-        for name, p in model.named_parameters()
-        if p.is_floating_point() and p.device.type != "meta" and not torch.isfinite(p).all()
-    ]
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ModelError(
-            f"NaN or infinite weights in {', '.join(bad[:5])}{more}: a model that computes nothing can't "
-            f"be pruned. Load sound weights."
-        )
+    check_loaded(model)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    bad = [name for name, p in parameters.items() if p.is_floating_point() and not torch.isfinite(p).all()]
+    if not bad:
+        return
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    raise ModelError(
+        f"NaN or infinite weights in {', '.join(bad[:5])}{more}: a model that computes nothing can't be pruned. "
+        "Load sound weights."
+    )

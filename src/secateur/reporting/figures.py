@@ -69,9 +69,11 @@ class Figure:
         verdict = self.verdict(before, after)
         if verdict == 0:
             return "no change"
-        factor = max(after / before, before / after)
+        factor, word = max(after / before, before / after), self.better if verdict > 0 else self.worse
+        if factor < 1.095:
+            return f"{100 * abs(after / before - 1):.1f} % {word}"
         digits = f"{factor:,.0f}" if factor >= 99.95 else f"{factor:.1f}" if factor >= 9.995 else f"{factor:.2f}"
-        return f"{digits}× {self.better if verdict > 0 else self.worse}"
+        return f"{digits}× {word}"
 
 
 PARAMS = Figure(key="params", label="Parameters", show=numbers.count, better="fewer")

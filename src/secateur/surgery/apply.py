@@ -109,7 +109,7 @@ def _settle(plan: "Plan", model: nn.Module) -> None:
     if isinstance(model, fx.GraphModule):
         model.recompile()
     set_attributes(model, plan.settings)
-    owners = {alias.rpartition(".")[0] for alias in plan.kept}
+    owners = {alias.rpartition(".")[0].partition(".parametrizations.")[0] for alias in plan.kept}
     for owner in owners:
         update(model.get_submodule(owner))
     remember(model, "plan", plan)

@@ -12,7 +12,7 @@ from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
-from secateur.tracing.shadow import quiet_backends, shadow
+from secateur.tracing.shadow import copy_with, quiet_backends
 
 UNKNOWN = object()  # the value of a call that could not be run on fake tensors
 CONSTANT = "secateur_constant"
@@ -32,7 +32,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     Raises:
         SurgeryError: where `torch.fx` can't follow the code, or where training and evaluation run different code.
     """
-    evaluation, training = (_trace(shadow(model), args, kwargs, mode) for mode in (False, True))
+    evaluation, training = (_trace(model, args, kwargs, mode) for mode in (False, True))
     return _merge(evaluation, training)
 
 
@@ -45,7 +45,10 @@ def to_module(graph: fx.Graph, root: nn.Module) -> fx.GraphModule:
         if CONSTANT in node.meta:
             setattr(root, str(node.target), node.meta[CONSTANT])
     module = fx.GraphModule(root, graph, type(root).__name__)
-    return module.train(root.training)
+    modes = {path: part.training for path, part in root.named_modules()}
+    for path, part in module.named_modules():
+        part.training = modes.get(path, root.training)
+    return module
 
 
 # ---------------------------------------------------------------------- tracing with values at hand
@@ -141,9 +144,10 @@ def _reach(root: nn.Module, path: str) -> Any:
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> fx.Graph:
     """Trace the model through a caller that hands on just the inputs given; other arguments keep their defaults."""
     names = _names(model, len(args))
-    caller = _caller(model.train(training), names, list(kwargs))
     with quiet_backends():
         mode = FakeTensorMode(allow_non_fake_inputs=True)
+        fake = copy_with(model, lambda t: mode.from_tensor(t, static_shapes=True))  # batch norms count what they see
+        caller = _caller(fake.train(training), names, list(kwargs))
         device = next((t.device for t in model.parameters()), torch.device("cpu"))
         with mode:
             fakes = tree_map(lambda v: _like(v, device) if isinstance(v, Tensor) else v, (args, dict(kwargs)))

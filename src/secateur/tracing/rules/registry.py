@@ -1,8 +1,10 @@
 """How a rule sees one ATen operation, and where rules are kept."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -38,22 +40,21 @@ def argument_names(func: Any) -> tuple[tuple[str, Any], ...]:
 
 
 INTERNAL = ("/torch/", "/secateur/tracing/", "importlib", "<eval_with_key", "<string>", "/contextlib.py")
+CALLERS = ("/secateur/tracing/trace.py", "/secateur/proof.py")  # no user's code lies between these and the model
 
 
 def location() -> str:
-    """File and line of the user's code that is being run: the innermost frame outside torch and the tracer."""
+    """File and line of the user's code that is being run; in a model of torch's layers alone, of the layer's own code."""
     frame = sys._getframe(1)
-    last = ""
-    while frame is not None:
+    layer = ""
+    while frame is not None and not frame.f_code.co_filename.endswith(CALLERS):
         name = frame.f_code.co_filename
         if not any(part in name for part in INTERNAL):
-            return (
-                last
-                if name.endswith(("/secateur/graph.py", "/secateur/proof.py")) and last
-                else f"{name}:{frame.f_lineno}"
-            )
+            return f"{name}:{frame.f_lineno}"
+        if not layer and "/torch/nn/modules/" in name and not name.endswith(("/module.py", "/container.py")):
+            layer = f"{name}:{frame.f_lineno}"
         frame = cast(Any, frame.f_back)
-    return last or "unknown place"
+    return layer or "unknown place"
 
 
 class Op:
