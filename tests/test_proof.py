@@ -262,7 +262,7 @@ def test_nan_weights_and_nan_outputs_are_refused() -> None:
 def test_a_model_without_weights_in_memory() -> None:
     with torch.device("meta"):
         model = Mlp()
-    graph = sc.trace(model, torch.zeros(1, 4))
+    graph = sc.trace(model, torch.zeros(1, 4, device="meta"))
     plan = make_plan(graph, {"0.weight:0": torch.arange(4)})
     with pytest.raises(ProofFailed, match="a model on the meta device has no weights to run"):
         prove(model, plan.apply(model), graph, plan, torch.zeros(1, 4))

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
@@ -118,7 +119,9 @@ def silenced(
     """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
-    copy = copy_with(model, lambda t: _silence(t, plan.kept.get(first[id(t)], {}), dtype)).eval()
+    direct = {name: at for name, at in plan.kept.items() if ".parametrizations." not in f".{name}"}
+    copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
+    _silence_parametrised(copy, plan)
     tracer = Tracer()
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     for name, tensor in named_tensors(copy).items():
@@ -139,6 +142,32 @@ def _silence(tensor: Tensor, kept: Mapping[int, Tensor], dtype: torch.dtype) -> 
         gone[at] = False
         out.index_fill_(dim, gone.nonzero().flatten().to(out.device), 0)
     return nn.Parameter(out, requires_grad=False) if isinstance(tensor, nn.Parameter) else out
+
+
+class _Mask(nn.Module):
+    """Zeroes slices of an effective weight."""
+
+    def __init__(self, like: Tensor, kept: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.__dict__["mask"] = _silence(torch.ones_like(like), kept, like.dtype)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.__dict__["mask"]
+
+
+def _silence_parametrised(model: nn.Module, plan: Plan) -> None:
+    """Silence what parametrizations compute, not what they compute it from: a vector of zeros has no direction."""
+    for path, module in list(model.named_modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        for name, computed in cast("dict[str, nn.Module]", module.parametrizations).items():
+            weight = getattr(module, name)
+            prefix = f"{path}.parametrizations.{name}".removeprefix(".")
+            for original, tensor in computed.named_parameters(recurse=False):
+                kept = plan.kept.get(f"{prefix}.{original}")
+                if kept and tensor.shape == weight.shape:
+                    parametrize.register_parametrization(module, name, _Mask(weight, kept), unsafe=True)
+                    break
 
 
 def _live(expr: Expr, axes: Mapping[str, Expr], tracer: Tracer) -> Expr:

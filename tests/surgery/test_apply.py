@@ -7,7 +7,6 @@ import torch
 from support.networks import Attention, Cnn, Grouped, LiteralNet, Mlp, Normed, Residual, Tied, Transposed, example
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import register_parametrization
-from torch.nn.utils.parametrize import register_parametrization
 
 import secateur as sc
 from secateur.errors import SurgeryError

@@ -266,3 +266,14 @@ def test_inputs_of_every_form() -> None:
     x, scale = torch.randn(3, 4), torch.ones(1)
     for args, kwargs in ((x, {"scale": scale}), ((x,), {"scale": scale}), ({"x": x, "scale": scale}, None)):
         assert list(sc.trace(Two(), args, kwargs).axes) == ["a.weight:0"]
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 8), nn.Conv1d(6, 8, 1)])
+def test_weight_normalisation_is_pruned_through(layer: nn.Module) -> None:
+    """The norm of a silenced unit's zeros would be no number: the proof silences the effective weight."""
+    last = nn.Linear(8, 2) if isinstance(layer, nn.Linear) else nn.Conv1d(8, 2, 1)
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(layer), nn.ReLU(), last)
+    inputs = torch.randn(2, 6) if isinstance(layer, nn.Linear) else torch.randn(2, 6, 3)
+    result = sc.prune(model, inputs, keep=0.5)
+    assert result.model[0].weight.shape[:2] == (4, 6)  # type: ignore[union-attr]
+    assert "4" in result.model[0].extra_repr()  # type: ignore[union-attr,operator]

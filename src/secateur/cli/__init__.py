@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line. Modules in the current directory can be named in it, as in ``--model my_nets:small``.
 
     Args:
         argv: the words after ``secateur``; those of this process if not given.
@@ -15,9 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 an error, 2 the command line was wrong, 130 Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  signs that a terminal lacks become ?
-    sys.path.insert(0, os.getcwd())
+        if hasattr(stream, "reconfigure"):  # signs that a terminal lacks become question marks
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         from secateur.cli.app import execute
     except ModuleNotFoundError as error:
@@ -27,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: the command line needs {error.name}, which is not installed: pip install 'secateur[cli]'\n"
         )
         return 1
-    finally:
-        sys.path.pop(0)
-    sys.path.insert(0, os.getcwd())
+    except KeyboardInterrupt:
+        return 130
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
         return execute(list(sys.argv[1:] if argv is None else argv))
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from secateur import nests
@@ -23,7 +24,8 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     check_fit(plan, model)
     tensors = named_tensors(model)
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
-    small = copy_with(model, lambda tensor: _replacement(tensor, take(tensor, kept.get(id(tensor), {}))))
+    with torch.inference_mode(False):  # the result shall train, wherever it is made
+        small = copy_with(model, lambda tensor: _replacement(tensor, take(tensor, kept.get(id(tensor), {}))))
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
@@ -41,7 +43,8 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
             "which can't happen in place. Use plan.apply(model), or plan with keep_class=True."
         )
     tensors = named_tensors(model)
-    new = {id(tensors[name]): _replacement(tensors[name], take(tensors[name], at)) for name, at in plan.kept.items()}
+    with torch.inference_mode(False):
+        new = {id(tensors[n]): _replacement(tensors[n], take(tensors[n], at)) for n, at in plan.kept.items()}
     for name, tensor in tensors.items():
         if id(tensor) in new:
             put(model, name, new[id(tensor)])

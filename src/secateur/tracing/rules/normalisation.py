@@ -58,6 +58,14 @@ def group_norm(op: Op) -> list[Dims]:
     return [[dims[0], product(halves), *dims[2:]], *([dims[0], halves[0]] for _ in op.outputs()[1:])]
 
 
+@rule("aten::_weight_norm_interface")
+def weight_norm(op: Op) -> list[Dims]:
+    """Direction v and length g along one dim; silenced units are zeros, which no norm sees."""
+    dims, lengths = op.dims("v"), op.dims("g")
+    op.unify(dims[op["dim"]], lengths[op["dim"]])
+    return [dims, lengths]
+
+
 # ---------------------------------------------------------------------- reductions
 
 

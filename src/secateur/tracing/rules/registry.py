@@ -1,10 +1,8 @@
 """How a rule sees one ATen operation, and where rules are kept."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -44,7 +42,7 @@ CALLERS = ("/secateur/tracing/trace.py", "/secateur/proof.py")  # no user's code
 
 
 def location() -> str:
-    """File and line of the user's code that is being run; in a model of torch's layers alone, of the layer's own code."""
+    """File and line of the user's code that is being run, or, in a model of torch's layers alone, of the layer."""
     frame = sys._getframe(1)
     layer = ""
     while frame is not None and not frame.f_code.co_filename.endswith(CALLERS):
