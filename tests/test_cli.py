@@ -193,7 +193,8 @@ def test_nothing_is_imported_from_a_result_without_trust(place: Path, capsys: py
     assert main(["prune", *words]) == 0
     del sys.modules["users_own"]
     capsys.readouterr()
-    assert "trust" in fails(["measure", "secateur-run", "--input", "1x100"], capsys)
+    error = fails(["measure", "secateur-run", "--input", "1x100"], capsys)
+    assert "imports users_own:small: allow that with --trust, or name the original network with --model" in error
     assert "users_own" not in sys.modules
     assert main(["measure", "secateur-run", "--input", "1x100", "--trust"]) == 0
 

@@ -2,10 +2,20 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secateur as sc
+from secateur.errors import ModelError, NothingToPrune, ProofFailed, TraceError
+from secateur.inputs import as_call
+from secateur.planning import make_plan
+from secateur.proof import prove, silenced
+from secateur.tracing.shadow import named_tensors
 from support.networks import (
     Attention,
     Chunked,
@@ -19,15 +29,6 @@ from support.networks import (
     Transposed,
     example,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-import secateur as sc
-from secateur.errors import ModelError, NothingToPrune, ProofFailed, TraceError
-from secateur.inputs import as_call
-from secateur.planning import make_plan
-from secateur.proof import prove, silenced
-from secateur.tracing.shadow import named_tensors
 
 
 def pruned(model: nn.Module, keep: float = 0.5, **settings: Any) -> tuple[nn.Module, sc.Graph, sc.Plan, Any]:
@@ -133,7 +134,7 @@ def test_corrupted_weights_fail(corrupt: Callable[[nn.Module], None]) -> None:
 
 def test_other_units_than_planned_fail() -> None:
     model = Mlp()
-    small, graph, _, args = pruned(model)
+    _small, graph, _, args = pruned(model)
     other = make_plan(graph, {"0.weight:0": torch.arange(4)})
     swapped = make_plan(graph, {"0.weight:0": torch.arange(4, 8)})
     with pytest.raises(ProofFailed, match="differs from the silenced original"):
@@ -314,6 +315,8 @@ def check_as_found(before: dict[str, Any], after: dict[str, Any]) -> None:
     for key in ("modes", "attributes", "hooks", "ids", "flags"):
         assert before[key] == after[key], key
     assert torch.equal(before["rng"], after["rng"])
+    assert torch.backends.mha.get_fastpath_enabled()  # as torch starts
+    assert torch._C._get_mkldnn_enabled()
     for key in ("values", "grads"):
         assert before[key].keys() == after[key].keys()
         assert all(v is after[key][n] or torch.equal(v, after[key][n]) for n, v in before[key].items())
@@ -350,11 +353,9 @@ def with_history(model: nn.Module) -> nn.Module:
 
 
 def test_the_model_is_left_as_it_was_found() -> None:
-    model = with_history(Caching())
+    model, x = with_history(Caching()), torch.randn(3, 4)
     before = state_of(model)
-    graph = sc.trace(model, torch.randn(3, 4).clone())
-    rng = torch.get_rng_state()
-    before["rng"] = rng
+    graph = sc.trace(model, x)
     sc.plan(graph, sc.score(model, graph), keep=0.5).apply(model)
     check_as_found(before, state_of(model))
 
@@ -402,6 +403,47 @@ def test_modes_of_the_result_are_those_of_the_model() -> None:
     model.bn1.eval()
     small = sc.prune(model, example(model), keep=0.5).model
     assert (small.training, small.bn1.training, small.bn2.training) == (True, False, True)
+
+
+class Counting(Mlp):
+    """Counts its calls in a buffer, in place, and looks at values where it is told to."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.looks = looks
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return super().forward(x.abs() if self.looks and bool(x.sum() > 0) else x)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_buffers_that_forward_writes_to_are_left_alone(looks: bool, tmp_path: Path) -> None:
+    model = Counting(looks)
+    result = sc.prune(model, torch.randn(3, 4), keep=0.5)
+    sc.save(result, tmp_path)
+    assert (model.count.item(), result.model.count.item()) == (0, 0)
+
+
+def test_outputs_that_hide_their_tensors() -> None:
+    class Answer:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    class Answering(Mlp):
+        def forward(self, x: Tensor) -> Answer:  # type: ignore[override]
+            return Answer(super().forward(x))
+
+    with pytest.raises(TraceError, match="Answering gives a Answer in which no tensor can be found"):
+        sc.prune(Answering(), torch.randn(1, 4))
+
+
+def test_values_out_of_range() -> None:
+    with pytest.raises(
+        TraceError, match=r"Tied does not run on the inputs \(int64\[1, 3\]\): IndexError.*look at their values"
+    ):
+        sc.prune(Tied(), torch.full((1, 3), 50))
 
 
 def test_example_inputs_that_do_not_fit() -> None:

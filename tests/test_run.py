@@ -12,10 +12,11 @@ import torch
 
 import secateur as sc
 from secateur import run
-from secateur.config import PruneSettings, read_yaml
+from secateur.config import PruneSettings
 from secateur.data import load_data
-from secateur.errors import DataError, OutputError, SecateurError, UnreachableBudget
-from secateur.run import Outcome, check_fit, prepare, prune_run
+from secateur.errors import OutputError, PlanError, UnknownImportance, UnreachableBudget
+from secateur.plain import read_yaml
+from secateur.run import Outcome, prune_run
 
 FILES = {
     "config.yaml",
@@ -40,6 +41,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[PruneSettings, Outc
 def test_the_directory_holds_everything(quick: tuple[PruneSettings, Outcome]) -> None:
     settings, outcome = quick
     assert outcome.path == settings.out
+    assert outcome.interrupted == outcome.advice == ""
     assert {file.name for file in settings.out.iterdir()} >= FILES
     assert [entry.name for entry in settings.out.parent.iterdir()] == ["quick"]
     assert PruneSettings.from_mapping(read_yaml(settings.out / "config.yaml")) == settings.resolved()
@@ -115,7 +117,8 @@ def test_each_step_is_watched(tmp_path: Path) -> None:
         seen.append(title)
         yield Step()
 
-    prune_run(PruneSettings(train_epochs=0, epochs=0, out=tmp_path / "run"), watch=watch)
+    outcome = prune_run(PruneSettings(train_epochs=0, epochs=0, out=tmp_path / "run"), watch=watch)
+    assert "hardly better than guessing among 10 classes" in outcome.advice
     assert seen == ["Loading model and data", "Tracing, scoring, pruning, proving", "Testing", "Measuring", "Saving"]
     assert json.loads((tmp_path / "run" / "report.json").read_text())["tuned"] is None
 
@@ -124,6 +127,22 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnreachableBudget):
         prune_run(PruneSettings(budget="params=5", train_epochs=0, epochs=0, out=tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        (PruneSettings(importance="magic"), UnknownImportance),
+        (PruneSettings(budget="params=5"), UnreachableBudget),
+        (PruneSettings(only=("nothing",)), PlanError),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_training(
+    settings: PruneSettings, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "train_dense", lambda *_: pytest.fail("trained"))
+    with pytest.raises(error):
+        prune_run(replace(settings, out=tmp_path / "run"))
 
 
 def test_a_full_directory_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,24 +182,3 @@ def test_ctrl_c_while_training_keeps_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         prune_run(PruneSettings(train_epochs=3, out=tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_data_that_does_not_fit() -> None:
-    settings = PruneSettings(
-        model="torch.nn:Conv2d", model_args={"in_channels": 3, "out_channels": 2, "kernel_size": 3}
-    )
-    with pytest.raises(
-        DataError, match=r"does not run on the data digits, whose first sample is float32 \(1, 1, 10, 10\)"
-    ):
-        prepare(settings)
-
-
-def test_too_few_outputs() -> None:
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 4))
-    with pytest.raises(DataError, match="tells 4 classes apart, but the data digits has 10"):
-        check_fit(model, load_data("digits"), PruneSettings())
-
-
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(SecateurError, match=r"device 'quantum' can't be used here.*--device"):
-        prepare(PruneSettings(device="quantum"))

@@ -4,17 +4,16 @@ Every field is a flag (``--min-units 4``), a key in a YAML file (``min_units: 4`
 (``PruneSettings(min_units=4)``). The command line and the file only fill in these classes.
 """
 
-import difflib
 import json
+import math
 import shlex
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, Self, cast
 
-from secateur.errors import ConfigError, MissingExtra, PlanError
+from secateur.errors import ConfigError, PlanError
+from secateur.plain import CHOICES, checked, parse_scalar, yaml_module
 from secateur.planning import Budget
 from secateur.training import SCRATCH, TUNE
 
@@ -22,8 +21,6 @@ EXAMPLE_MODEL = "simplenet"
 THRESHOLD = 0.8
 FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
 """For trained networks of any kind: a low rate keeps what they know."""
-
-SettingsClass = TypeVar("SettingsClass", bound="Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +87,7 @@ class PlanSettings(Settings):
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
             original), "params=10000" or "macs=2.1G" (absolute), several with commas.
         keep: fraction of the units of every axis that stays, in (0, 1].
-        scope: "global" ranks all units together, "local" each axis by itself.
+        scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike.
         min_units: units that every axis keeps at least.
         multiple_of: sizes of pruned axes are multiples of this.
         only: axes or modules to prune, by name or pattern; no others.
@@ -197,7 +194,9 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         header = (
             "# Settings of a run of secateur. Repeat it with: secateur prune --config THIS_FILE --out NEW_DIRECTORY\n"
         )
-        return header + _yaml().safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return header + yaml_module().safe_dump(
+            self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
 
     def to_command(self) -> str:
         """The command line that repeats the run: a flag for each setting that is not its default.
@@ -211,29 +210,6 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
             if value != default[name] and not (name == "threshold" and value == THRESHOLD):
                 words += _flags(f"--{name.replace('_', '-')}", value)
         return shlex.join(words)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ``Settings.from_mapping`` checks what is in it.
-
-    Raises:
-        ConfigError: the file is missing, isn't YAML, or doesn't hold a mapping of names to values.
-        MissingExtra: PyYAML is not installed.
-    """
-    yaml = _yaml()
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no settings file {str(path)!r}. A run writes one as config.yaml") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read the settings in {str(path)!r}: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{str(path)!r} holds a {type(values).__name__}: write a line for each setting, such as 'threshold: 0.8'"
-        )
-    return {str(name).replace("-", "_"): value for name, value in cast("dict[Any, Any]", values).items()}
 
 
 def parse_budget(text: str) -> Budget:
@@ -263,51 +239,8 @@ def parse_budget(text: str) -> Budget:
         raise ConfigError(str(error)) from error
 
 
-def checked(cls: type[Settings], values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Values brought to the types of the fields of a settings class; see ``Settings.from_mapping``."""
-    hints = typing.get_type_hints(cls)
-    known = [item.name for item in fields(cls)]
-    good: dict[str, Any] = {}
-    problems: list[str] = []
-    for given, value in values.items():
-        name = str(given).replace("-", "_")
-        if name not in known:
-            problems.append(f"unknown setting {given!r}{_nearest(name, known)}")
-            continue
-        try:
-            good[name] = _typed(value, hints[name], name)
-        except (TypeError, ValueError):
-            problems.append(f"{name} is {value!r}, but must be {_described(hints[name])}")
-    if problems:
-        raise ConfigError(f"{source}: {'; '.join(problems)}")
-    return good
-
-
-def merged(
-    cls: type[SettingsClass], flags: Mapping[str, Any], given: Iterable[str], file: Mapping[str, Any], source: str
-) -> SettingsClass:
-    """Settings in which flags that were given win over a file, and the file over the defaults.
-
-    threshold, budget and keep exclude each other: one of them as a flag puts aside those in the file.
-
-    Args:
-        cls: which settings.
-        flags: the value of every flag, given or not.
-        given: names of the flags that were given.
-        file: what the file holds.
-        source: name of the file, for errors.
-    """
-    names = set(given)
-    if names & set(_CHOICES):
-        names |= set(_CHOICES)
-    return cls(**{**flags, **{name: value for name, value in checked(cls, file, source).items() if name not in names}})
-
-
-_CHOICES = ("threshold", "budget", "keep")
-
-
 def _problems(settings: PruneSettings) -> Iterable[str]:
-    given = [f"{name}={getattr(settings, name)}" for name in _CHOICES if getattr(settings, name) is not None]
+    given = [f"{name}={getattr(settings, name)}" for name in CHOICES if getattr(settings, name) is not None]
     if len(given) > 1:
         yield (
             f"{' and '.join(given)} given together: each says by itself what goes; give one of threshold, "
@@ -333,55 +266,14 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
         value = getattr(settings, name)
         if value is not None and not value > 0:
             yield f"{name}={value} must be above 0"
-    if settings.threshold is not None and not settings.threshold >= 0:
-        yield f"threshold={settings.threshold} must be at least 0"
+    if settings.threshold is not None and not 0 < settings.threshold < math.inf:
+        yield f"threshold={settings.threshold} must be above 0"
     if settings.keep is not None and not 0 < settings.keep <= 1:
         yield f"keep={settings.keep} must be in (0, 1]"
     if not 0 <= settings.distill <= 1:
         yield f"distill={settings.distill} must be in [0, 1]"
     if settings.weight_decay < 0:
         yield f"weight_decay={settings.weight_decay} must be at least 0"
-
-
-def _typed(value: Any, hint: Any, name: str) -> Any:
-    """A value from a file or a flag as its field's type; raises TypeError or ValueError where it can't be."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (types.UnionType, Union):
-        if value is None:
-            return None
-        return _typed(value, next(part for part in parts if part is not type(None)), name)
-    if origin is Literal:
-        if value not in parts:
-            raise ValueError
-        return value
-    if origin is tuple:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in cast("list[Any]", items)):
-            raise TypeError
-        return tuple(cast("list[str]", items))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise TypeError
-        return {str(key).replace("-", "_"): item for key, item in cast("Mapping[Any, Any]", value).items()}
-    if name == "budget" and isinstance(value, Mapping):
-        return ",".join(f"{key}={item}" for key, item in cast("Mapping[Any, Any]", value).items())
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return float(value)  # YAML 1.1 reads 3e-4 as text
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
-        raise TypeError
-    return value
-
-
-def parse_scalar(value: Any) -> Any:
-    """Text as the JSON value that it spells, else as it is: "2" is 2, "true" is True, "resnet" is "resnet"."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(value, value)
 
 
 def _amount(value: str) -> float | int | str:
@@ -396,28 +288,6 @@ def _amount(value: str) -> float | int | str:
         except ValueError:
             continue
     return value
-
-
-def _described(hint: Any) -> str:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (types.UnionType, Union):
-        return " or ".join("nothing" if part is type(None) else _described(part) for part in parts)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    words = {
-        str: "text",
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        Path: "a path",
-        tuple: "a list of texts",
-    }
-    return words.get(origin or hint, "names with values")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known are {', '.join(known)})"
 
 
 def _plain(value: Any) -> Any:
@@ -438,11 +308,3 @@ def _flags(flag: str, value: Any) -> list[str]:
 def _spelled(value: Any) -> str:
     """Text that ``parse_scalar`` reads as the value."""
     return value if isinstance(value, str) and parse_scalar(value) == value else json.dumps(value)
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra("PyYAML", "cli", "reading and writing YAML") from error
-    return yaml

@@ -10,15 +10,15 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
-from secateur.errors import ModelError, ProofFailed, SecateurError
+from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
 from secateur.graph import Graph
 from secateur.inputs import as_call
 from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
 from secateur.tracing.rules.registry import Dims, Op
-from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends
+from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends, shadow
 from secateur.tracing.sizes import SizeMode
-from secateur.tracing.trace import tensors_in
+from secateur.tracing.trace import describe_inputs, tensors_in
 from secateur.tracing.tracer import Tracer
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}  # share of an output's scale
@@ -303,15 +303,22 @@ def _difference(expected: Tensor, actual: Tensor) -> tuple[float, float]:
 
 
 def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> None:
-    """Refuse a model whose outputs hold NaN on the example inputs.
+    """Refuse a model that does not run on the example inputs, or whose outputs hold NaN.
 
     Raises:
-        ModelError: saying so.
+        TraceError: it does not run: tracing looks at shapes alone, so numbers out of range come to light here.
+        ModelError: NaN.
     """
     positional, keywords = as_call(args, kwargs)
     with quiet_backends():
-        copy = copy_with(model, lambda t: t).eval()
-        outputs = tensors_in(copy(*positional, **keywords))
+        try:
+            outputs = tensors_in(shadow(model)(*positional, **keywords))
+        except Exception as error:
+            inputs = describe_inputs(positional, keywords)
+            raise TraceError(
+                f"{type(model).__name__} does not run on the inputs {inputs}: {type(error).__name__}: {error}. "
+                "Their shapes fit; look at their values."
+            ) from error
     if any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()):
         raise ModelError(
             "the model's own outputs hold NaN on the example inputs, so nothing can be proved of it. "

@@ -4,25 +4,27 @@ Each step is a function of its own; ``prune_run`` is all of them in order, in a 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur import artifacts
 from secateur.config import PruneSettings
 from secateur.data import Data, load_data
-from secateur.errors import DataError, SecateurError
 from secateur.files import RunDirectory, write_json, write_text
-from secateur.inputs import run as call_model
+from secateur.fit import Moved, check_device, check_fit, example
+from secateur.importance import score
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
+from secateur.planning import plan
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
+from secateur.tracing import trace
 from secateur.training import Epoch, History, evaluate, train
 
 
@@ -65,6 +67,7 @@ class Outcome:
         report: the figures.
         histories: training curves, "dense" and "tuned", where there was training.
         interrupted: what Ctrl-C cut short, in words; empty if nothing.
+        advice: what makes the result worth little, and what to do about it, in words; empty if nothing.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class Outcome:
     report: Report
     histories: Mapping[str, History] = field(default_factory=dict[str, History])
     interrupted: str = ""
+    advice: str = ""
 
 
 def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch = silent) -> Outcome:
@@ -89,9 +93,6 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
     Raises:
         SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then.
         KeyboardInterrupt: Ctrl-C before there was anything worth keeping. Nothing is left behind.
-
-    Example:
-        >>> prune_run(PruneSettings(budget="params=0.1", out="small"))  # doctest: +SKIP
     """
     settings = settings.resolved()
     with RunDirectory(settings.out, overwrite=overwrite) as directory:
@@ -114,6 +115,7 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
         report=report,
         histories=histories,
         interrupted=_cut_short(histories, settings),
+        advice=_advice(report, data),
     )
 
 
@@ -123,6 +125,7 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
     Raises:
         DataError: the network does not run on the data's inputs, or has fewer outputs than there are classes.
     """
+    settings = settings.resolved()
     with watch("Loading model and data") as step:
         check_device(settings.device)
         with torch.random.fork_rng(devices=[]):
@@ -136,30 +139,17 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
             **settings.data_args,
         )
         check_fit(model, data, settings)
+        if settings.train_epochs:
+            check_plan(model, data, settings)
         step.note(data.description or settings.data)
     return model, data
 
 
-def check_fit(model: nn.Module, data: Data, settings: PruneSettings) -> None:
-    """Run the network once on the data's first sample, and raise a DataError if that fails."""
-    args = example(data, settings.device)
-    try:
-        with torch.no_grad():
-            output = call_model(model, args)
-    except Exception as error:
-        raise DataError(
-            f"the model {settings.model} does not run on the data {settings.data}, whose first sample is "
-            f"{_shapes(args)}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}. Choose data that fits it with --data, "
-            f"--image-size or --data-args"
-        ) from error
-    outputs = output.shape[-1] if isinstance(output, Tensor) and output.dim() == 2 else None
-    if outputs is not None and data.classes is not None and outputs < data.classes:
-        raise DataError(
-            f"the model {settings.model} tells {outputs} classes apart, but the data {settings.data} has "
-            f"{data.classes}. "
-            f"Give it as many outputs, often with --model-args.num-classes {data.classes}"
-        )
+def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
+    """Raise, before time goes into training, what planning would raise after it; that hangs on no weights."""
+    graph = trace(model, example(data, settings.device))
+    scores = score(model, graph, settings.importance, seed=settings.seed)
+    plan(graph, scores, **_choice(settings))
 
 
 def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
@@ -183,22 +173,21 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
             model.eval(),
             example(data, settings.device),
             importance=settings.importance,
-            budget=settings.cost(),
-            threshold=settings.threshold,
-            keep=settings.keep,
-            data=_Moved(data.train, settings.device),
+            data=Moved(data.train, settings.device),
             seed=settings.seed,
-            scope=settings.scope,
-            min_units=settings.min_units,
-            multiple_of=settings.multiple_of,
-            only=settings.only,
-            ignore=settings.ignore,
+            **_choice(settings),
         )
         step.note(
             f"{sum(row['after'] < row['before'] for row in result.axes)} of {len(result.axes)} axes, "
             f"{result.proof.status}"
         )
     return result
+
+
+def _choice(settings: PruneSettings) -> dict[str, Any]:
+    """The settings of planning, as ``sc.plan`` takes them."""
+    names = ("threshold", "keep", "scope", "min_units", "multiple_of", "only", "ignore")
+    return {"budget": settings.cost(), **{name: getattr(settings, name) for name in names}}
 
 
 def tune(
@@ -283,33 +272,6 @@ def load_code(settings: PruneSettings, *, rewritten: bool) -> str:
     )
 
 
-def example(data: Data, device: str) -> Any:
-    """The inputs of one sample, on the device."""
-    return moved(data.example(), device)
-
-
-def moved(value: Any, device: str) -> Any:
-    """Tensors in nested tuples, lists and mappings, on the device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: moved(item, device) for name, item in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, tuple | list):
-        items = [moved(item, device) for item in cast("list[Any]", value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
-
-
-class _Moved:
-    """Batches on the device, iterable again and again."""
-
-    def __init__(self, batches: Iterable[Any], device: str) -> None:
-        self.batches, self.device = batches, device
-
-    def __iter__(self) -> Iterator[Any]:
-        return (moved(batch, self.device) for batch in self.batches)
-
-
 def _train(
     model: nn.Module,
     data: Data,
@@ -369,24 +331,14 @@ def _cut_short(histories: Mapping[str, History], settings: PruneSettings) -> str
     return f"the fine-tuning was stopped after {len(tuned.epochs)} of {settings.epochs} epochs; kept is {kept}"
 
 
-def check_device(device: str) -> None:
-    """Raise a SecateurError where the device can't be used."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SecateurError(
-            f"the device {device!r} can't be used here: {str(error).splitlines()[0]}. Give another with --device, "
-            f"such as cpu"
-        ) from error
-
-
-def _shapes(args: Any) -> str:
-    values = args.values() if isinstance(args, dict) else args
-    return ", ".join(
-        f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
-        if isinstance(value, Tensor)
-        else type(value).__name__
-        for value in values
+def _advice(report: Report, data: Data) -> str:
+    """Words on a dense network that hardly does better than guessing."""
+    accuracy = report["dense"]["metrics"].get("accuracy")
+    if accuracy is None or not data.classes or accuracy > 1 / data.classes + 0.1 * (1 - 1 / data.classes):
+        return ""
+    return (
+        f"The dense network is hardly better than guessing among {data.classes} classes, so this says little about "
+        f"pruning. Give it trained weights with --weights, or train it first with --train-epochs."
     )
 
 

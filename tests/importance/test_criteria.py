@@ -188,6 +188,16 @@ def test_nan_weights_are_named(value: float) -> None:
         sc.score(model, graph)
 
 
+def test_a_graph_of_another_model() -> None:
+    graph = sc.trace(Mlp(), torch.zeros(1, 4))
+    with pytest.raises(
+        ModelError, match=r"another architecture \(Mlp\) than this Cnn: 4 .*0\.weight is missing, traced as"
+    ):
+        sc.score(Cnn(), graph)
+    with pytest.raises(ModelError, match=r"3 parameters differ; 0\.weight is \(9, 4\), traced as \(8, 4\)"):
+        sc.score(Mlp(hidden=9), graph)
+
+
 # ---------------------------------------------------------------------- the public suite
 
 

@@ -3,12 +3,12 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.expressions import SIZES, brute_force, exprs
 from torch import nn
 
 import secateur as sc
 from secateur.axes import Expr, Leaf, concat, product
 from secateur.importance.members import members, positions
+from support.expressions import SIZES, brute_force, exprs
 from support.networks import Attention, Grouped, Tied, example
 
 

@@ -355,7 +355,9 @@ def test_scores_that_do_not_fit(mlp: sc.Graph, scores: dict[str, Tensor]) -> Non
 def test_nothing_to_prune_says_why() -> None:
     model = nn.Linear(4, 2)
     graph = sc.trace(model, torch.zeros(1, 4))
-    message = r"Linear has no axis that can be pruned: weight:1 \(size 4\): an input of the model; weight:0 \(size 2\): an out"
+    message = (
+        r"Linear has no axis that can be pruned: weight:1 \(size 4\): an input of the model; weight:0 \(size 2\): "
+    )
     with pytest.raises(NothingToPrune, match=message):
         sc.plan(graph, {}, keep=0.5)
     with pytest.raises(NothingToPrune, match=message):

@@ -54,6 +54,9 @@ def large(data: dict[str, Any]) -> dict[str, Any]:
     return data | {
         "model": "package.with.a.long.name.and.more.of.it:<b>network</b>",
         "command": 'secateur prune --model "<script>alert(1)</script>"',
+        "plan": {
+            "rewrites": ["view(576) at /home/somebody/a/long/path/without/any/spaces/in/it/package/networks.py:30"]
+        },
         "proof": {"status": "shape-checked", "max_difference": 0.31, "scale": 8.1},
         "axes": [
             {

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from secateur.errors import ArtifactError
-from secateur.reporting import Report
+from secateur.reporting import Report, sentences
 
 KEYS = ["version", "command", "seed", "model", "dense", "pruned", "tuned", "proof", "axes", "plan", "environment"]
 
@@ -97,6 +97,21 @@ def test_what_was_not_proved_is_never_called_proved(data: dict[str, Any], proof:
     text = str(Report(data | {"proof": proof}))
     assert said in text
     assert "Proved:" not in text
+
+
+def test_it_says_plainly_when_nothing_was_removed(data: dict[str, Any]) -> None:
+    same = [row | {"after": row["before"]} for row in data["axes"]]
+    report = Report(data | {"axes": same, "pruned": data["dense"], "tuned": None})
+    assert "No unit of the 4 axes was removed: a higher threshold" in " ".join(str(report).split())
+    assert sentences.headline(report) == "nothing removed, accuracy 97.2 % → 97.2 %"
+
+
+def test_it_says_why_the_class_was_replaced(data: dict[str, Any]) -> None:
+    said = "The network's class was replaced by its graph: view(576) at net.py:30 holds a size"
+    report = Report(data | {"plan": {"rewrites": ["view(576) at net.py:30"]}})
+    assert said in " ".join(str(report).split())
+    assert said.replace("'", "&#x27;") in report._repr_html_()
+    assert "replaced" not in str(Report(data))
 
 
 def test_notebook_escapes(data: dict[str, Any]) -> None:

@@ -3,11 +3,11 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.expressions import SIZES, brute_force, exprs
 
 from secateur.axes import Expr, Leaf, concat, product
 from secateur.surgery import index
 from secateur.surgery.reindex import take
+from support.expressions import SIZES, brute_force, exprs
 
 subsets = st.fixed_dictionaries({n: st.sets(st.integers(0, s - 1), min_size=1) for n, s in SIZES.items()})
 

@@ -26,7 +26,13 @@ NAMESPACES: dict[str, Any] = {
     "torch.linalg": torch.linalg,
     "torch.fft": torch.fft,
 }
-DENIED = {"__reduce_ex__", "__reduce__", "__setstate__", "apply_", "map_", "map2_", "register_hook", "storage", "numpy"}
+# Methods that run code, hand out memory or change what a tensor is.
+DENIED = {
+    "__reduce_ex__", "__reduce__", "__setstate__", "apply_", "map_", "map2_", "register_hook", "backward",
+    "module_load", "register_post_accumulate_grad_hook", "numpy", "storage", "untyped_storage", "storage_type",
+    "data_ptr", "const_data_ptr", "set_", "resize", "resize_", "resize_as", "resize_as_", "resize_as_sparse_",
+    "sparse_resize_", "sparse_resize_and_clear_", "share_memory_", "pin_memory",
+}  # fmt: skip
 MAX_NODES = 200_000
 
 
@@ -174,6 +180,8 @@ def decode_graph(data: Mapping[str, Any], tensors: Mapping[str, tuple[torch.Tens
         if entry["op"] in ("get_attr", "call_module") and target != "training":
             _reach(root, target)
         args, kwargs = _decode(entry["args"], made), _decode(entry["kwargs"], made)
+        for keyword in kwargs:  # these become source code
+            _identifier(keyword)
         node = graph.create_node(entry["op"], target, args, kwargs, name=str(entry["name"]))
         made[str(entry["name"])] = node
     module = fx.GraphModule(root, graph, _identifier(data["class"]))
@@ -182,13 +190,21 @@ def decode_graph(data: Mapping[str, Any], tensors: Mapping[str, tuple[torch.Tens
 
 def _identifier(name: Any) -> str:
     if not isinstance(name, str) or not name.isidentifier():
-        raise ArtifactError(f"{name!r} is no class name")
+        raise ArtifactError(f"{name!r} is no name")
     return name
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a qualified name; fx turns them into source code, so nothing but names and numbers may pass."""
+    parts = path.split(".")
+    if not all(part.isidentifier() or (part.isascii() and part.isdigit()) for part in parts):
+        raise ArtifactError(f"{path!r} is no qualified name")
+    return parts
 
 
 def _reach(root: nn.Module, path: str) -> None:
     value: Any = root
-    for part in path.split("."):
+    for part in _parts(path):
         if part.startswith("__") or not hasattr(value, part):
             raise ArtifactError(f"the stored graph reads {path}, which the file does not hold")
         value = getattr(value, part)
@@ -239,7 +255,7 @@ def _decode_layer(layer: Mapping[str, Any], path: str) -> nn.Module:
 
 
 def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    *parents, name = path.split(".")
+    *parents, name = _parts(path)
     module = root
     for part in parents:
         if part not in module._modules:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur import nests
 from secateur.errors import ArtifactError
-from secateur.tracing.shadow import copy_with, quiet_backends
+from secateur.tracing.shadow import quiet_backends, shadow
 from secateur.tracing.trace import tensors_in
 
 TOLERANCE = {
@@ -22,7 +22,7 @@ TOLERANCE = {
 def outputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The model's outputs in evaluation mode, on a copy that shares its tensors."""
     with quiet_backends():
-        copy = copy_with(model, lambda t: t).eval()
+        copy = shadow(model)
         return [t.detach().contiguous() for t in tensors_in(nn.Module.__call__(copy, *args, **kwargs))]
 
 

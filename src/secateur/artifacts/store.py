@@ -199,7 +199,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         probe.check(made, record["probe"], tensors)
     except SecateurError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{folder} does not fit: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, RuntimeError) as error:
+    except Exception as error:  # whatever a foreign file may cause
         raise ArtifactError(f"{folder} can't be rebuilt: {type(error).__name__}: {error}") from error
     return made
 
@@ -222,8 +222,9 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{file} is of format {record.get('format')!r}, version {record.get('version')!r}; this "
             f"secateur reads {FORMAT!r}, version {VERSION}"
         )
+    files: Any = record.get("files")
     for name in FILES:
-        wanted: Any = record.get("files", {}).get(name)
+        wanted: Any = cast("dict[str, Any]", files).get(name) if isinstance(files, dict) else None
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name} is missing")
         if _fingerprint(folder / name) != wanted:

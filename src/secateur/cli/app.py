@@ -22,12 +22,10 @@ from secateur.config import (
     RunSettings,
     Settings,
     TrainSettings,
-    merged,
-    parse_scalar,
-    read_yaml,
 )
 from secateur.errors import SecateurError
 from secateur.models import build_model
+from secateur.plain import merged, parse_scalar, read_yaml
 
 FILE_WIDTH = 140
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -188,7 +186,7 @@ def measure(
         debug: show the whole traceback of an error.
     """
     import secateur as sc
-    from secateur.run import check_device, moved
+    from secateur.fit import check_device, moved
 
     check_device(device)
     settings = _settings(ModelSettings, model)

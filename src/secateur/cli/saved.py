@@ -1,6 +1,7 @@
 """Example inputs from a few words, and saved results as networks."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from secateur import nests
 from secateur.artifacts import load, read_record
 from secateur.config import DataSettings, ModelSettings
 from secateur.data import load_data
-from secateur.errors import ConfigError
+from secateur.errors import ArtifactError, ConfigError
 from secateur.models import build_model
 
 _SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
@@ -47,7 +48,20 @@ def random_input(text: str, generator: torch.Generator) -> Tensor:
 
 
 def load_saved(path: Path, model: ModelSettings | None, *, trust: bool) -> nn.Module:
-    """The network of a saved result; its class comes from ``model`` where that is given."""
+    """The network of a saved result; its class comes from ``model`` where that is given.
+
+    Raises:
+        ArtifactError: the result is damaged, or its code would have to be imported without ``trust``.
+    """
+    record = read_record(path)
+    build: Any = record["build"]
+    known = build is not None and build["callable"].partition(":")[0] in sys.modules
+    if model is None and record["graph"] is None and not (trust or known):
+        how = f"imports {build['callable']}: allow that with --trust, or" if build else "needs it:"
+        raise ArtifactError(
+            f"{path} keeps the network's own class, {record['class']}, and loading it {how} name the original "
+            f"network with --model (and --model-args)"
+        )
     return load(path, model=build_model(model) if model is not None else None, trust=trust)
 
 

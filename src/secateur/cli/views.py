@@ -31,9 +31,8 @@ def finished(console: Console, outcome: "Outcome", settings: PruneSettings) -> N
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)
-    if outcome.result.rewritten:
-        said = f"The network's class was replaced by its graph: {outcome.result.rewritten}."
-        console.print(Text(said), soft_wrap=not console.is_terminal)
+    if outcome.advice:
+        console.print(Text(outcome.advice, style="yellow"))
     console.print()
     _facts(
         console,

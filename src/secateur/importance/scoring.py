@@ -78,12 +78,25 @@ def score(
     """
     rate = criterion(importance, seed)
     check_loaded(model)
+    _check_fit(model, graph)
     scores = {axis: _score(model, graph, axis, rate) for axis in graph.axes}
     bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
     if bad:
         check_weights(model)
         raise ScoreError(f"{rate!r} gave scores that are not finite on {len(bad)} axes, {bad[0]} first")
     return scores
+
+
+def _check_fit(model: nn.Module, graph: Graph) -> None:
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    wrong = [n for n, t in graph.tensors.items() if t.parameter and shapes.get(n) != t.shape]
+    if wrong:
+        got = shapes.get(wrong[0], "missing")
+        raise ModelError(
+            f"the graph is of another architecture ({graph.model}) than this {type(model).__name__}: "
+            f"{len(wrong)} parameters differ; {wrong[0]} is {got}, traced as {graph.tensors[wrong[0]].shape}. "
+            "Score the model that was traced."
+        )
 
 
 def _score(model: nn.Module, graph: Graph, axis: str, rate: Criterion) -> Tensor:

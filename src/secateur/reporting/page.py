@@ -213,7 +213,8 @@ def _proof(report: Mapping[str, Any]) -> str:
 
 
 def _repeat(report: Mapping[str, Any], load: str | None, settings: str | None) -> str:
-    parts: list[str] = []
+    rewrite = sentences.rewrite(report)
+    parts = [f'<p class="lead">{escape(rewrite)}</p>'] if rewrite else []
     if report.get("command"):
         parts.append(f"<h3>The command that repeats it</h3><pre><code>{escape(str(report['command']))}</code></pre>")
     if load:

@@ -12,7 +12,9 @@ def headline(report: Mapping[str, Any]) -> str:
     dense, final, _ = before_and_after(report)
     if final is None:
         return "Nothing was pruned yet"
-    parts = [f"{change} parameters" for change in [PARAMS.change(PARAMS.of(dense), PARAMS.of(final))] if change]
+    change = PARAMS.change(PARAMS.of(dense), PARAMS.of(final))
+    changed = PARAMS.verdict(PARAMS.of(dense), PARAMS.of(final)) != 0
+    parts = [f"{change} parameters" if changed else "nothing removed"] if change else []
     accuracy = metric("accuracy")
     before, after = accuracy.of(dense), accuracy.of(final)
     if before is not None and after is not None:
@@ -62,10 +64,21 @@ def axes(report: Mapping[str, Any]) -> str:
         return "No axis of the model can be pruned."
     before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
     cut = sum(row["after"] < row["before"] for row in rows)
+    if not cut:
+        return f"No unit of the {len(rows)} axes was removed: a higher threshold or a smaller budget removes some."
     return (
         f"{cut} of {len(rows)} axes are narrower; {after:,} of {before:,} units are kept "
         f"({percent(after / max(before, 1))})."
     )
+
+
+def rewrite(report: Mapping[str, Any]) -> str | None:
+    """Why the network's class was replaced by its graph, where it was."""
+    plan: Any = report.get("plan")
+    rewrites: Any = plan.get("rewrites") if isinstance(plan, Mapping) else None
+    if not rewrites:
+        return None
+    return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that pruning changes."
 
 
 def _scale(value: float | None) -> str:

@@ -21,6 +21,9 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
+    rewrite = sentences.rewrite(report)
+    if rewrite:
+        lines.append(Text(rewrite))
     latency = sentences.latency(report)
     if latency:
         lines.append(Text(latency, style="yellow"))

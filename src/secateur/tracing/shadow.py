@@ -41,8 +41,8 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
 
 
 def shadow(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that shares the tensors of the model."""
-    return copy_with(model, lambda tensor: tensor).eval()
+    """A copy in evaluation mode that shares the model's parameters; its buffers, which it may write to, are its own."""
+    return copy_with(model, lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()).eval()
 
 
 def tag_attributes(model: nn.Module, session: object) -> None:

@@ -120,6 +120,11 @@ def _run(
             f"{type(model).__name__} does not run on the example inputs {describe_inputs(args, kwargs)}: "
             f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
         ) from error
+    if not tensors_in(out):
+        raise TraceError(
+            f"{type(model).__name__} gives a {type(out).__name__} in which no tensor can be found, so nothing would "
+            "hold its outputs in place. Return a tensor, or a tuple, mapping or dataclass of them."
+        )
     tracer.freeze_all(tensors_in(out), "an output of the model")
     _freeze_unread(tracer, dims.values())
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}

@@ -1,0 +1,154 @@
+"""Settings from plain data: YAML files and flags, brought to the types of the fields of a dataclass."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+from secateur.errors import ConfigError, MissingExtra
+
+Made = TypeVar("Made")
+CHOICES = ("threshold", "budget", "keep")
+"""Settings of which at most one may be given."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; `checked` looks at what is in it.
+
+    Raises:
+        ConfigError: the file is missing, isn't YAML, or doesn't hold a mapping of names to values.
+        MissingExtra: PyYAML is not installed.
+    """
+    yaml = yaml_module()
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no settings file {str(path)!r}. A run writes one as config.yaml") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"can't read the settings in {str(path)!r}: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{str(path)!r} holds a {type(values).__name__}: write a line for each setting, such as 'threshold: 0.8'"
+        )
+    return {str(name).replace("-", "_"): value for name, value in cast("dict[Any, Any]", values).items()}
+
+
+def checked(cls: type[Any], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values brought to the types of the fields of a dataclass. A dash in a name counts as an underscore.
+
+    Raises:
+        ConfigError: unknown names, each with the nearest known one, and values of the wrong type; all of them at once.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [item.name for item in fields(cls)]
+    good: dict[str, Any] = {}
+    problems: list[str] = []
+    for given, value in values.items():
+        name = str(given).replace("-", "_")
+        if name not in known:
+            problems.append(f"unknown setting {given!r}{_nearest(name, known)}")
+            continue
+        try:
+            good[name] = _typed(value, hints[name], name)
+        except (TypeError, ValueError):
+            problems.append(f"{name} is {value!r}, but must be {_described(hints[name])}")
+    if problems:
+        raise ConfigError(f"{source}: {'; '.join(problems)}")
+    return good
+
+
+def merged(
+    cls: type[Made], flags: Mapping[str, Any], given: Iterable[str], file: Mapping[str, Any], source: str
+) -> Made:
+    """Settings in which flags that were given win over a file, and the file over the defaults.
+
+    threshold, budget and keep exclude each other: one of them as a flag puts aside those in the file.
+
+    Args:
+        cls: which settings.
+        flags: the value of every flag, given or not.
+        given: names of the flags that were given.
+        file: what the file holds.
+        source: name of the file, for errors.
+    """
+    names = set(given)
+    if names & set(CHOICES):
+        names |= set(CHOICES)
+    return cls(**{**flags, **{name: value for name, value in checked(cls, file, source).items() if name not in names}})
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """A value from a file or a flag as its field's type; raises TypeError or ValueError where it can't be."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, Union):
+        if value is None:
+            return None
+        return _typed(value, next(part for part in parts if part is not type(None)), name)
+    if origin is Literal:
+        if value not in parts:
+            raise ValueError
+        return value
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in cast("list[Any]", items)):
+            raise TypeError
+        return tuple(cast("list[str]", items))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        return {str(key).replace("-", "_"): item for key, item in cast("Mapping[Any, Any]", value).items()}
+    if name == "budget" and isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in cast("Mapping[Any, Any]", value).items())
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)  # YAML 1.1 reads 3e-4 as text
+    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
+        raise TypeError
+    return value
+
+
+def parse_scalar(value: Any) -> Any:
+    """Text as the JSON value that it spells, else as it is: "2" is 2, "true" is True, "resnet" is "resnet"."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def _described(hint: Any) -> str:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, Union):
+        return " or ".join("nothing" if part is type(None) else _described(part) for part in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    words = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        Path: "a path",
+        tuple: "a list of texts",
+    }
+    return words.get(origin or hint, "names with values")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known are {', '.join(known)})"
+
+
+def yaml_module() -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise MissingExtra("PyYAML", "cli", "reading and writing YAML") from error
+    return yaml
