@@ -426,17 +426,28 @@ def test_buffers_that_forward_writes_to_are_left_alone(looks: bool, tmp_path: Pa
     assert (model.count.item(), result.model.count.item()) == (0, 0)
 
 
-def test_outputs_that_hide_their_tensors() -> None:
-    class Answer:
-        def __init__(self, logits: Tensor) -> None:
-            self.logits = logits
+class Answer:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
 
+
+def test_outputs_in_objects_of_any_class_are_outputs() -> None:
     class Answering(Mlp):
         def forward(self, x: Tensor) -> Answer:  # type: ignore[override]
             return Answer(super().forward(x))
 
-    with pytest.raises(TraceError, match="Answering gives a Answer in which no tensor can be found"):
-        sc.prune(Answering(), torch.randn(1, 4))
+    result = sc.prune(Answering(), torch.randn(1, 4), keep=0.5)
+    assert result.model(torch.randn(2, 4)).logits.shape == Mlp()(torch.randn(2, 4)).shape
+
+
+def test_outputs_that_hide_their_tensors() -> None:
+    class Hiding(Mlp):
+        def forward(self, x: Tensor) -> object:  # type: ignore[override]
+            y = super().forward(x)
+            return lambda: y
+
+    with pytest.raises(TraceError, match="Hiding gives a function in which no tensor can be found"):
+        sc.prune(Hiding(), torch.randn(1, 4))
 
 
 def test_values_out_of_range() -> None:

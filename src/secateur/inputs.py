@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -45,6 +46,11 @@ def split_batch(batch: Any) -> tuple[Args, Kwargs, Any]:
     if isinstance(batch, Tensor | Mapping):
         return *as_call(batch), None
     raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got {type(batch).__name__}")
+
+
+def fresh(inputs: Any) -> Any:
+    """Inputs of their own for one run: a forward pass may write to what it is given."""
+    return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, inputs)
 
 
 def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Any:

@@ -6,21 +6,23 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
 from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
 from secateur.graph import Graph
-from secateur.inputs import as_call
+from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
 from secateur.tracing.rules.registry import Dims, Op
-from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends, shadow
+from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends, separate
 from secateur.tracing.sizes import SizeMode
 from secateur.tracing.trace import describe_inputs, tensors_in
 from secateur.tracing.tracer import Tracer
 
+Inputs = tuple[Args, Kwargs]
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}  # share of an output's scale
 
 
@@ -66,10 +68,10 @@ def prove(
     """Compare the smaller model with the original whose removed units are silenced.
 
     The removed slices of every member are zeroed in a copy of the original, and both run on the example inputs, in
-    float64
-    where the model runs in it. Where the original normalises over a removed unit (LayerNorm), the copy does so over
-    the kept
-    units alone.
+    float64 where the model runs in it. Where the original normalises over a removed unit (LayerNorm), the copy does so
+    over the kept units alone. Then the same is done with other weights and twice the batch, so that no weight that
+    happens to be zero and no size that happens to fit can hide a difference; and where the original runs in training
+    mode, the smaller model must too.
 
     Args:
         model, small: the original, and what ``plan.apply`` made of it, before any compensation.
@@ -78,32 +80,93 @@ def prove(
 
     Raises:
         ProofFailed: the outputs differ by more than the tolerance, or the smaller model does not run.
-        ModelError: the original's own outputs hold NaN on these inputs.
     """
-    positional, keywords = as_call(args, kwargs)
+    inputs = as_call(args, kwargs)
     if any(t.device.type == "meta" for t in model.parameters()):
         raise ProofFailed(
             "a model on the meta device has no weights to run. Load the weights, or use sc.plan and "
             "plan.apply without the proof."
         )
-    failure: Exception | None = None
     with quiet_backends():
-        for dtype in _dtypes(model):
-            inputs = tree_map(lambda v, d=dtype: _cast(v, d), (positional, keywords))
-            try:
-                reference, normalised = silenced(model, graph, plan, *inputs, dtype=dtype)
-            except (RuntimeError, TypeError, ValueError) as error:
-                failure = error  # the code insists on a dtype: try the next
-                continue
-            return _compare(reference, _run_small(small, *inputs, dtype=dtype), dtype, normalised)
-    raise ProofFailed(
-        f"the original does not run with its removed units silenced: {type(failure).__name__}: {failure}"
-    ) from failure
+        proof = _agree(model, small, graph, plan, inputs)
+        if isinstance(proof, Exception):
+            raise ProofFailed(
+                f"the original does not run with its removed units silenced: {type(proof).__name__}: {proof}"
+            ) from proof
+        other = perturbed(model)
+        again = _agree(other, plan.apply(other), graph, plan, doubled(inputs))
+        if isinstance(again, Exception):  # the model takes just the batch of the example
+            again = _agree(other, plan.apply(other), graph, plan, inputs)
+        check_training(model, small, doubled(inputs))
+    return again if isinstance(again, Proof) and not proof.scale else proof
 
 
-def _dtypes(model: nn.Module) -> Iterable[torch.dtype]:
-    yield torch.float64
-    yield torch.float32
+def _agree(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> Proof | Exception:
+    """Compare once; or why the original could not be run.
+
+    Raises:
+        ProofFailed: they differ.
+    """
+    failure: Exception = ProofFailed("no precision to run in")
+    for dtype in TOLERANCE:
+        args, kwargs = tree_map(lambda v, d=dtype: _cast(v, d), inputs)
+        try:
+            torch.manual_seed(0)  # models that draw random numbers draw the same ones twice
+            reference, normalised = silenced(model, graph, plan, *fresh((args, kwargs)), dtype=dtype)
+        except (RuntimeError, TypeError, ValueError) as error:
+            failure = error  # the code insists on a dtype: try the next
+            continue
+        torch.manual_seed(0)
+        return _compare(reference, _run_small(small, *fresh((args, kwargs)), dtype=dtype), dtype, normalised)
+    return failure
+
+
+def perturbed(model: nn.Module) -> nn.Module:
+    """A copy with other weights: a tenth of each parameter's spread, and a little besides, added as noise."""
+    torch.manual_seed(0)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if not (isinstance(tensor, nn.Parameter) and tensor.is_floating_point()):
+            return tensor.detach().clone()
+        spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
+        noise = torch.randn(tensor.shape).to(tensor.device, tensor.dtype) * (0.1 * spread + 0.01)
+        return nn.Parameter(tensor.detach() + noise, requires_grad=tensor.requires_grad)
+
+    return copy_with(model, noisy)
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    """The inputs with every sample twice, where all tensors share the size of their first dim; else as they are."""
+    tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    if not tensors or any(t.dim() == 0 or t.shape[0] != tensors[0].shape[0] for t in tensors):
+        return inputs
+    return tree_map(lambda v: torch.cat([v, v]) if isinstance(v, Tensor) else v, inputs)
+
+
+def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
+    """Demand that the smaller model runs in training mode if the original does. Nothing is computed: shapes alone.
+
+    Raises:
+        ProofFailed: it does not.
+    """
+
+    def run(module: nn.Module) -> None:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        copy = copy_with(module, lambda t: mode.from_tensor(t, static_shapes=True)).train()
+        args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, inputs)
+        with mode:
+            nn.Module.__call__(copy, *args, **kwargs)
+
+    try:
+        run(model)
+    except Exception:  # not even the original does: a batch norm over one value, a missing target
+        return
+    try:
+        run(small)
+    except Exception as error:
+        raise ProofFailed(
+            f"the smaller model does not run in training mode: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -266,6 +329,8 @@ def _run_small(small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype) 
 
 def _compare(reference: list[Tensor], got: list[Tensor], dtype: torch.dtype, normalised: tuple[str, ...]) -> Proof:
     shapes, small_shapes = [tuple(t.shape) for t in reference], [tuple(t.shape) for t in got]
+    if not any(t.numel() for t in reference):
+        raise ProofFailed("the outputs are empty, so they prove nothing: give example inputs of at least one sample")
     if shapes != small_shapes:
         raise ProofFailed(f"the smaller model gives outputs of shapes {small_shapes}, the original {shapes}")
     worst = Proof(
@@ -309,10 +374,10 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
         TraceError: it does not run: tracing looks at shapes alone, so numbers out of range come to light here.
         ModelError: NaN.
     """
-    positional, keywords = as_call(args, kwargs)
+    positional, keywords = fresh(as_call(args, kwargs))
     with quiet_backends():
         try:
-            outputs = tensors_in(shadow(model)(*positional, **keywords))
+            outputs = tensors_in(separate(model)(*positional, **keywords))
         except Exception as error:
             inputs = describe_inputs(positional, keywords)
             raise TraceError(

@@ -55,7 +55,7 @@ def functions() -> dict[str, Any]:
     table |= {f"operator.{name}": getattr(operator, name) for name in OPERATORS}
     for name in ("zeros", "ones", "full", "arange", "empty", "tensor", "eye"):
         table[f"torch.{name}"] = getattr(torch, name)
-    return table | {"getattr": getattr}
+    return table | {"getattr": getattr, "operator.not_": operator.not_, "torch._assert": torch._assert}
 
 
 def _in(function: Any, allowed: set[Any]) -> bool:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from secateur import nests
 from secateur.errors import ArtifactError
-from secateur.tracing.shadow import quiet_backends, shadow
+from secateur.inputs import fresh
+from secateur.tracing.shadow import quiet_backends, separate
 from secateur.tracing.trace import tensors_in
 
 TOLERANCE = {
@@ -22,8 +23,10 @@ TOLERANCE = {
 def outputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The model's outputs in evaluation mode, on a copy that shares its tensors."""
     with quiet_backends():
-        copy = shadow(model)
-        return [t.detach().contiguous() for t in tensors_in(nn.Module.__call__(copy, *args, **kwargs))]
+        torch.manual_seed(0)  # the random state is given back; a model that draws numbers draws the same ones each time
+        args, kwargs = fresh((args, dict(kwargs)))
+        outputs = tensors_in(nn.Module.__call__(separate(model), *args, **kwargs))
+        return [t.detach().contiguous() for t in outputs]
 
 
 def encode(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:

@@ -2,13 +2,16 @@
 
 import builtins
 import inspect
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import TraceError
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
@@ -16,6 +19,9 @@ from secateur.tracing.shadow import copy_with, quiet_backends
 
 UNKNOWN = object()  # the value of a call that could not be run on fake tensors
 CONSTANT = "secateur_constant"
+OTHER_BRANCH = (
+    "this rewritten model was captured on inputs that take another branch of forward; prune with inputs like these"
+)
 SKIPPED = "model"  # name of the traced model inside its caller
 
 
@@ -124,6 +130,8 @@ class _Tracer(fx.Tracer):
         value = obj.node.meta.get("value", UNKNOWN)
         if value is UNKNOWN or isinstance(value, Tensor):
             raise TraceError("a tensor's values decide which code runs")
+        held = obj if value else self.create_proxy("call_function", operator.not_, (obj,), {})
+        self.create_proxy("call_function", torch._assert, (held, OTHER_BRANCH), {})
         return bool(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
@@ -153,11 +161,14 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
             fakes = tree_map(lambda v: _like(v, device) if isinstance(v, Tensor) else v, (args, dict(kwargs)))
         inputs = {**dict(zip(names, fakes[0], strict=True)), **fakes[1]}
         try:
-            graph = _Tracer(mode, inputs).trace(caller)
+            tracer = _Tracer(mode, inputs)
+            with _faithful(tracer):
+                graph = tracer.trace(caller)
         except Exception as error:
             raise SurgeryError(
                 f"torch.fx can't capture {type(model).__name__}: {type(error).__name__}: {error}"
             ) from error
+    graph._tracer_cls = fx.Tracer  # the graph may be pickled; ours wants arguments
     for node in graph.nodes:
         node.meta.pop("value", None)
         node._rename(node.name.removeprefix(f"{SKIPPED}_"))
@@ -166,6 +177,37 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix(f"{SKIPPED}.")
     return graph
+
+
+class _Watch(TorchFunctionMode):
+    """Refuses to capture what a graph of calls can't hold: gradients switched on or off along the way."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled and not self.tracer.running:
+            raise TraceError("forward switches gradients on or off")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _faithful(tracer: _Tracer) -> Generator[None]:
+    """While this lasts, code whose gradients a graph would lose is refused."""
+    own = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if tracer.running:
+            return own.__func__(cls, *args, **kwargs)
+        raise TraceError(f"{cls.__name__} has a backward pass of its own")
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
+    try:
+        with _Watch(tracer):
+            yield
+    finally:
+        torch.autograd.Function.apply = own
 
 
 def _like(tensor: Tensor, device: torch.device) -> Tensor:

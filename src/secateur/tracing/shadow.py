@@ -27,7 +27,9 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     Raises:
         ModelError: where the model holds something that can't be copied.
     """
-    memo: dict[int, Any] = {id(v): v for m in model.modules() for v in vars(m).values() if isinstance(v, OPERATORS)}
+    values = [v for m in model.modules() for v in vars(m).values()]
+    memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, OPERATORS)}
+    memo |= {id(v): v.detach().clone() for v in values if isinstance(v, Tensor)}  # an activation can't be deep-copied
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
@@ -43,6 +45,15 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
 def shadow(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that shares the model's parameters; its buffers, which it may write to, are its own."""
     return copy_with(model, lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()).eval()
+
+
+def separate(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with tensors of its own, to be run for real: some layers write to their weights."""
+    return copy_with(model, lambda t: _like(t, t.detach().clone())).eval()
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def tag_attributes(model: nn.Module, session: object) -> None:

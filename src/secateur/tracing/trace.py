@@ -19,11 +19,11 @@ from secateur import nests
 from secateur.axes import Axis, Expr, leaves, resolve
 from secateur.errors import ModelError, SecateurError, SurgeryError, TraceError
 from secateur.graph import AxisInfo, Equation, Graph, Sizes, named
-from secateur.inputs import as_call
+from secateur.inputs import as_call, fresh
 from secateur.origins import Site
 from secateur.tracing.build import collect, demands, freeze, prunable_sizes, spread_ties, tensor_infos
 from secateur.tracing.capture import capture, place_of, to_module
-from secateur.tracing.shadow import named_tensors, quiet_backends, shadow, tag_attributes
+from secateur.tracing.shadow import named_tensors, quiet_backends, separate, shadow, tag_attributes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.tracer import Tracer
 
@@ -90,7 +90,7 @@ def _run(
     """Trace one forward pass of a shadow of the model, or of its captured graph."""
     tracer = Tracer()
     sizes = SizeMode(tracer)
-    double = graph if graph is not None else shadow(model)
+    double = graph if graph is not None else shadow(model) if fake else separate(model)
     tag_attributes(double, tracer)
     call = _interpret(graph, sizes) if graph is not None else double
     originals = named_tensors(double)
@@ -103,7 +103,7 @@ def _run(
         tracer.introduce(tensor, dims[name])
         if name.startswith("_tensor_constant"):
             tracer.freeze_all(tensor, "a constant made inside forward")
-    values, spec = tree_flatten((args, kwargs))
+    values, spec = tree_flatten((args, kwargs) if fake else fresh((args, kwargs)))
     fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
         tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
@@ -153,16 +153,17 @@ def _stand_ins(originals: Mapping[str, Tensor], mode: FakeTensorMode | None) -> 
 
 
 def tensors_in(out: Any) -> list[Any]:
-    """The tensors of an output. Caches are no outputs to keep: their class says so by ``update`` or a cache's name."""
-    if isinstance(out, Mapping):
-        return [v for value in cast("Mapping[Any, Any]", out).values() for v in tensors_in(value)]
-    if isinstance(out, list | tuple):
-        return [v for value in cast("list[Any]", out) for v in tensors_in(value)]
+    """The tensors of an output, in whatever it is that holds them. Caches among the outputs are none to keep."""
     if isinstance(out, Tensor):
         return [out]
-    if hasattr(out, "__dataclass_fields__"):
-        return [v for name in out.__dataclass_fields__ for v in tensors_in(getattr(out, name))]
-    return []
+    if isinstance(out, Mapping):
+        return [v for value in cast("Mapping[Any, Any]", out).values() for v in tensors_in(value)]
+    if isinstance(out, list | tuple | set | frozenset):
+        return [v for value in cast("list[Any]", out) for v in tensors_in(value)]
+    if isinstance(out, nn.Module | type) or "Cache" in type(out).__name__ or callable(out):
+        return []
+    slots = [getattr(out, name, None) for name in getattr(type(out), "__slots__", ()) if isinstance(name, str)]
+    return [v for value in (*getattr(out, "__dict__", {}).values(), *slots) for v in tensors_in(value)]
 
 
 def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:
@@ -280,9 +281,14 @@ class _Builder:
         double = shadow(self.model)
         graph = to_module(capture(double, positional, keywords), double)
         run = _run(self.model, *self.inputs, fake=True, graph=graph.eval())
-        names = collect(run.tracer, run.dims)
+        ordered = [
+            *self.run.dims,
+            *(n for n in run.dims if n not in self.run.dims),
+        ]  # a captured graph has its own order
+        names = collect(run.tracer, {n: run.dims[n] for n in ordered if n in run.dims})
         found, own = _shape(names.infos), _shape(self.names.infos)
-        if any(found.get(name) != shape for name, shape in own.items()):
+        read = [name for name, info in self.names.infos.items() if any(m in run.dims for m, _ in info.members)]
+        if any(found.get(name) != own[name] for name in read):
             raise SurgeryError("the captured graph has other axes than the model itself")
         prunable = prunable_sizes(self.infos)
         fixed = demands([use for use in run.uses if use.site is None], names, prunable)
