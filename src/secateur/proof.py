@@ -1,6 +1,6 @@
 """The proof: the smaller model computes what the original computes with the removed units silenced."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 

@@ -182,7 +182,7 @@ def test_a_callable_is_imported_with_trust_alone(builder: str, tmp_path: Path) -
     ("build", "message"),
     [
         ("users_builder:number", "gave a int, not a torch.nn.Module"),
-        ("users_builder:nothing", "users_builder:nothing could not build the model: AttributeError"),
+        ("users_builder:nothing", "users_builder:nothing, which builds the model, can.t be found"),
         ({"callable": "users_builder:make", "args": {"depth": 3}}, "could not build the model: TypeError"),
         ({"callable": "users_builder:make", "args": {"hidden": 9}}, r"0\.weight is \[9, 4\], planned for \[8, 4\]"),
     ],

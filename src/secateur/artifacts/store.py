@@ -6,8 +6,10 @@
 
 import hashlib
 import importlib
+import inspect
 import json
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from secateur import nests
 from secateur.artifacts import probe
 from secateur.artifacts.graphs import decode_graph, encode_graph
 from secateur.errors import ArtifactError, OutputError, SecateurError
@@ -54,18 +57,29 @@ class Build:
         return Build(spec, dict(args))
 
     def __call__(self, *, trust: bool) -> nn.Module:
-        """Build the dense model. Its module is imported only with ``trust``, unless it is imported already."""
+        """Build the dense model. Without ``trust`` nothing is imported, and nothing is called that need not be a model.
+
+        Raises:
+            ArtifactError: it wants trust, or does not build a module.
+        """
         module, _, name = self.callable.partition(":")
-        if module not in sys.modules and not trust:
+        if not (trust or module in sys.modules or module.startswith("secateur.")):
             raise ArtifactError(
-                f"this result is built by {self.callable}, and loading it would import {module}. If you "
-                f"trust that code, pass "
-                f"trust=True or import it first; or pass model=<an instance of the original architecture>."
+                f"this result is built by {self.callable}, and loading it would import {module}. If you trust that "
+                "code, pass trust=True or import it first; or pass model=<an instance of the original architecture>."
             )
         try:
             target: Any = importlib.import_module(module)
             for part in name.split("."):
                 target = getattr(target, part)
+        except (ImportError, AttributeError) as error:
+            raise ArtifactError(f"{self.callable}, which builds the model, can't be found: {error}") from error
+        if not (trust or _builds_models(target)):
+            raise ArtifactError(
+                f"{self.callable} need not build a model: it is neither a module class, nor code of your own, nor a "
+                "function that says it returns a module. If you trust it, pass trust=True."
+            )
+        try:
             built = target(**self.args)
         except Exception as error:
             raise ArtifactError(
@@ -74,6 +88,20 @@ class Build:
         if not isinstance(built, nn.Module):
             raise ArtifactError(f"{self.callable} gave a {type(built).__name__}, not a torch.nn.Module")
         return built
+
+
+def _builds_models(target: Any) -> bool:
+    """Whether something that a file names may be called: a file could name ``os.system`` too."""
+    if isinstance(target, type):
+        return issubclass(target, nn.Module)
+    if not inspect.isfunction(target):
+        return False
+    returned: Any = target.__annotations__.get("return")
+    if isinstance(returned, type) and issubclass(returned, nn.Module):
+        return True
+    file = Path(target.__code__.co_filename)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return file.is_file() and not any(file.is_relative_to(place) for place in installed)
 
 
 # ---------------------------------------------------------------------- saving
@@ -104,12 +132,14 @@ def save(
         ArtifactError: no example inputs are known, or something can't be stored.
     """
     model = model_or_result.model if isinstance(model_or_result, Result) else model_or_result
-    plan, positional, keywords = _provenance(model, args, kwargs)
+    plans, positional, keywords = _provenance(model, args, kwargs)
     folder = Path(path)
     if (folder / "artifact.json").exists() and not overwrite:
         raise OutputError(f"{folder} holds a saved result already; choose another place, or pass overwrite=True")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give a directory")
+    builder = None if build is None else Build.of(build)
+    rewritten = any(plan.rewrites for plan in plans)
     inputs, tensors = probe.encode(positional, keywords)
     outputs = probe.outputs_of(model, positional, keywords)
     tensors |= {f"output.{k}": t.cpu().contiguous().clone() for k, t in enumerate(outputs)}
@@ -117,13 +147,17 @@ def save(
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "class": f"{type(model).__module__}:{type(model).__qualname__}" if not plan.rewrites else plan.model,
-        "build": None if build is None else vars(Build.of(build)),
-        "graph": encode_graph(model) if isinstance(model, fx.GraphModule) and plan.rewrites else None,
+        "class": plans[0].model if rewritten else f"{type(model).__module__}:{type(model).__qualname__}",
+        "build": builder and vars(builder),
+        "graph": None,
+        "earlier": [plan.to_dict() for plan in plans[:-1]],
         "aliases": aliases,
         "parameters": [name for name, _ in model.named_parameters()],
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "probe": inputs,
     }
+    if rewritten and isinstance(model, fx.GraphModule):
+        record["graph"] = _graph(model, record, stored, tensors, needed=builder is None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,21 +166,49 @@ def save(
     for name, content in (("model.safetensors", stored), ("probe.safetensors", tensors)):
         with atomic(folder / name) as temporary:
             save_file(content, temporary, metadata={"format": "pt"})
-    plan.save(folder / "plan.json")
+    plans[-1].save(folder / "plan.json")
     record["files"] = {name: _fingerprint(folder / name) for name in FILES}
     write_text(folder / "artifact.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
+def _graph(
+    model: fx.GraphModule, record: Mapping[str, Any], weights: Mapping[str, Tensor], probed: Any, *, needed: bool
+) -> dict[str, Any] | None:
+    """The graph as JSON, read back and checked; None where it can't be stored and need not be.
+
+    Raises:
+        ArtifactError: it can't be stored, and nothing else would rebuild the model.
+    """
+    try:
+        graph = encode_graph(model)
+        made = _from_graph({**record, "graph": graph}, weights)
+        _fill(made, weights, record)
+        probe.check(made, record["probe"], probed)
+    except Exception as error:
+        if not needed:
+            return None
+        raise ArtifactError(
+            f"the graph of this rewritten model can't be stored ({error}). Save it with "
+            'build="package.module:callable" and load it from its class.'
+        ) from error
+    return graph
+
+
+def _from_graph(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    parameters = set(record["parameters"])
+    return decode_graph(record["graph"], {n: (t, n in parameters) for n, t in weights.items()})
+
+
 def _provenance(
     model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
-) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
-    plan, inputs = recall(model, "plan"), recall(model, "inputs")
+) -> tuple[tuple[Plan, ...], tuple[Any, ...], dict[str, Any]]:
+    plans, inputs = recall(model, "plans"), recall(model, "inputs")
     if args is not None or kwargs:
         inputs = as_call(args, kwargs)
     if inputs is None:
         raise ArtifactError("no example inputs are known for the probe: pass args= (and kwargs=) to sc.save")
     positional, keywords = inputs
-    return plan or Plan(axes={}, tensors={}, model=type(model).__name__), positional, keywords
+    return plans or (Plan(axes={}, tensors={}, model=type(model).__name__),), positional, keywords
 
 
 def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -195,8 +257,9 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
     try:
         weights, tensors = _read(folder / "model.safetensors"), _read(folder / "probe.safetensors")
         made = _rebuild(folder, record, weights, model, trust)
-        _fill(made, weights, record["aliases"])
+        _fill(made, weights, record)
         probe.check(made, record["probe"], tensors)
+        remember(made, "inputs", nests.decode(record["probe"], tensors.__getitem__))
     except SecateurError as error:
         raise error if isinstance(error, ArtifactError) else ArtifactError(f"{folder} does not fit: {error}") from error
     except Exception as error:  # whatever a foreign file may cause
@@ -268,14 +331,14 @@ def _read(file: Path) -> dict[str, Tensor]:
 def _rebuild(
     folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.Module | None, trust: bool
 ) -> nn.Module:
-    plan = Plan.from_dict(read_json(folder / "plan.json"))
+    plans = [*(Plan.from_dict(p) for p in record["earlier"]), Plan.from_dict(read_json(folder / "plan.json"))]
     if model is None and record["graph"] is not None:
-        parameters = set(record["parameters"])
-        made: nn.Module = decode_graph(record["graph"], {n: (t, n in parameters) for n, t in weights.items()})
+        made = _from_graph(record, weights)
     else:
-        dense = model if model is not None else _build(record)(trust=trust)
-        made = plan.apply(dense).eval()
-    remember(made, "plan", plan)
+        made = model if model is not None else _build(record)(trust=trust)
+        for plan in plans:
+            made = plan.apply(made).eval()
+    remember(made, "plans", tuple(plans))
     return made
 
 
@@ -289,8 +352,9 @@ def _build(record: Mapping[str, Any]) -> Build:
     return Build.of(record["build"])
 
 
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Put the stored weights in place; every tensor of the model must be there with its shape and kind."""
+    aliases, frozen = record["aliases"], set(record["frozen"])
     tensors = named_tensors(model)
     missing = [n for n in tensors if n not in weights and n not in aliases]
     extra = [n for n in (*weights, *aliases) if n not in tensors]
@@ -301,14 +365,12 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], aliases: Mapping[str,
             f"{len(wrong)} of another shape; "
             f"{(missing + extra + wrong)[0]} first"
         )
-    filled = {n: _like(tensors[n], t) for n, t in weights.items()}
+    filled = {n: _like(tensors[n], t, n not in frozen) for n, t in weights.items()}
     for name in tensors:
         put(model, name, filled[aliases.get(name, name)])
 
 
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    return (
-        nn.Parameter(new, requires_grad=old.requires_grad and new.is_floating_point())
-        if isinstance(old, nn.Parameter)
-        else new
-    )
+def _like(old: Tensor, new: Tensor, trained: bool) -> Tensor:
+    if not isinstance(old, nn.Parameter):
+        return new
+    return nn.Parameter(new, requires_grad=trained and (new.is_floating_point() or new.is_complex()))

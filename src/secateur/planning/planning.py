@@ -94,8 +94,8 @@ def _check_arguments(
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
     if scope not in ("global", "local"):
         raise PlanError(f'scope={scope!r}: give "global" or "local"')
-    if min_units < 1 or multiple_of < 1:
-        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be at least 1")
+    if any(type(n) is not int or n < 1 for n in (min_units, multiple_of)):
+        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1")
 
 
 def choose_axes(

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from secateur import nests
 from secateur.errors import SurgeryError
 from secateur.origins import Attribute, NodeArgument, Site
-from secateur.provenance import remember
+from secateur.provenance import recall, remember
 from secateur.surgery.layers import update
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument, to_module
@@ -29,7 +29,7 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
-    _settle(plan, small)
+    _settle(plan, small, recall(model, "plans"))
     return small
 
 
@@ -48,7 +48,7 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
     for name, tensor in tensors.items():
         if id(tensor) in new:
             put(model, name, new[id(tensor)])
-    _settle(plan, model)
+    _settle(plan, model, recall(model, "plans"))
     return model
 
 
@@ -98,7 +98,7 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     table[role] = tensor
 
 
-def _settle(plan: "Plan", model: nn.Module) -> None:
+def _settle(plan: "Plan", model: nn.Module, earlier: "tuple[Plan, ...] | None") -> None:
     """Set every size, then let standard layers say what they have become."""
     nodes = {n.name: n for n in model.graph.nodes} if isinstance(model, fx.GraphModule) else {}
     for site, value in plan.settings:
@@ -115,7 +115,7 @@ def _settle(plan: "Plan", model: nn.Module) -> None:
     owners = {alias.rpartition(".")[0].partition(".parametrizations.")[0] for alias in plan.kept}
     for owner in owners:
         update(model.get_submodule(owner))
-    remember(model, "plan", plan)
+    remember(model, "plans", (*(earlier or ()), plan))
 
 
 def set_attributes(model: nn.Module, settings: Iterable[tuple[Site, int]]) -> None:

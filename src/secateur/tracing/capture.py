@@ -280,6 +280,15 @@ def place_of(node: fx.Node) -> str:
     return f"{file}:{rest.split(',')[0]}"
 
 
+def has_argument(node: fx.Node, path: tuple[int | str, ...]) -> bool:
+    """Whether there is a place among a node's arguments to put a size: a whole shape that is passed on has none."""
+    try:
+        _put([list(node.args), dict(node.kwargs)], path, 0)
+    except SurgeryError:
+        return False
+    return True
+
+
 def set_argument(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:
     """Put a size at a place among a node's arguments.
 

@@ -320,3 +320,10 @@ def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
         halves = mode.tracer.algebra.split(dim, int(value))
         if halves is not None:
             yield value, halves[0], path
+
+
+@handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def recurrent(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Gates sit together in one weight, and the layer checks its sizes itself: all that it is given keeps its width."""
+    mode.tracer.freeze_all((args, kwargs), f"a recurrent layer keeps its widths, at {location()}")
+    return iter(())

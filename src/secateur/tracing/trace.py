@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 from torch.func import functional_call
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from secateur import nests
@@ -22,7 +23,7 @@ from secateur.graph import AxisInfo, Equation, Graph, Sizes, named
 from secateur.inputs import as_call, fresh
 from secateur.origins import Site
 from secateur.tracing.build import collect, demands, freeze, prunable_sizes, spread_ties, tensor_infos
-from secateur.tracing.capture import capture, place_of, to_module
+from secateur.tracing.capture import capture, has_argument, place_of, to_module
 from secateur.tracing.shadow import named_tensors, quiet_backends, separate, shadow, tag_attributes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.tracer import Tracer
@@ -107,6 +108,7 @@ def _run(
     fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
         tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
+    _freeze_hooked(tracer, double, stand_ins)
     positional, keywords = tree_unflatten(fakes, spec)
     try:
         with mode or nullcontext(), tracer, sizes:
@@ -152,18 +154,31 @@ def _stand_ins(originals: Mapping[str, Tensor], mode: FakeTensorMode | None) -> 
     return {name: made[id(tensor)] for name, tensor in originals.items()}
 
 
-def tensors_in(out: Any) -> list[Any]:
+def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
     """The tensors of an output, in whatever it is that holds them. Caches among the outputs are none to keep."""
     if isinstance(out, Tensor):
         return [out]
-    if isinstance(out, Mapping):
-        return [v for value in cast("Mapping[Any, Any]", out).values() for v in tensors_in(value)]
-    if isinstance(out, list | tuple | set | frozenset):
-        return [v for value in cast("list[Any]", out) for v in tensors_in(value)]
-    if isinstance(out, nn.Module | type) or "Cache" in type(out).__name__ or callable(out):
+    if out is None or isinstance(out, bool | int | float | complex | str | bytes | nn.Module | type) or id(out) in seen:
         return []
-    slots = [getattr(out, name, None) for name in getattr(type(out), "__slots__", ()) if isinstance(name, str)]
-    return [v for value in (*getattr(out, "__dict__", {}).values(), *slots) for v in tensors_in(value)]
+    if isinstance(out, Mapping):
+        parts: list[Any] = list(cast("Mapping[Any, Any]", out).values())
+    elif isinstance(out, list | tuple | set | frozenset):
+        parts = list(cast("list[Any]", out))
+    elif "Cache" in type(out).__name__ or callable(out):
+        return []
+    else:
+        slots = [name for name in getattr(type(out), "__slots__", ()) if hasattr(out, name)]
+        parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name) for name in slots)]
+    return [tensor for part in parts for tensor in tensors_in(part, seen | {id(out)})]
+
+
+def _freeze_hooked(tracer: Tracer, model: nn.Module, stand_ins: Mapping[str, Tensor]) -> None:
+    """Weights that the old spectral norm computes in a hook: silencing their origin would change the norm as well."""
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            name = f"{path}.{getattr(hook, 'name', '')}_orig".removeprefix(".")
+            if isinstance(hook, SpectralNorm) and name in stand_ins:
+                tracer.freeze_all(stand_ins[name], "torch.nn.utils.spectral_norm divides by a norm of the whole weight")
 
 
 def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:
@@ -291,11 +306,11 @@ class _Builder:
         if any(found.get(name) != own[name] for name in read):
             raise SurgeryError("the captured graph has other axes than the model itself")
         prunable = prunable_sizes(self.infos)
-        fixed = demands([use for use in run.uses if use.site is None], names, prunable)
+        nodes = {node.name: node for node in graph.graph.nodes}
+        settable = [use for use in run.uses if use.site and has_argument(nodes[use.site.node], use.site.path)]
+        fixed = demands([use for use in run.uses if use not in settable], names, prunable)
         settings: dict[Site, Expr] = dict(fixed.sizes.settings)
-        for use in run.uses:
-            if use.site is not None:
-                settings.setdefault(use.site, names.finish(use.target))
+        settings |= {use.site: names.finish(use.target) for use in reversed(settable) if use.site}
         for equation in fixed.stuck:
             freeze(
                 self.infos,
