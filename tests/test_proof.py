@@ -451,9 +451,7 @@ def test_outputs_that_hide_their_tensors() -> None:
 
 
 def test_values_out_of_range() -> None:
-    with pytest.raises(
-        TraceError, match=r"Tied does not run on the inputs \(int64\[1, 3\]\): IndexError.*look at their values"
-    ):
+    with pytest.raises(TraceError, match=r"Tied does not run on the example inputs \(int64\[1, 3\]\): IndexError"):
         sc.prune(Tied(), torch.full((1, 3), 50))
 
 

@@ -1,5 +1,6 @@
 """Code as people write it, in which a size or a weight hides from a trace: each trap was once fallen into."""
 
+import functools
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -345,3 +346,22 @@ def test_a_file_can_not_name_what_is_no_model(target: str) -> None:
 
 def test_embedded_classes_are_trusted() -> None:
     assert isinstance(Build("secateur.examples:SimpleNet", {})(trust=False), nn.Module)
+
+
+@functools.lru_cache
+def triangle(size: int) -> Tensor:
+    return torch.tril(torch.ones(size, size))
+
+
+def test_a_cache_of_the_users_code_holds_no_fake_tensors_afterwards() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(triangle(x.shape[0]) @ self.a(x).relu())
+
+    for _ in range(2):
+        sc.prune(Masked(), torch.randn(3, 4), keep=0.5)
+        assert type(triangle(3)) is Tensor

@@ -192,7 +192,7 @@ def silenced(
         tracer.introduce(tensor, [_live(d, axes, tracer) for d in info.dims])
     over = _KeptOnly(plan)
     tracer.adopted = over
-    with tracer, SizeMode(tracer):
+    with tracer, SizeMode(tracer, tagging=False):
         out = copy(*args, **kwargs)
     return tensors_in(out), tuple(over.seen)
 
@@ -371,7 +371,7 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
     """Refuse a model that does not run on the example inputs, or whose outputs hold NaN.
 
     Raises:
-        TraceError: it does not run: tracing looks at shapes alone, so numbers out of range come to light here.
+        TraceError: it does not run: numbers out of range, say, which tracing by shapes alone does not see.
         ModelError: NaN.
     """
     positional, keywords = fresh(as_call(args, kwargs))
@@ -381,8 +381,8 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
         except Exception as error:
             inputs = describe_inputs(positional, keywords)
             raise TraceError(
-                f"{type(model).__name__} does not run on the inputs {inputs}: {type(error).__name__}: {error}. "
-                "Their shapes fit; look at their values."
+                f"{type(model).__name__} does not run on the example inputs {inputs}: {type(error).__name__}: {error}. "
+                "Pass inputs that model(*args, **kwargs) accepts."
             ) from error
     if any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()):
         raise ModelError(

@@ -110,8 +110,8 @@ def prune(
     if budget is None and threshold is None and keep is None:
         budget = Budget(macs=0.5)
     check_weights(model)
+    check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
-    check_outputs(model, args, kwargs)
     for batch in data or ():
         positional, keywords, _ = split_batch(batch)
         check_outputs(model, positional, keywords)

@@ -41,11 +41,15 @@ class Use:
 
 
 class SizeMode(TorchFunctionMode):
-    """Notes every use of a size while a model is traced."""
+    """Notes every use of a size while a model is traced.
 
-    def __init__(self, tracer: Tracer) -> None:
+    Args:
+        tagging: False leaves sizes as plain ints, for a run that only has to keep structure visible.
+    """
+
+    def __init__(self, tracer: Tracer, *, tagging: bool = True) -> None:
         super().__init__()
-        self.tracer = tracer
+        self.tracer, self.tagging = tracer, tagging
         self.uses: list[Use] = []
         self.node: str | None = None  # the node of a captured graph that is being run, and its line
         self.place: str | None = None
@@ -69,7 +73,7 @@ class SizeMode(TorchFunctionMode):
         return out
 
     def _tag(self, value: int, dim: Expr) -> int:
-        return SourcedInt(value, Shape(dim), self.tracer) if value > 1 else value
+        return SourcedInt(value, Shape(dim), self.tracer) if value > 1 and self.tagging else value
 
     def _shape(self, tensor: Tensor, shape: Any) -> Any:
         return torch.Size(self._tag(int(s), d) for s, d in zip(shape, self.tracer.dims(tensor), strict=True))
