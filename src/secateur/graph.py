@@ -112,7 +112,7 @@ class Graph:
         frozen: the others that run through a parameter, with reasons.
         tensors: every parameter and buffer once, under its first name.
         macs: for each operation, its name and the factors of its multiply-accumulates.
-        ties: groups of axes that must keep equal sizes.
+        ties: groups of axes that must keep the proportions of their sizes; most are of equal size.
         sizes: the sizes that the model's class holds.
         captured: the same of the model captured as a graph, where literals in ``forward`` make that necessary.
         unknown: operations that no rule knows, with their place.

@@ -54,7 +54,7 @@ def _axes_table(graph: Graph) -> Table:
     slopes = {kind: graph.costs.kinds[kind].slopes(sizes).tolist() for kind in ("params", "macs")}
     tie = {name: group for group in graph.ties for name in group}
     for k, (name, info) in enumerate(graph.axes.items()):
-        notes = [f"equal to {', '.join(n for n in tie[name] if n != name)}"] if name in tie else []
+        notes = [f"shrinks with {', '.join(n for n in tie[name] if n != name)}"] if name in tie else []
         notes += ["normalised over"] * bool(info.normalising) + [f"rewrites the graph: {r}" for r in info.rewrite[:1]]
         row = [
             name,

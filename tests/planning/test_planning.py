@@ -306,7 +306,7 @@ def test_heads_of_a_chunked_projection_and_their_widths() -> None:
 
 def test_a_plan_by_hand_must_respect_ties() -> None:
     graph, _ = scored(Chunked())
-    with pytest.raises(PlanError, match="must keep equal sizes, because the code splits them equally"):
+    with pytest.raises(PlanError, match="must keep the proportions of their sizes"):
         make_plan(graph, {graph.ties[0][0]: torch.tensor([0, 1])})
 
 

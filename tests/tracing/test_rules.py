@@ -277,3 +277,19 @@ def test_weight_normalisation_is_pruned_through(layer: nn.Module) -> None:
     result = sc.prune(model, inputs, keep=0.5)
     assert result.model[0].weight.shape[:2] == (4, 6)  # type: ignore[union-attr]
     assert "4" in result.model[0].extra_repr()  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_attribute_for_two_head_sizes_keeps_their_proportion(fused: bool) -> None:
+    """Rotary halves couple the units of queries and keys in pairs; values have as many units, uncoupled."""
+    model = Attention(rotary=True, fused=fused)
+    graph = sc.trace(model, torch.randn(2, 5, 16))
+    sizes = {name: graph.axes[name].size for tie in graph.ties for name in tie}
+    assert sorted(sizes.values()) == [4, 8]
+    result = sc.prune(model, torch.randn(2, 5, 16), keep=0.5, only=["head_dim"])
+    small = result.model
+    assert (small.head_dim, small.q.out_features, small.v.out_features) == (4, 16, 16)  # type: ignore[union-attr]
+    assert small.angles.shape == (5, 2)  # type: ignore[union-attr]
+    budget = sc.prune(model, torch.randn(2, 5, 16), budget=sc.Budget(params=0.6)).plan.sizes
+    first, second = (budget.get(name, size) / size for name, size in sizes.items())
+    assert first == second

@@ -5,6 +5,7 @@ Letters: A axes, L lanes (an axis, or tied axes that go together), S steps of al
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -16,39 +17,54 @@ SLACK = 0.01  # a budget is met when the cost is within this share below the tar
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """Axes that lose units together, and the order in which each loses them.
+    """Axes that lose units together, in equal shares, and the order in which each loses them.
 
     Attributes:
         axes: names; usually one.
+        shares: units of each axis that one unit of the lane stands for; 1 where the axes are of equal size.
         order: for each axis its units, the first to go first, (size,).
-        losses: score that goes with the k-th removal, summed over the axes, each axis's scores adding up to 1, (size,).
-        sizes: the widths it may take, descending; the first is the original.
+        losses: score that goes with the k-th unit of the lane, summed over the axes, each axis's scores adding up to
+            1, (units of the lane,).
+        sizes: the widths in units of the lane that it may take, descending; the first is the original.
     """
 
     axes: tuple[str, ...]
+    shares: tuple[int, ...]
     order: tuple[Tensor, ...]
     losses: Tensor
     sizes: tuple[int, ...]
 
 
-def lane(axes: Sequence[str], scores: Mapping[str, Tensor], size: int, min_units: int, multiple_of: int) -> Lane:
-    """Put axes of one size in a lane. Of equal scores the later unit goes first."""
+def lane(axes: Mapping[str, int], scores: Mapping[str, Tensor], min_units: int, multiple_of: int) -> Lane:
+    """Put axes of the given sizes in a lane. Of equal scores the later unit goes first."""
+    units = gcd(*axes.values())
     orders: list[Tensor] = []
-    losses = torch.zeros(size, dtype=torch.float64)
-    for axis in axes:
+    losses = torch.zeros(units, dtype=torch.float64)
+    for axis, size in axes.items():
         values = scores[axis].double()
         order = size - 1 - torch.argsort(values.flip(0), stable=True)
         values = values[order] - min(0.0, float(values.min()))  # shares need scores that are not negative
         total = float(values.sum())
-        losses += values / total if total > 0 else torch.full_like(values, 1 / size)
+        values = values / total if total > 0 else torch.full_like(values, 1 / size)
+        losses += values.reshape(units, -1).sum(1)
         orders.append(order)
-    return Lane(axes=tuple(axes), order=tuple(orders), losses=losses, sizes=allowed(size, min_units, multiple_of))
+    shares = tuple(size // units for size in axes.values())
+    return Lane(
+        axes=tuple(axes),
+        shares=shares,
+        order=tuple(orders),
+        losses=losses,
+        sizes=allowed(units, shares, min_units, multiple_of),
+    )
 
 
-def allowed(size: int, min_units: int, multiple_of: int) -> tuple[int, ...]:
-    """Widths from the original down to ``min_units``, all but the original multiples of ``multiple_of``."""
-    least = max(1, min_units)
-    return (size, *(n for n in range(size - 1, least - 1, -1) if n % multiple_of == 0))
+def allowed(units: int, shares: Sequence[int], min_units: int, multiple_of: int) -> tuple[int, ...]:
+    """Widths from the original down that leave every axis ``min_units``, and multiples of ``multiple_of``."""
+
+    def fits(width: int) -> bool:
+        return all(width * share >= min_units and width * share % multiple_of == 0 for share in shares)
+
+    return (units, *(n for n in range(units - 1, 0, -1) if fits(n)))
 
 
 @dataclass(frozen=True)
@@ -102,12 +118,13 @@ class Greedy:
         pairs = [(costs.order[a], k) for k, ln in enumerate(lanes) for a in ln.axes]
         self.axis_of = torch.tensor([p[0] for p in pairs], dtype=torch.long)
         self.lane_of = torch.tensor([p[1] for p in pairs], dtype=torch.long)
+        self.shares = torch.tensor([share for ln in lanes for share in ln.shares], dtype=torch.float64)
         self.weights = self.savings() * self.sizes[:, 0]  # what each whole lane costs
 
     def vector(self, at: Tensor) -> Tensor:
         """Axis sizes (A,) after the given number of steps in each lane."""
         vector = self.costs.dense.clone()
-        vector[self.axis_of] = self.sizes[self.lane_of, at[self.lane_of]]
+        vector[self.axis_of] = self.sizes[self.lane_of, at[self.lane_of]] * self.shares
         return vector
 
     def gaps(self, at: Tensor) -> dict[str, float]:
@@ -123,7 +140,7 @@ class Greedy:
         for kind, gap in self.gaps(self.at).items():
             if gap > 0:
                 slopes = self.costs.kinds[kind].slopes(sizes)
-                closes = torch.zeros_like(total).index_add_(0, self.lane_of, slopes[self.axis_of])
+                closes = torch.zeros_like(total).index_add_(0, self.lane_of, slopes[self.axis_of] * self.shares)
                 total += closes / (self.targets[kind] * gap)
         return total.clamp_min(1e-300)
 

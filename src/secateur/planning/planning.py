@@ -66,9 +66,9 @@ def plan(
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
     kept = {
-        axis: order[gone:].sort().values
+        axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
-        for axis, order in zip(ln.axes, ln.order, strict=True)
+        for axis, order, share in zip(ln.axes, ln.order, ln.shares, strict=True)
         if gone
     }
     return make_plan(graph, kept)
@@ -172,12 +172,14 @@ def _lanes(
 ) -> list[Lane]:
     group = {name: tie for tie in graph.ties for name in tie}
     lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
-    return [lane(tie, scores, graph.axes[tie[0]].size, min_units, multiple_of) for tie in lanes]
+    sizes = {name: info.size for name, info in graph.axes.items()}
+    return [lane({name: sizes[name] for name in tie}, scores, min_units, multiple_of) for tie in lanes]
 
 
 def _below(ln: Lane, scores: Mapping[str, Tensor], threshold: float) -> int:
-    """How many units of every axis of a lane are under the cutoff."""
-    return min(int((scores[a] < threshold * scores[a].mean()).sum()) for a in ln.axes)
+    """How many units of a lane are under the cutoff on every axis of it."""
+    below = (int((scores[a] < threshold * scores[a].mean()).sum()) for a in ln.axes)
+    return min(count // share for count, share in zip(below, ln.shares, strict=True))
 
 
 def _widths(lanes: Sequence[Lane], wanted: Callable[[Lane], int]) -> list[int]:
@@ -188,7 +190,7 @@ def _widths(lanes: Sequence[Lane], wanted: Callable[[Lane], int]) -> list[int]:
 def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int) -> list[int]:
     dense = graph.cost()
     targets = budget.targets(dense)
-    least = {axis: ln.sizes[-1] for ln in lanes for axis in ln.axes}
+    least = {a: ln.sizes[-1] * share for ln in lanes for a, share in zip(ln.axes, ln.shares, strict=True)}
     smallest = graph.cost(least)
     for kind, target in targets.items():
         if smallest[kind] > target:
@@ -261,10 +263,11 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
     }
     sizes = {name: len(axis.kept) for name, axis in axes.items()}
     for tie in graph.ties:
-        if len({sizes.get(name, graph.axes[name].size) for name in tie}) > 1:
+        shares = {sizes.get(name, graph.axes[name].size) / graph.axes[name].size for name in tie}
+        if max(shares) - min(shares) > 1e-9:
             raise PlanError(
-                f"{', '.join(tie)} must keep equal sizes, because the code splits them equally; give them "
-                f"the same number of units"
+                f"{', '.join(tie)} must keep the proportions of their sizes, because one size in the code serves them "
+                f"all; keep the same share of each"
             )
     broken = graph.sizes.broken(sizes)
     form = graph.captured if broken else graph.sizes

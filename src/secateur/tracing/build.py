@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import gcd
 from random import Random
 from typing import Any
 
@@ -135,7 +136,8 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     """Sort the uses of sizes by what they ask of a plan.
 
     An attribute used alone is set to the dim's new size. An equation that always holds is dropped; one that holds while
-    equal axes stay equal ties them; any other, and any literal, is stuck: its axes freeze, or the graph is rewritten.
+    equal axes stay equal, or all axes keep their proportions, ties them; any other, and any literal, is stuck: its axes
+    freeze, or the graph is rewritten.
     """
     equations = [_equation(use, names) for use in uses]
     settings: dict[Site, Expr] = {}
@@ -164,6 +166,9 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
             ties += [
                 tuple(n for n in involved if prunable[n] == size) for size in {prunable[n]: None for n in involved}
             ]
+            kept.append(equation)
+        elif _scales(equation, sizes, prunable, involved):
+            ties.append(tuple(involved))
             kept.append(equation)
         else:
             stuck.append(replace(equation, more=tuple(involved)))
@@ -242,6 +247,13 @@ def _holds(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involv
     return all(equation.holds(trial, sizes.values(trial)) for trial in trials)
 
 
+def _scales(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str]) -> bool:
+    """Whether the equation holds at every size that keeps the proportions of its axes (one attribute, two head sizes)."""
+    steps = gcd(*(prunable[n] for n in involved))
+    trials = [{n: prunable[n] // steps * k for n in involved} for k in range(1, steps)]
+    return steps > 1 and all(equation.holds(t, sizes.values(t)) for t in trials[:: max(1, steps // 16)])
+
+
 # ---------------------------------------------------------------------- the graph
 
 
@@ -268,6 +280,8 @@ def spread_ties(infos: dict[str, AxisInfo], ties: list[tuple[str, ...]]) -> list
         stuck = [n for n in group if infos[n].frozen]
         if stuck:
             freeze(infos, group, f"must stay as large as {min(stuck, key=order.index)}, which is frozen")
+        elif gcd(*(infos[n].size for n in group)) == 1 and len(group) > 1:
+            freeze(infos, group, f"tied to the size of {min(group, key=order.index)} in proportions that can't shrink")
         elif len(group) > 1:
             kept.append(tuple(sorted(group, key=order.index)))
     return kept
