@@ -44,26 +44,18 @@ def graph_tables(graph: Graph) -> Group:
 
 def _axes_table(graph: Graph) -> Table:
     table = Table(title=f"{len(graph.axes)} axes that can be pruned", title_justify="left", expand=False)
-    for column in ("axis", "kind"):
-        table.add_column(column, overflow="fold")
+    table.add_column("axis, and its members", overflow="fold")
+    table.add_column("kind")
     for column in ("units", "params/unit", "MACs/unit"):
         table.add_column(column, justify="right")
-    table.add_column("members", overflow="fold")
-    table.add_column("note", overflow="fold")
     sizes = graph.costs.dense
     slopes = {kind: graph.costs.kinds[kind].slopes(sizes).tolist() for kind in ("params", "macs")}
     tie = {name: group for group in graph.ties for name in group}
     for k, (name, info) in enumerate(graph.axes.items()):
         notes = [f"shrinks with {', '.join(n for n in tie[name] if n != name)}"] if name in tie else []
         notes += ["normalised over"] * bool(info.normalising) + [f"rewrites the graph: {r}" for r in info.rewrite[:1]]
-        row = [
-            name,
-            info.kind,
-            str(info.size),
-            _quantity(round(slopes["params"][k])),
-            _quantity(round(slopes["macs"][k])),
-        ]
-        table.add_row(*row, _members(info), "; ".join(notes))
+        cell = Text.assemble(name, (f"\n  {_members(info)}", "dim"), *((f"\n  {note}", "yellow") for note in notes))
+        table.add_row(cell, info.kind, str(info.size), *(_quantity(round(slopes[c][k])) for c in ("params", "macs")))
     return table
 
 

@@ -248,7 +248,7 @@ def _holds(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involv
 
 
 def _scales(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str]) -> bool:
-    """Whether the equation holds at every size that keeps the proportions of its axes (one attribute, two head sizes)."""
+    """Whether the equation holds at every size that keeps the proportions of its axes: one int for two head sizes."""
     steps = gcd(*(prunable[n] for n in involved))
     trials = [{n: prunable[n] // steps * k for n in involved} for k in range(1, steps)]
     return steps > 1 and all(equation.holds(t, sizes.values(t)) for t in trials[:: max(1, steps // 16)])
