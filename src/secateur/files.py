@@ -70,8 +70,7 @@ class RunDirectory:
     """A directory that is prepared out of sight and appears at once.
 
     Write to ``work`` (a hidden sibling of the final place) inside a ``with`` block, then call ``publish()``. Leaving
-    the block
-    without it, be it by an error or by Ctrl-C, removes everything that was written.
+    the block without it, be it by an error or by Ctrl-C, removes everything that was written.
 
     Args:
         path: the directory's final place. Missing parents are made.

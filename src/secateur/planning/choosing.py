@@ -101,12 +101,9 @@ class Greedy:
     """Removes the cheapest loss first until all targets are met.
 
     Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an
-    axis gets
-    dearer as it empties, times what the whole axis costs in the original; its price is that loss by what removing it
-    saves now. So
-    at first all axes are on a par, whatever their scores' units and their width. Local scope: the price is the share
-    of the axis
-    that is gone, whatever it saves, so every axis shrinks alike.
+    axis gets dearer as it empties, times what the whole axis costs in the original; its price is that loss by what
+    removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Local scope:
+    the price is the share of the axis that is gone, whatever it saves, so every axis shrinks alike.
     """
 
     def __init__(self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str) -> None:

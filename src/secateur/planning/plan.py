@@ -46,8 +46,7 @@ class Plan:
         tensors: the parameters and buffers that lose slices, under their first names.
         settings: sizes in the code and their new values.
         rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph;
-        empty
-            where the class stays.
+            empty where the class stays.
         model: name of the class that was traced.
         example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class
             stays.
