@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
 from secateur.examples import SimpleNet
-from secateur.tracing.trace import tensors_in
+from secateur.tracing.running import tensors_in
 
 
 class LeNet(nn.Module):

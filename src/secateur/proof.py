@@ -17,9 +17,9 @@ from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
 from secateur.tracing.rules.registry import Dims, Op
+from secateur.tracing.running import describe_inputs, tensors_in
 from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends, separate
 from secateur.tracing.sizes import SizeMode
-from secateur.tracing.trace import describe_inputs, tensors_in
 from secateur.tracing.tracer import Tracer
 
 Inputs = tuple[Args, Kwargs]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from secateur import nests
 from secateur.errors import ArtifactError
 from secateur.inputs import fresh
+from secateur.tracing.running import tensors_in
 from secateur.tracing.shadow import quiet_backends, separate
-from secateur.tracing.trace import tensors_in
 
 TOLERANCE = {
     torch.float64: 1e-9,

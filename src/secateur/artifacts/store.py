@@ -122,7 +122,7 @@ def save(
         model_or_result: what `prune` gave, perhaps trained on since, or its model.
         path: a directory; made if it is not there. Other files in it stay.
         build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with
-            JSON arguments; `load` can then rebuild the model without ``model=``. Not needed where the class was rewritten.
+            JSON arguments; `load` then needs no ``model=``. Not needed where the class was rewritten.
         args, kwargs: example inputs for the probe; those that the model was pruned with where none are given.
         overwrite: replace a result that is there.
 

@@ -18,8 +18,8 @@ RULES: dict[str, Rule] = {}
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register the equations of operations, by name without overload: ``@rule("aten::mm")``.
 
-    The rule gets an `Op`, states equations through ``op.unify`` and its like, and returns the dims of the output (a list
-    of expressions), or a list of those for several outputs.
+    The rule gets an `Op`, states equations through ``op.unify`` and its like, and returns the dims of the output (a
+    list of expressions), or a list of those for several outputs.
     """
 
     def register(function: Rule) -> Rule:

@@ -1,0 +1,187 @@
+"""One traced forward pass: a stand-in of the model, or its captured graph, on fake tensors or on the real inputs."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.func import functional_call
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from secateur.axes import Axis, Expr, leaves, resolve
+from secateur.errors import SecateurError, TraceError
+from secateur.inputs import fresh
+from secateur.tracing.capture import place_of
+from secateur.tracing.shadow import named_tensors, separate, shadow, tag_attributes
+from secateur.tracing.sizes import SizeMode, Use
+from secateur.tracing.tracer import Tracer
+
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+@dataclass
+class Run:
+    """What one traced forward pass left."""
+
+    tracer: Tracer
+    uses: list[Use]
+    dims: dict[str, list[Expr]]
+
+
+def run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    try:
+        return run(model, args, kwargs, fake=True)
+    except (TraceError, *NEEDS_DATA):  # values decide, or an operation has no fake form: the real inputs know
+        if any(t.device.type == "meta" for t in model.parameters()):
+            raise
+        return run(model, args, kwargs, fake=False)
+
+
+def run(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fake: bool, graph: fx.GraphModule | None = None
+) -> Run:
+    """Trace one forward pass of a shadow of the model, or of its captured graph."""
+    tracer = Tracer()
+    sizes = SizeMode(tracer)
+    double = graph if graph is not None else shadow(model) if fake else separate(model)
+    tag_attributes(double, tracer)
+    call = _interpret(graph, sizes) if graph is not None else double
+    originals = named_tensors(double)
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+    stand_ins = _stand_ins(originals, mode)
+    dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
+    entered: dict[int, list[Expr]] = {}
+    for name, tensor in stand_ins.items():
+        dims[name] = entered.setdefault(id(tensor), dims[name])
+        tracer.introduce(tensor, dims[name])
+        if name.startswith("_tensor_constant"):
+            tracer.freeze_all(tensor, "a constant made inside forward")
+    values, spec = tree_flatten((args, kwargs) if fake else fresh((args, kwargs)))
+    fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
+    for tensor in tensors_in(fakes):
+        tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
+    _freeze_hooked(tracer, double, stand_ins)
+    positional, keywords = tree_unflatten(fakes, spec)
+    try:
+        with mode or nullcontext(), tracer, sizes:
+            out = functional_call(call, stand_ins, positional, keywords, tie_weights=False, strict=False)
+    except NEEDS_DATA:
+        raise
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} does not run on the example inputs {describe_inputs(args, kwargs)}: "
+            f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
+        ) from error
+    if not tensors_in(out):
+        raise TraceError(
+            f"{type(model).__name__} gives a {type(out).__name__} in which no tensor can be found, so nothing would "
+            "hold its outputs in place. Return a tensor, or a tuple, mapping or dataclass of them."
+        )
+    tracer.freeze_all(tensors_in(out), "an output of the model")
+    _freeze_unread(tracer, dims.values())
+    own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}
+    return Run(tracer, sizes.uses, {name: own[name] for name in originals if name in own})
+
+
+def _freeze_unread(tracer: Tracer, dims: Iterable[list[Expr]]) -> None:
+    """What computes nothing on the example inputs (spare rows of a table, a layer for training) may on others."""
+
+    def axes(exprs: Iterable[Expr]) -> list[Axis]:
+        return [leaf for e in exprs for leaf in leaves(resolve(e)) if isinstance(leaf, Axis)]
+
+    computed = {axis.order for axis in axes(tracer.computed.values())}
+    for axis in axes(e for exprs in dims for e in exprs):
+        if axis.order not in computed:
+            tracer.algebra.freeze(axis, "the forward pass on the example inputs never reads it")
+
+
+def _stand_ins(originals: Mapping[str, Tensor], mode: FakeTensorMode | None) -> dict[str, Tensor]:
+    """A fake (or aliasing) tensor for each parameter and buffer; tied ones share theirs."""
+    made: dict[int, Tensor] = {}
+    for tensor in originals.values():
+        if id(tensor) not in made:
+            made[id(tensor)] = mode.from_tensor(tensor, static_shapes=True) if mode else tensor.detach()
+    return {name: made[id(tensor)] for name, tensor in originals.items()}
+
+
+def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
+    """The tensors of an output, in whatever it is that holds them. Caches among the outputs are none to keep."""
+    if isinstance(out, Tensor):
+        return [out]
+    if out is None or isinstance(out, bool | int | float | complex | str | bytes | nn.Module | type) or id(out) in seen:
+        return []
+    if isinstance(out, Mapping):
+        parts: list[Any] = list(cast("Mapping[Any, Any]", out).values())
+    elif isinstance(out, list | tuple | set | frozenset):
+        parts = list(cast("list[Any]", out))
+    elif "Cache" in type(out).__name__ or callable(out):
+        return []
+    else:
+        slots = [name for name in getattr(type(out), "__slots__", ()) if hasattr(out, name)]
+        parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name) for name in slots)]
+    return [tensor for part in parts for tensor in tensors_in(part, seen | {id(out)})]
+
+
+def _freeze_hooked(tracer: Tracer, model: nn.Module, stand_ins: Mapping[str, Tensor]) -> None:
+    """Weights that the old spectral norm computes in a hook: silencing their origin would change the norm as well."""
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            name = f"{path}.{getattr(hook, 'name', '')}_orig".removeprefix(".")
+            if isinstance(hook, SpectralNorm) and name in stand_ins:
+                tracer.freeze_all(stand_ins[name], "torch.nn.utils.spectral_norm divides by a norm of the whole weight")
+
+
+def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:
+    """The captured graph as a module that tells the size mode which node it runs."""
+
+    class Interpreter(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            sizes.node = n.name if n.op in ("call_function", "call_method") else None
+            sizes.place = place_of(n)
+            return super().run_node(n)
+
+    class Interpreted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.__dict__["graph_module"] = graph
+            self._modules, self._parameters, self._buffers = graph._modules, graph._parameters, graph._buffers
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return Interpreter(graph).run(*bind(graph, args, kwargs))
+
+    return Interpreted()
+
+
+def bind(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The inputs in the order of the graph's placeholders, defaults filled in."""
+    bound: list[Any] = []
+    remaining = list(args)
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            if remaining:
+                bound.append(remaining.pop(0))
+            elif node.target in kwargs:
+                bound.append(kwargs[node.target])
+            else:
+                bound.append(node.args[0] if node.args else None)
+    return bound
+
+
+def describe_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Shapes and dtypes of example inputs, for people."""
+
+    def one(value: Any) -> Any:
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, Tensor) else value
+
+    parts = [str(tree_map(one, a)) for a in args] + [f"{k}={tree_map(one, v)}" for k, v in kwargs.items()]
+    return f"({', '.join(parts)})"
