@@ -22,7 +22,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import MeasureError
-from secateur.inputs import Args, Kwargs, as_call
+from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.memory import peak_memory
 
 ROUNDS = 7  # of timing; models take turns, and the median round counts
@@ -158,7 +158,7 @@ def measure_all(
     """
     if min_run_time <= 0 or (threads is not None and threads < 1):
         raise MeasureError(f"min_run_time={min_run_time} must be above 0, and threads={threads} at least 1")
-    call = as_call(args, kwargs)
+    call = fresh(as_call(args, kwargs))
     threads = threads or torch.get_num_threads()
     with _left_as_found(models.values()):
         for model in models.values():
@@ -194,7 +194,7 @@ def count_macs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = N
     Counted by `torch.utils.flop_counter` (2 FLOPs are 1 MAC) with attention computed step by step; what it does not
     count, such as pointwise operations, costs nothing here.
     """
-    positional, named = as_call(args, kwargs)
+    positional, named = fresh(as_call(args, kwargs))
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused encoder layer would not be counted
     try:
