@@ -84,4 +84,6 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(column, justify="right")
     for name, axis in plan.axes.items():
         table.add_row(name, axis.kind, str(axis.before), str(len(axis.kept)))
+    if not plan.axes:
+        table.add_row("nothing is removed", "", "", "")
     return table

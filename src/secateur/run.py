@@ -103,7 +103,8 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
         pruned = copy.deepcopy(result.model)
         histories |= tune(result.model, dense, data, settings, watch)
         models = {"dense": dense, "pruned": pruned, **({"tuned": result.model} if "tuned" in histories else {})}
-        report = make_report(result, compare(models, data, settings, watch), settings)
+        interrupted = _cut_short(histories, settings)
+        report = make_report(result, compare(models, data, settings, watch), settings, interrupted)
         with watch("Saving") as step:
             save(result, report, histories, settings, directory.work)
             path = directory.publish()
@@ -114,7 +115,7 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
         result=result,
         report=report,
         histories=histories,
-        interrupted=_cut_short(histories, settings),
+        interrupted=interrupted,
         advice=_advice(report, data),
     )
 
@@ -131,13 +132,13 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = build_model(settings).to(settings.device)
-        data = load_data(
-            settings.data,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            image_size=settings.image_size,
-            **settings.data_args,
-        )
+        given: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "image_size": settings.image_size,
+            **settings.data_args,  # whoever names one of these for their own callable means it
+        }
+        data = load_data(settings.data, **given)
         check_fit(model, data, settings)
         if settings.train_epochs:
             check_plan(model, data, settings)
@@ -225,7 +226,9 @@ def compare(
     return {name: {**measured[name].to_dict(), "metrics": metrics[name]} for name in models}
 
 
-def make_report(result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings) -> Report:
+def make_report(
+    result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
+) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
     return Report.build(
         model=settings.model,
@@ -238,6 +241,7 @@ def make_report(result: Result, figures: Mapping[str, Mapping[str, Any]], settin
         command=f"{settings.to_command()} --overwrite",
         seed=settings.seed,
         device=settings.device,
+        interrupted=interrupted,
     )
 
 

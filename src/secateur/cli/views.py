@@ -59,7 +59,15 @@ def saved(console: Console, path: Path) -> None:
         about = (_ABOUT.get(file.name, "not written by secateur"), "dim")
         console.print(Text.assemble(f"{file.name:<20}{size(file.stat().st_size):>9}  ", about))
     console.print()
-    _facts(console, {"Load it": loading(path, record), "Made by": str((report or {}).get("command") or "")})
+    about_run: dict[str, Any] = (report or {}).get("environment") or {}
+    _facts(
+        console,
+        {
+            "Load it": loading(path, record),
+            "Made by": str((report or {}).get("command") or ""),
+            "Cut short": str(about_run.get("interrupted") or ""),
+        },
+    )
 
 
 def loading(path: Path, record: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ class Report(Mapping[str, Any]):
         command: str | None = None,
         seed: int | None = None,
         device: str = "cpu",
+        interrupted: str = "",
     ) -> Self:
-        """A report from its parts; version and environment are filled in."""
+        """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         return cls(
             {
                 "version": VERSION,
@@ -68,7 +69,7 @@ class Report(Mapping[str, Any]):
                 "proof": proof,
                 "axes": list(axes),
                 "plan": plan,
-                "environment": current_environment(device),
+                "environment": {**current_environment(device), **({"interrupted": interrupted} if interrupted else {})},
             }
         )
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_iter
 
 from secateur.axes import Algebra, Expr, resolve
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
+from secateur.tracing.rules.registry import location
 
 # Queries that dispatch sees but that compute nothing.
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
@@ -125,7 +126,7 @@ class Tracer(TorchDispatchMode):
         if found is None and not any(True for _ in op.tensors()):
             results: Sequence[Dims] = [op.fixed(t, f"created inside forward by {op.why}") for t in op.outputs()]
         elif found is None:
-            self.unknown.append((name, op.why))
+            self.unknown.append((name, location()))
             results = freeze_everything(op)
         else:
             result = found(op)
