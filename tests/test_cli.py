@@ -383,6 +383,8 @@ def test_ctrl_c(place: Path, settings: list[str], step: str, kept: bool) -> None
         assert "the fine-tuning was stopped after" in error
         assert names == {"secateur-run"}
         assert sc.load(place / "secateur-run")
+        noted = json.loads((place / "secateur-run" / "report.json").read_text())["environment"]["interrupted"]
+        assert "the fine-tuning was stopped after" in noted
     else:
         assert f"during: {step}. Nothing was kept" in error
         assert names == set()
