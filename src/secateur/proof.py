@@ -18,7 +18,7 @@ from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
 from secateur.tracing.rules.registry import Dims, Op
 from secateur.tracing.running import describe_inputs, tensors_in
-from secateur.tracing.shadow import copy_with, named_tensors, quiet_backends, separate
+from secateur.tracing.shadow import copy_with, fake, named_tensors, quiet_backends, separate
 from secateur.tracing.sizes import SizeMode
 from secateur.tracing.tracer import Tracer
 
@@ -94,9 +94,10 @@ def prove(
                 f"the original does not run with its removed units silenced: {type(proof).__name__}: {proof}"
             ) from proof
         other = perturbed(model)
-        again = _agree(other, plan.apply(other), graph, plan, doubled(inputs))
+        smaller = plan.apply(other)
+        again = _agree(other, smaller, graph, plan, doubled(inputs))
         if isinstance(again, Exception):  # the model takes just the batch of the example
-            again = _agree(other, plan.apply(other), graph, plan, inputs)
+            again = _agree(other, smaller, graph, plan, inputs)
         check_training(model, small, doubled(inputs))
     return again if isinstance(again, Proof) and not proof.scale else proof
 
@@ -152,7 +153,7 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
 
     def run(module: nn.Module) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        copy = copy_with(module, lambda t: mode.from_tensor(t, static_shapes=True)).train()
+        copy = fake(module, mode).train()
         args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, inputs)
         with mode:
             nn.Module.__call__(copy, *args, **kwargs)

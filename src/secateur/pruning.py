@@ -116,8 +116,8 @@ def prune(
         positional, keywords, _ = split_batch(batch)
         check_outputs(model, positional, keywords)
         break
+    scores = score(model, graph, importance, seed=seed)
     for _ in range(ROUNDS):
-        scores = score(model, graph, importance, seed=seed)
         made = plan(graph, scores, budget=budget, threshold=threshold, keep=keep, keep_class=keep_class, **planning)
         try:
             small = made.apply(model)
@@ -137,7 +137,7 @@ def prune(
             plan=made,
             proof=proof,
             graph=graph,
-            scores=scores,
+            scores={axis: scores[axis] for axis in graph.axes},
             report=_report(model, graph, made, proof, seed),
         )
     raise ProofFailed(

@@ -13,7 +13,7 @@ from secateur.provenance import recall, remember
 from secateur.surgery.layers import update
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument, to_module
-from secateur.tracing.shadow import copy_with, named_tensors
+from secateur.tracing.shadow import copy_with, named_tensors, of_kind
 
 if TYPE_CHECKING:
     from secateur.planning.plan import Plan
@@ -25,7 +25,7 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     tensors = named_tensors(model)
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
     with torch.inference_mode(False):  # the result shall train, wherever it is made
-        small = copy_with(model, lambda tensor: _replacement(tensor, take(tensor, kept.get(id(tensor), {}))))
+        small = copy_with(model, lambda tensor: of_kind(tensor, take(tensor, kept.get(id(tensor), {}))))
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
@@ -44,7 +44,7 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
         )
     tensors = named_tensors(model)
     with torch.inference_mode(False):
-        new = {id(tensors[n]): _replacement(tensors[n], take(tensors[n], at)) for n, at in plan.kept.items()}
+        new = {id(tensors[n]): of_kind(tensors[n], take(tensors[n], at)) for n, at in plan.kept.items()}
     for name, tensor in tensors.items():
         if id(tensor) in new:
             put(model, name, new[id(tensor)])
@@ -84,10 +84,6 @@ def _current(model: nn.Module, site: Attribute) -> Any:
         return value if site.index is None else value[site.index]
     except (AttributeError, IndexError, TypeError):
         return "missing"
-
-
-def _replacement(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:

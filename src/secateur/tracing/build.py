@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.axes import Axis, Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
-from secateur.graph import AxisInfo, Equation, Graph, Member, Sizes, TensorInfo, named
+from secateur.graph import AxisInfo, Equation, Member, Sizes, TensorInfo, named
 from secateur.origins import Attribute, Literal, NodeArgument, Operation, Origin, Shape, Site, atoms
 from secateur.tracing.sizes import Use
 from secateur.tracing.tracer import Tracer
@@ -303,6 +303,3 @@ def tensor_infos(
         )
         for group in aliases.values()
     }
-
-
-__all__ = ["Demands", "Graph", "Names", "collect", "demands", "freeze", "prunable_sizes", "spread_ties", "tensor_infos"]

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
-from secateur.tracing.shadow import copy_with, quiet_backends
+from secateur.tracing.shadow import fake, quiet_backends
 
 UNKNOWN = object()  # the value of a call that could not be run on fake tensors
 CONSTANT = "secateur_constant"
@@ -154,8 +154,8 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
     names = _names(model, len(args))
     with quiet_backends():
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        fake = copy_with(model, lambda t: mode.from_tensor(t, static_shapes=True))  # batch norms count what they see
-        caller = _caller(fake.train(training), names, list(kwargs))
+        double = fake(model, mode)  # in training mode a batch norm writes down what it sees
+        caller = _caller(double.train(training), names, list(kwargs))
         device = next((t.device for t in model.parameters()), torch.device("cpu"))
         with mode:
             fakes = tree_map(lambda v: _like(v, device) if isinstance(v, Tensor) else v, (args, dict(kwargs)))

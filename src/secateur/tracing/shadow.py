@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from secateur.errors import ModelError
 from secateur.origins import Attribute, SourcedInt
@@ -49,10 +50,16 @@ def shadow(model: nn.Module) -> nn.Module:
 
 def separate(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with tensors of its own, to be run for real: some layers write to their weights."""
-    return copy_with(model, lambda t: _like(t, t.detach().clone())).eval()
+    return copy_with(model, lambda t: of_kind(t, t.detach().clone())).eval()
 
 
-def _like(old: Tensor, new: Tensor) -> Tensor:
+def fake(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """A copy on fake tensors, in the model's own mode: running it computes nothing and changes nothing."""
+    return copy_with(model, lambda t: mode.from_tensor(t, static_shapes=True))
+
+
+def of_kind(old: Tensor, new: Tensor) -> Tensor:
+    """The new tensor as a parameter that is trained or not, or as a plain tensor, as the old one is."""
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
