@@ -209,6 +209,14 @@ def test_inspect(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
+def test_inspect_explains_dims(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--explain", "fc1.weight:1", "conv1.bias:0"]) == 0
+    out = capsys.readouterr().out
+    assert "fc1.weight, dim 1: 576 = (channels 16 x hidden1 6 x hidden2 6)" in out
+    assert "conv1.bias, dim 0: 6 = channels 6" in out
+    assert "The nearest names are fc1.weight" in fails(["inspect", "--explain", "fc1.wight:1"], capsys)
+
+
 def test_inspect_with_inputs_of_a_shape(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--model", "users_own:colors", "--input", "2x3x8x8"]) == 0
     assert "weight:0" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from secateur.planning import plan as plan
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
 from secateur.reporting import Report as Report
+from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ SecateurError
 ├── TraceError              the model could not be followed on the example inputs
 ├── ModelError              the model itself is unfit: NaN weights, nothing to prune, can't be copied
 │   └── NothingToPrune
+├── UnknownTensor           (also a ValueError) a parameter, a buffer or a dim that the model does not have
 ├── UnknownImportance       (also a ValueError) a criterion's name that nobody knows
 ├── ScoreError              an importance gave something that is no score
 ├── PlanError               (also a ValueError) arguments to ``plan`` that contradict each other or the graph
@@ -34,6 +35,10 @@ class ModelError(SecateurError):
 
 class NothingToPrune(ModelError):
     """No axis of the model can be pruned; the message says what froze the largest ones."""
+
+
+class UnknownTensor(SecateurError, ValueError):
+    """A parameter, a buffer or a dim that the model does not have."""
 
 
 class UnknownImportance(SecateurError, ValueError):

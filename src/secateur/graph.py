@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.axes import Expr, leaves, size_of
 from secateur.costs import Costs
 from secateur.origins import Origin, Shape, Site, atoms, evaluate
+
+if TYPE_CHECKING:
+    from secateur.explaining import Explanation
 
 Member = tuple[str, int]
 
@@ -25,6 +28,8 @@ class AxisInfo:
         normalising: where a mean, variance or maximum is taken along it; removing a unit changes that by design.
         frozen: why it must keep its size; empty where it may be pruned.
         rewrite: the sizes in ``forward`` that pruning it makes stale, so that the graph is rewritten; empty if none.
+        least: the fewest units that the operations along it can do with: routing to the best two needs two experts.
+        step: what its size must be a multiple of, where a kernel wants aligned rows.
     """
 
     size: int
@@ -33,6 +38,8 @@ class AxisInfo:
     normalising: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     rewrite: tuple[str, ...] = ()
+    least: int = 1
+    step: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +70,14 @@ class Equation:
     Attributes:
         text: which size, and where, for people.
         more: axes that it depends on besides those of its shapes and its target, through attributes.
+        number: the code calculates with the size, so that it must keep its value.
     """
 
     origin: Origin
     target: Expr
     text: str
     more: tuple[str, ...] = ()
+    number: bool = False
 
     @cached_property
     def axes(self) -> tuple[str, ...]:
@@ -78,6 +87,22 @@ class Equation:
 
     def holds(self, sizes: Mapping[str, int], settings: Mapping[Site, int]) -> bool:
         return evaluate(self.origin, sizes, settings) == size_of(self.target, sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Weights to be scaled by the root of (new size / old size) of a dim, which attention divides by the root of.
+
+    Attributes:
+        tensor, dim: a parameter and the dim that the positions are of.
+        positions: ranges [start, stop) of the dim.
+        size: the dim whose size counts: the head size.
+    """
+
+    tensor: str
+    dim: int
+    positions: tuple[tuple[int, int], ...]
+    size: Expr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +141,7 @@ class Graph:
         sizes: the sizes that the model's class holds.
         captured: the same of the model captured as a graph, where literals in ``forward`` make that necessary.
         unknown: operations that no rule knows, with their place.
-        scales: attention that divides by the root of an axis's size: (axis expression, place).
+        scales: weights that make the queries of attention which divides by the root of its head size.
         inputs: shapes and dtypes of the example inputs, for people.
         example: the same as data (`secateur.nests`), where the model was captured as a graph.
     """
@@ -131,6 +156,7 @@ class Graph:
     captured: Sizes | None
     unknown: tuple[tuple[str, str], ...]
     inputs: str
+    scales: tuple[Scale, ...] = ()
     example: Any = None
 
     @cached_property
@@ -164,6 +190,32 @@ class Graph:
         ]
         total = sum(size for size, _ in sizes)
         return sum(size for size, on_axis in sizes if on_axis) / total if total else 0.0
+
+    def explain(self, tensor: str, dim: int | None = None) -> "Explanation":
+        """What a dim of a parameter or buffer is made of, what is coupled with it, and why it may or may not be pruned.
+
+        Args:
+            tensor: name of a parameter or buffer; or, without ``dim``, ``name:dim``, as in the name of an axis.
+            dim: from 0, or from the end where negative.
+
+        Returns:
+            An `Explanation`, which prints.
+
+        Raises:
+            UnknownTensor: there is no such tensor or dim.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+            >>> print(sc.trace(net, torch.zeros(1, 4)).explain("2.weight", 1))
+            2.weight, dim 1: 8 = hidden 8
+              hidden: 0.weight:0, 8 units: can be pruned
+                coupled with            0.weight:0
+                                        0.bias:0
+        """
+        from secateur.explaining import explain
+
+        return explain(self, tensor, dim)
 
     def __rich__(self) -> Any:
         from secateur.printing import graph_tables

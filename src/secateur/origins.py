@@ -5,10 +5,11 @@ carry an `Origin` and keep it through arithmetic. When one reaches ``view`` or `
 or which expression the size came from. A size that went through a float has lost its origin, as a literal has none.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from secateur.axes import Expr, size_of
 
@@ -30,7 +31,11 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An int on a module: ``module.name``, or ``module.name[index]`` where it sits in a tuple or list."""
+    """An int on a module: ``module.name``, or ``module.name[index]`` where it sits in a tuple or list.
+
+    On a config object that hangs on the module, ``name`` is the path from the module: ``config.hidden_size``. A value
+    of 0 means that nothing is set there yet.
+    """
 
     module: str
     name: str
@@ -97,19 +102,28 @@ def atoms(origin: Origin) -> Iterator[Literal | Attribute | NodeArgument | Shape
         yield origin
 
 
+class Session(Protocol):
+    """The trace that sizes belong to."""
+
+    def escaped(self, origin: Origin) -> None:
+        """A size became a float: from there on it counts as a number, not only as a size."""
+
+
 class SourcedInt(int):
     """An int with an origin, for as long as the trace that made it (``session``) runs."""
 
     origin: Origin
-    session: object
+    session: Session
 
-    def __new__(cls, value: int, origin: Origin, session: object) -> "SourcedInt":
+    def __new__(cls, value: int, origin: Origin, session: Session) -> "SourcedInt":
         self = super().__new__(cls, value)
         self.origin, self.session = origin, session
         return self
 
     def _apply(self, symbol: str, other: Any, *, reflected: bool = False) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if isinstance(other, float):
+                self.session.escaped(self.origin)
             return NotImplemented
         a, b = (int(other), int(self)) if reflected else (int(self), int(other))
         mine, theirs = self.origin, origin_of(other, self.session)
@@ -146,6 +160,24 @@ class SourcedInt(int):
     def __rmod__(self, other: Any) -> Any:
         return self._apply("%", other, reflected=True)
 
+    def __float__(self) -> float:
+        self.session.escaped(self.origin)
+        return float(int(self))
+
+    def __truediv__(self, other: Any) -> Any:
+        self.session.escaped(self.origin)
+        return int(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self.session.escaped(self.origin)
+        return other / int(self)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        if type(other) is int and 1 <= other <= 4 and modulus is None:
+            return math.prod([self] * other, start=1)
+        self.session.escaped(self.origin)
+        return pow(int(self), other, modulus)
+
     def __neg__(self) -> Any:
         return SourcedInt(-int(self), Operation("-", Literal(0), self.origin), self.session)
 
@@ -162,7 +194,7 @@ class SourcedInt(int):
         return int, (int(self),)
 
 
-def origin_of(value: int, session: object) -> Origin:
+def origin_of(value: int, session: Session) -> Origin:
     """Where an int came from; a plain one, or one of an earlier trace, is a literal."""
     if isinstance(value, SourcedInt) and value.session is session:
         return value.origin

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
@@ -16,6 +17,7 @@ from secateur.graph import Graph
 from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
+from secateur.tracing.kernels import Kernels
 from secateur.tracing.rules.registry import Dims, Op
 from secateur.tracing.running import describe_inputs, tensors_in
 from secateur.tracing.shadow import copy_with, fake, named_tensors, quiet_backends, separate
@@ -155,7 +157,7 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         copy = fake(module, mode).train()
         args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, inputs)
-        with mode:
+        with mode, Kernels():
             nn.Module.__call__(copy, *args, **kwargs)
 
     try:
@@ -183,9 +185,11 @@ def silenced(
     """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
-    direct = {name: at for name, at in plan.kept.items() if ".parametrizations." not in f".{name}"}
+    hooked = _normed_by_hook(model)
+    direct = {n: at for n, at in plan.kept.items() if ".parametrizations." not in f".{n}" and n[:-2] not in hooked}
     copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
     _silence_parametrised(copy, plan)
+    _silence_hooked(copy, plan)
     tracer = Tracer()
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     for name, tensor in named_tensors(copy).items():
@@ -234,6 +238,24 @@ def _silence_parametrised(model: nn.Module, plan: Plan) -> None:
                     break
 
 
+def _normed_by_hook(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Weights that the old weight_norm computes before each call, by qualified name."""
+    return {
+        f"{path}.{hook.name}".removeprefix("."): (module, hook.name)
+        for path, module in model.named_modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, WeightNorm)
+    }
+
+
+def _silence_hooked(model: nn.Module, plan: Plan) -> None:
+    """The same for weights that a hook computes: another hook behind it."""
+    for weight, (module, name) in _normed_by_hook(model).items():
+        if kept := plan.kept.get(f"{weight}_v"):
+            mask = _Mask(getattr(module, f"{name}_v"), kept)
+            module.register_forward_pre_hook(lambda m, _, n=name, f=mask: setattr(m, n, f(getattr(m, n))))
+
+
 def _live(expr: Expr, axes: Mapping[str, Expr], tracer: Tracer) -> Expr:
     """A finished expression with the tracer's own axes as leaves."""
     match expr:
@@ -265,6 +287,7 @@ class _KeptOnly:
         positional = [v for k, v in arguments.items() if k not in named_only]
         out = op.func(*positional, **{k: v for k, v in arguments.items() if k in named_only})
         outputs = [out] if isinstance(out, Tensor) else list(out)
+        outputs = [self._original(t, op.named.get(k)) for k, t in enumerate(outputs)]
         wide = [self._widen(t, dims) for t, dims in zip(outputs, results, strict=True)]
         return wide[0] if isinstance(out, Tensor) else tuple(wide)
 
@@ -278,6 +301,10 @@ class _KeptOnly:
                 at = self._positions(dim, axes)
                 value = value if at is None else value.index_select(k, at.to(value.device))
         return value
+
+    def _original(self, tensor: Tensor, along: Expr | None) -> Tensor:
+        """Positions among the kept units become those among all."""
+        return tensor if along is None else index(_as_leaves(resolve(along)), self.plan.units).to(tensor.device)[tensor]
 
     def _widen(self, tensor: Tensor, dims: Dims) -> Tensor:
         for k, dim in enumerate(dims):
@@ -319,9 +346,10 @@ def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan)
 def _run_small(small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype) -> list[Tensor]:
     copy = copy_with(small, lambda t: _silence(t, {}, dtype)).eval()
     try:
-        return tensors_in(
-            nn.Module.__call__(copy, *args, **kwargs)
-        )  # a graph module's own call prints its code on errors
+        with Kernels():
+            return tensors_in(
+                nn.Module.__call__(copy, *args, **kwargs)
+            )  # a graph module's own call prints its code on errors
     except SecateurError:
         raise
     except Exception as error:
@@ -379,6 +407,8 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
     with quiet_backends():
         try:
             outputs = tensors_in(separate(model)(*positional, **keywords))
+        except SecateurError:
+            raise
         except Exception as error:
             inputs = describe_inputs(positional, keywords)
             raise TraceError(

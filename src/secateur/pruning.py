@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.configs import Wording, learn
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
 from secateur.graph import Graph
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
-from secateur.planning import Budget, Plan, make_plan, plan
+from secateur.planning import Budget, Plan, families, make_plan
+from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
@@ -74,6 +76,7 @@ def prune(
     keep: float | None = None,
     data: Iterable[Any] | None = None,
     keep_class: bool = False,
+    uniform: bool = False,
     seed: int = 0,
     **planning: Any,
 ) -> Result:
@@ -90,6 +93,9 @@ def prune(
         data: batches; the first one's outputs must not hold NaN.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
+        uniform: repeated blocks keep equal widths. Where the model is built from a config, ``type(model)(model.config)``,
+            the config says the new widths: a model built from it computes the same with the same weights, which is
+            checked, so a plain checkpoint can be loaded without secateur. Axes that the config can't say stay whole.
         planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
 
     Raises:
@@ -117,14 +123,19 @@ def prune(
         check_outputs(model, positional, keywords)
         break
     scores = score(model, graph, importance, seed=seed)
+    wording: Wording | None = None
+    if uniform:
+        graph, wording = as_config_says(model, graph, args, kwargs)
+    chosen = {"budget": budget, "threshold": threshold, "keep": keep, "keep_class": keep_class, **planning}
     for _ in range(ROUNDS):
-        made = plan(graph, scores, budget=budget, threshold=threshold, keep=keep, keep_class=keep_class, **planning)
+        made = planned(graph, scores, wording, chosen)
         try:
-            small = made.apply(model)
-            proof = prove(model, small, graph, made, args, kwargs)
+            small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
             graph = without(
-                graph, culprits(model, graph, made, args, kwargs), f"the proof fails when it is pruned: {error}"
+                graph,
+                culprits(model, graph, made, wording, args, kwargs),
+                f"the proof fails when it is pruned: {error}",
             )
             if not graph.axes:
                 raise NothingToPrune(
@@ -146,7 +157,51 @@ def prune(
     )
 
 
-def culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapping[str, Any] | None) -> list[str]:
+def as_config_says(
+    model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[Graph, Wording | None]:
+    """The graph with equal widths in repeated blocks, and what the model's config can say of them, if it has one."""
+    graph = families.uniform(graph)
+    wording = learn(model, graph, *as_call(args, kwargs))
+    return (graph if wording is None else wording.restrict(graph)), wording
+
+
+def planned(graph: Graph, scores: Mapping[str, Tensor], wording: Wording | None, chosen: Mapping[str, Any]) -> Plan:
+    """A plan whose widths the config, if there is one, can say."""
+    if wording is None:
+        return make_plan(graph, choose(graph, scores, **chosen))
+    kept = choose(graph, scores, **chosen, agrees=lambda sizes: wording.says(graph, sizes))
+    return wording.write(graph, make_plan(graph, kept))
+
+
+def carried_out(
+    model: nn.Module,
+    graph: Graph,
+    made: Plan,
+    wording: Wording | None,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+) -> tuple[nn.Module, Proof]:
+    """The smaller model and its proof.
+
+    Raises:
+        ProofFailed, SurgeryError: it does not compute what it should, or its config does not say what it is.
+    """
+    small = made.apply(model)
+    proof = prove(model, small, graph, made, args, kwargs)
+    if wording is not None:
+        wording.check(small, *as_call(args, kwargs))
+    return small, proof
+
+
+def culprits(
+    model: nn.Module,
+    graph: Graph,
+    made: Plan,
+    wording: Wording | None,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+) -> list[str]:
     """The axes whose pruning fails the proof, found by bisection; tied axes stay together."""
     tie = {name: group for group in graph.ties for name in group}
     groups = list(dict.fromkeys(tie.get(name, (name,)) for name in made.axes))
@@ -155,7 +210,8 @@ def culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapp
         kept = {name: made.units[name] for group in part for name in group if name in made.units}
         try:
             some = make_plan(graph, kept)
-            prove(model, some.apply(model), graph, some, args, kwargs)
+            some = some if wording is None else wording.write(graph, some)
+            carried_out(model, graph, some, wording, args, kwargs)
         except (ProofFailed, SurgeryError):
             return False
         return True

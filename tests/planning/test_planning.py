@@ -333,7 +333,7 @@ def test_keep_class_leaves_literals_alone() -> None:
         ({"threshold": float("inf")}, r"threshold=inf: give a number above 0"),
         ({"keep": 0.0}, r"keep=0\.0: give the share of units that stays, in \(0, 1\]"),
         ({"keep": 1.2}, r"keep=1\.2: give the share"),
-        ({"keep": 0.5, "scope": "everywhere"}, r'scope=\'everywhere\': give "global" or "local"'),
+        ({"keep": 0.5, "scope": "everywhere"}, r'scope=\'everywhere\': give "global", "local" or "isomorphic"'),
         ({"keep": 0.5, "min_units": 0}, r"min_units=0, multiple_of=1: both must be whole numbers from 1"),
         ({"keep": 0.5, "multiple_of": 0}, r"min_units=1, multiple_of=0: both must be whole numbers from 1"),
     ],

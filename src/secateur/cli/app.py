@@ -137,6 +137,7 @@ def inspect(
     model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
     data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
     input: Annotated[tuple[str, ...], _INPUT] = (),
+    explain: Annotated[tuple[str, ...], _OTHER] = (),
     debug: Annotated[bool, _OTHER] = False,
 ) -> int:
     """Print a network's axes, their members and costs, and why others are frozen. Nothing is changed.
@@ -144,17 +145,22 @@ def inspect(
     ```sh
     secateur inspect
     secateur inspect --model torchvision.models:resnet50 --input 1x3x224x224
+    secateur inspect --explain fc1.weight:1
     ```
 
     Args:
         input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
             further inputs. Without it, the inputs come from the data.
+        explain: a dim of a parameter, as in the name of an axis: layer1.0.conv1.weight:0. Instead of the tables, says
+            what it is made of, what is coupled with it, and why it is frozen. Repeat it for further dims.
         debug: show the whole traceback of an error.
     """
     import secateur as sc
 
     network = build_model(_settings(ModelSettings, model))
-    _out().print(sc.trace(network, example_inputs(input, _settings(DataSettings, data))))
+    graph = sc.trace(network, example_inputs(input, _settings(DataSettings, data)))
+    for answer in [graph.explain(dim) for dim in explain] or [graph]:
+        _out().print(answer, soft_wrap=answer is not graph)
     return DONE
 
 

@@ -25,24 +25,39 @@ class Lane:
         order: for each axis its units, the first to go first, (size,).
         losses: score that goes with the k-th unit of the lane, summed over the axes, each axis's scores adding up to
             1, (units of the lane,).
+        values: the scores themselves, averaged over the axes, ascending, (units of the lane,).
         sizes: the widths in units of the lane that it may take, descending; the first is the original.
+        family: number of the family of like lanes that it is ranked with.
     """
 
     axes: tuple[str, ...]
     shares: tuple[int, ...]
     order: tuple[Tensor, ...]
     losses: Tensor
+    values: Tensor
     sizes: tuple[int, ...]
+    family: int
 
 
-def lane(axes: Mapping[str, int], scores: Mapping[str, Tensor], min_units: int, multiple_of: int) -> Lane:
-    """Put axes of the given sizes in a lane. Of equal scores the later unit goes first."""
+def lane(
+    axes: Mapping[str, int],
+    scores: Mapping[str, Tensor],
+    least: Sequence[int],
+    steps: Sequence[int],
+    family: int,
+) -> Lane:
+    """Put axes of the given sizes in a lane, which leaves each at least so many units and a multiple of its step.
+
+    Of equal scores the later unit goes first.
+    """
     units = gcd(*axes.values())
     orders: list[Tensor] = []
     losses = torch.zeros(units, dtype=torch.float64)
+    means = torch.zeros(units, dtype=torch.float64)
     for axis, size in axes.items():
         values = scores[axis].double()
-        order = size - 1 - torch.argsort(values.flip(0), stable=True)
+        order = removal_order(values)
+        means += values[order].reshape(units, -1).mean(1) / len(axes)
         values = values[order] - min(0.0, float(values.min()))  # shares need scores that are not negative
         total = float(values.sum())
         values = values / total if total > 0 else torch.full_like(values, 1 / size)
@@ -54,15 +69,23 @@ def lane(axes: Mapping[str, int], scores: Mapping[str, Tensor], min_units: int, 
         shares=shares,
         order=tuple(orders),
         losses=losses,
-        sizes=allowed(units, shares, min_units, multiple_of),
+        values=means,
+        sizes=allowed(units, shares, least, steps),
+        family=family,
     )
 
 
-def allowed(units: int, shares: Sequence[int], min_units: int, multiple_of: int) -> tuple[int, ...]:
-    """Widths from the original down that leave every axis ``min_units``, and multiples of ``multiple_of``."""
+def removal_order(scores: Tensor) -> Tensor:
+    """The units of an axis, the first to go first, (size,)."""
+    return len(scores) - 1 - torch.argsort(scores.flip(0), stable=True)
+
+
+def allowed(units: int, shares: Sequence[int], least: Sequence[int], steps: Sequence[int]) -> tuple[int, ...]:
+    """Widths from the original down that leave every axis its least number of units, and a multiple of its step."""
+    limits = list(zip(shares, least, steps, strict=True))
 
     def fits(width: int) -> bool:
-        return all(width * share >= min_units and width * share % multiple_of == 0 for share in shares)
+        return all(width * share >= fewest and width * share % step == 0 for share, fewest, step in limits)
 
     return (units, *(n for n in range(units - 1, 0, -1) if fits(n)))
 
@@ -78,16 +101,36 @@ class Steps:
 
     @staticmethod
     def of(lanes: Sequence[Lane], scope: str) -> "Steps":
-        rows = [_steps(k, ln, scope) for k, ln in enumerate(lanes)]
+        ranks = ranked(lanes) if scope == "isomorphic" else [None] * len(lanes)
+        rows = [_steps(k, ln, scope, rank) for k, (ln, rank) in enumerate(zip(lanes, ranks, strict=True))]
         return Steps(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def _steps(number: int, ln: Lane, scope: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def ranked(lanes: Sequence[Lane]) -> list[Tensor]:
+    """For every unit of each lane, in the order of removal, the share of its family's units that go no later.
+
+    Fang et al. 2024, "Isomorphic Pruning for Vision Models", arXiv:2407.04616: scores are only compared within a
+    family of like structures, and every family loses the same share.
+    """
+    ranks: list[Tensor] = [ln.values for ln in lanes]
+    for family in dict.fromkeys(ln.family for ln in lanes):
+        members = [k for k, ln in enumerate(lanes) if ln.family == family]
+        pool = torch.cat([lanes[k].values for k in members])
+        rank = torch.empty_like(pool)
+        rank[torch.argsort(pool, stable=True)] = torch.arange(1, len(pool) + 1, dtype=pool.dtype) / len(pool)
+        for k, part in zip(members, rank.split([len(lanes[k].values) for k in members]), strict=True):
+            ranks[k] = part
+    return ranks
+
+
+def _steps(number: int, ln: Lane, scope: str, rank: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sizes = torch.tensor(ln.sizes, dtype=torch.long)
     units = sizes[:-1] - sizes[1:]
     gone = ln.sizes[0] - sizes
     if scope == "local":
         price = gone[1:].double() / ln.sizes[0]
+    elif rank is not None:
+        price = rank[gone[1:] - 1]
     else:
         lost = torch.cat([ln.losses.new_zeros(1), ln.losses.cumsum(0)])[gone] / len(ln.axes)
         left = (1 - lost).clamp_min(1e-12)
@@ -103,7 +146,8 @@ class Greedy:
     Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an
     axis gets dearer as it empties, times what the whole axis costs in the original; its price is that loss by what
     removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Local scope:
-    the price is the share of the axis that is gone, whatever it saves, so every axis shrinks alike.
+    the price is the share of the axis that is gone, whatever it saves, so every axis shrinks alike. Isomorphic scope:
+    the price is the unit's rank within its family, whatever it saves, so every family shrinks alike.
     """
 
     def __init__(self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str) -> None:

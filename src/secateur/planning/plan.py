@@ -38,6 +38,19 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedScale:
+    """Weights that are multiplied by the root of ``after / before``: queries of attention that divides by the root of
+    its head size. ``positions`` are ranges [start, stop) of the tensor's dim, before surgery.
+    """
+
+    tensor: str
+    dim: int
+    positions: tuple[tuple[int, int], ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which units stay, and what has to change in the model for that.
 
@@ -47,6 +60,7 @@ class Plan:
         settings: sizes in the code and their new values.
         rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph;
             empty where the class stays.
+        scales: weights that carry the change of a head size.
         model: name of the class that was traced.
         example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class
             stays.
@@ -56,6 +70,7 @@ class Plan:
     tensors: dict[str, PlannedTensor]
     settings: tuple[tuple[Site, int], ...] = ()
     rewrites: tuple[str, ...] = ()
+    scales: tuple[PlannedScale, ...] = ()
     model: str = ""
     example: Any = None
 
@@ -118,6 +133,7 @@ class Plan:
             },
             "settings": [{**_encode_site(site), "value": value} for site, value in self.settings],
             "rewrites": list(self.rewrites),
+            "scales": [{**vars(s), "positions": [list(p) for p in s.positions]} for s in self.scales],
             "example": self.example,
         }
 
@@ -139,6 +155,7 @@ class Plan:
                 },
                 settings=tuple((_decode_site(s), _whole(s["value"])) for s in data["settings"]),
                 rewrites=tuple(map(str, data["rewrites"])),
+                scales=tuple(map(_decode_scale, data.get("scales", []))),
                 model=str(data["model"]),
                 example=data["example"],
             )
@@ -253,6 +270,19 @@ def _decode_site(data: Mapping[str, Any]) -> Site:
     at = data["index"]
     place = None if at is None else _whole(at)
     return Attribute(str(data["module"]), str(data["attribute"]), place, _whole(data["before"]))
+
+
+def _decode_scale(data: Mapping[str, Any]) -> PlannedScale:
+    scale = PlannedScale(
+        tensor=str(data["tensor"]),
+        dim=_whole(data["dim"]),
+        positions=tuple((_whole(start), _whole(stop)) for start, stop in data["positions"]),
+        before=_whole(data["before"]),
+        after=_whole(data["after"]),
+    )
+    if not 0 < scale.after <= scale.before or scale.dim < 0:
+        raise ValueError(f"scale of {scale.tensor}: {scale.after} of {scale.before} along dim {scale.dim}")
+    return scale
 
 
 def _whole(value: Any) -> int:

@@ -1,8 +1,9 @@
 """``sc.plan``: scores and a budget, a threshold or a share become a `Plan`."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import lcm
 from typing import Literal
 
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor
 
 from secateur.axes import size_of
 from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
-from secateur.graph import AxisInfo, Graph, named
+from secateur.graph import AxisInfo, Graph, Scale, named
 from secateur.origins import NodeArgument
+from secateur.planning import families
 from secateur.planning.budget import Budget
-from secateur.planning.choosing import Greedy, Lane, lane
-from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
+from secateur.planning.choosing import Greedy, Lane, lane, ranked
+from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
 
-Scope = Literal["global", "local"]
+Scope = Literal["global", "local", "isomorphic"]
+SCOPES = ("global", "local", "isomorphic")
+Multiples = int | Mapping[str, int]
+NEAR = 64  # narrower widths of a lane that are tried where widths don't agree with each other
 KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
@@ -29,9 +34,10 @@ def plan(
     keep: float | None = None,
     scope: Scope = "global",
     min_units: int = 1,
-    multiple_of: int = 1,
+    multiple_of: Multiples = 1,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    uniform: bool = False,
     keep_class: bool = False,
 ) -> Plan:
     """Choose which units stay. Give exactly one of ``budget``, ``threshold`` and ``keep``.
@@ -41,13 +47,18 @@ def plan(
         scores: what `score` gave, one vector for each axis; higher = kept longer.
         budget: greedy removal, least score per cost first, until the result costs no more.
         threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff),
-        above 0.
+            above 0.
         keep: share of the units of every axis that stays, in (0, 1].
-        scope: for a budget. "global" ranks all units together, each axis normalised; "local" shrinks every axis alike.
+        scope: "global" ranks all units together, each axis normalised, and "local" shrinks every axis alike: these two
+            differ for a budget only. "isomorphic" ranks within each family of like axes (same kind, size and roles, as
+            in repeated blocks): every family shrinks alike, and ``keep`` and ``threshold`` are of the family.
         min_units: fewest units an axis may keep.
-        multiple_of: widths that change become multiples of this.
+        multiple_of: widths that change become multiples of this; or a number for each pattern, as in ``only``, such as
+            ``{"hidden": 64, "layer1.*": 8, "heads": 1}``. The last pattern that names an axis counts; other axes: 1.
         only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
         ignore: the same; these are not pruned.
+        uniform: axes that correspond across repeated blocks (names equal up to the block's index) keep equal widths;
+            the units themselves may differ.
         keep_class: leave alone the axes whose pruning would rewrite the model's ``forward``.
 
     Raises:
@@ -55,27 +66,101 @@ def plan(
         UnreachableBudget: the budget is below the smallest that the model can become.
         NothingToPrune: no axis is left to prune; says what froze them.
     """
+    if uniform:
+        graph = families.uniform(graph)
+    kept = choose(
+        graph,
+        scores,
+        budget=budget,
+        threshold=threshold,
+        keep=keep,
+        scope=scope,
+        min_units=min_units,
+        multiple_of=multiple_of,
+        only=only,
+        ignore=ignore,
+        keep_class=keep_class,
+    )
+    return make_plan(graph, kept)
+
+
+def choose(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    *,
+    budget: Budget | None = None,
+    threshold: float | None = None,
+    keep: float | None = None,
+    scope: Scope = "global",
+    min_units: int = 1,
+    multiple_of: Multiples = 1,
+    only: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    keep_class: bool = False,
+    agrees: Callable[[dict[str, int]], bool] | None = None,
+) -> dict[str, Tensor]:
+    """The kept units of each axis that loses some. See `plan`.
+
+    Args:
+        agrees: whether sizes of axes may stand together; where they may not, one lane gets narrower until they do.
+    """
     _check_arguments(budget, threshold, keep, scope, min_units, multiple_of)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
-    lanes = _lanes(graph, axes, scores, min_units, multiple_of)
+    lanes = _lanes(graph, axes, scores, min_units, multiples(graph, multiple_of))
     if budget is not None:
         removed = _for_budget(graph, lanes, budget, scope, min_units)
+    elif scope == "isomorphic":
+        removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
         removed = _widths(lanes, lambda ln: max(ln.sizes[0] - _below(ln, scores, threshold), 1))
     else:
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
-    kept = {
+    if agrees is not None:
+        removed = _agreed(lanes, removed, agrees)
+    return {
         axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
         for axis, order, share in zip(ln.axes, ln.order, ln.shares, strict=True)
         if gone
     }
-    return make_plan(graph, kept)
+
+
+def _agreed(lanes: Sequence[Lane], removed: Sequence[int], agrees: Callable[[dict[str, int]], bool]) -> list[int]:
+    """Units removed from each lane, one lane as little narrower as makes the sizes agree.
+
+    Raises:
+        PlanError: nothing near does.
+    """
+
+    def sizes(gone: Sequence[int]) -> dict[str, int]:
+        lost = [(ln, n) for ln, n in zip(lanes, gone, strict=True) if n]
+        return {a: (ln.sizes[0] - n) * share for ln, n in lost for a, share in zip(ln.axes, ln.shares, strict=True)}
+
+    def narrower() -> Iterator[tuple[float, list[int]]]:
+        for k, ln in enumerate(lanes):
+            for size in [s for s in ln.sizes if s < ln.sizes[0] - removed[k]][:NEAR]:
+                gone = [*removed[:k], ln.sizes[0] - size, *removed[k + 1 :]]
+                yield (ln.sizes[0] - size - removed[k]) / ln.sizes[0], gone
+
+    if not any(removed) or agrees(sizes(removed)):
+        return list(removed)
+    for _, gone in sorted(narrower()):
+        if agrees(sizes(gone)):
+            return gone
+    raise PlanError(
+        f"the config can't say these widths together: {sizes(removed)}, nor any near them. Try another budget, or "
+        "multiple_of, or leave some out with ignore="
+    )
 
 
 def _check_arguments(
-    budget: Budget | None, threshold: float | None, keep: float | None, scope: str, min_units: int, multiple_of: int
+    budget: Budget | None,
+    threshold: float | None,
+    keep: float | None,
+    scope: str,
+    min_units: int,
+    multiple_of: Multiples,
 ) -> None:
     given = {"budget": budget, "threshold": threshold, "keep": keep}
     named_ = [name for name, value in given.items() if value is not None]
@@ -92,10 +177,26 @@ def _check_arguments(
         )
     if keep is not None and not 0 < keep <= 1:
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
-    if scope not in ("global", "local"):
-        raise PlanError(f'scope={scope!r}: give "global" or "local"')
-    if any(type(n) is not int or n < 1 for n in (min_units, multiple_of)):
+    if scope not in SCOPES:
+        raise PlanError(f'scope={scope!r}: give "global", "local" or "isomorphic"')
+    numbers = [min_units, *(multiple_of.values() if isinstance(multiple_of, Mapping) else [multiple_of])]
+    if any(type(n) is not int or n < 1 for n in numbers):
         raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1")
+
+
+def multiples(graph: Graph, multiple_of: Multiples) -> dict[str, int]:
+    """The number that each axis's width is to be a multiple of.
+
+    Raises:
+        PlanError: a pattern names nothing.
+    """
+    if not isinstance(multiple_of, Mapping):
+        return dict.fromkeys(graph.axes, multiple_of)
+    _check_patterns(graph, list(multiple_of))
+    found = dict.fromkeys(graph.axes, 1)
+    for pattern, number in multiple_of.items():
+        found |= dict.fromkeys(graph.select([pattern]), number)
+    return found
 
 
 def choose_axes(
@@ -168,12 +269,22 @@ def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
 
 
 def _lanes(
-    graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: int
+    graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: Mapping[str, int]
 ) -> list[Lane]:
     group = {name: tie for tie in graph.ties for name in tie}
     lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
-    sizes = {name: info.size for name, info in graph.axes.items()}
-    return [lane({name: sizes[name] for name in tie}, scores, min_units, multiple_of) for tie in lanes]
+    alike = [tuple(families.likeness(graph.axes[name]) for name in tie) for tie in lanes]
+    number = {like: k for k, like in enumerate(dict.fromkeys(alike))}
+    return [
+        lane(
+            {name: graph.axes[name].size for name in tie},
+            scores,
+            [max(min_units, graph.axes[name].least) for name in tie],
+            [lcm(multiple_of[name], graph.axes[name].step) for name in tie],
+            number[like],
+        )
+        for tie, like in zip(lanes, alike, strict=True)
+    ]
 
 
 def _below(ln: Lane, scores: Mapping[str, Tensor], threshold: float) -> int:
@@ -185,6 +296,17 @@ def _below(ln: Lane, scores: Mapping[str, Tensor], threshold: float) -> int:
 def _widths(lanes: Sequence[Lane], wanted: Callable[[Lane], int]) -> list[int]:
     """Units removed from each lane: down to the allowed width nearest above the wanted one."""
     return [ln.sizes[0] - min((s for s in ln.sizes if s >= wanted(ln)), default=ln.sizes[0]) for ln in lanes]
+
+
+def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | None) -> list[int]:
+    """Units removed from each lane: those that rank lowest in their family, by a share of it or under its cutoff."""
+    if keep is not None:
+        gone = [int((rank <= 1 - keep + 1e-9).sum()) for rank in ranked(lanes)]
+    else:
+        pools = {f: torch.cat([ln.values for ln in lanes if ln.family == f]) for f in {ln.family for ln in lanes}}
+        gone = [int((ln.values < (threshold or 0.0) * pools[ln.family].mean()).sum()) for ln in lanes]
+    wanted = {ln.axes: max(ln.sizes[0] - k, 1) for ln, k in zip(lanes, gone, strict=True)}
+    return _widths(lanes, lambda ln: wanted[ln.axes])
 
 
 def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int) -> list[int]:
@@ -246,6 +368,16 @@ def short(number: float) -> str:
     return f"{number:.4g}"
 
 
+def _planned_scale(scale: Scale, sizes: Mapping[str, int]) -> PlannedScale:
+    return PlannedScale(
+        tensor=scale.tensor,
+        dim=scale.dim,
+        positions=scale.positions,
+        before=scale.size.size,
+        after=size_of(scale.size, sizes),
+    )
+
+
 def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
     """The plan that keeps the given units of the given axes.
 
@@ -288,6 +420,7 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
         tensors=tensors,
         settings=changed,
         rewrites=tuple(e.text for e in broken),
+        scales=tuple(_planned_scale(s, sizes) for s in graph.scales if size_of(s.size, sizes) != s.size.size),
         model=graph.model,
         example=graph.example if broken else None,
     )

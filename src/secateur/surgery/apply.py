@@ -1,16 +1,18 @@
 """Carrying out a plan: every member is re-indexed, every size that the code knows is updated."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from secateur import nests
+from secateur import nests, objects
 from secateur.errors import SurgeryError
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.provenance import recall, remember
 from secateur.surgery.layers import update
+from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument, to_module
 from secateur.tracing.shadow import copy_with, named_tensors, of_kind
@@ -25,7 +27,8 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     tensors = named_tensors(model)
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
     with torch.inference_mode(False):  # the result shall train, wherever it is made
-        small = copy_with(model, lambda tensor: of_kind(tensor, take(tensor, kept.get(id(tensor), {}))))
+        new = lengths(model, kept) | _scaled(plan, tensors)
+        small = copy_with(model, lambda t: of_kind(t, new[id(t)] if id(t) in new else take(t, kept.get(id(t), {}))))
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
@@ -43,13 +46,31 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
             "which can't happen in place. Use plan.apply(model), or plan with keep_class=True."
         )
     tensors = named_tensors(model)
+    own_configs(plan, model)
     with torch.inference_mode(False):
         new = {id(tensors[n]): of_kind(tensors[n], take(tensors[n], at)) for n, at in plan.kept.items()}
+        changed = lengths(model, {id(tensors[n]): at for n, at in plan.kept.items()}) | _scaled(plan, tensors)
+        new |= {id(t): of_kind(t, changed[id(t)]) for t in tensors.values() if id(t) in changed}
     for name, tensor in tensors.items():
         if id(tensor) in new:
             put(model, name, new[id(tensor)])
     _settle(plan, model, recall(model, "plans"))
     return model
+
+
+def _scaled(plan: "Plan", tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """What stays of the weights that carry the change of a head size, by the id of the old ones."""
+    found: dict[int, Tensor] = {}
+    for scale in plan.scales:
+        old, kept = tensors[scale.tensor], plan.kept.get(scale.tensor, {})
+        new = found.get(id(old), take(old, kept))
+        factor = torch.ones(old.shape[scale.dim], dtype=torch.float64)
+        for start, stop in scale.positions:
+            factor[start:stop] = (scale.after / scale.before) ** 0.5
+        factor = factor[kept[scale.dim]] if scale.dim in kept else factor
+        shape = [-1 if k == scale.dim else 1 for k in range(new.dim())]
+        found[id(old)] = (new * factor.to(new.device).reshape(shape)).to(new.dtype)
+    return found
 
 
 def check_fit(plan: "Plan", model: nn.Module) -> None:
@@ -80,10 +101,11 @@ def check_fit(plan: "Plan", model: nn.Module) -> None:
 
 def _current(model: nn.Module, site: Attribute) -> Any:
     try:
-        value: Any = getattr(model.get_submodule(site.module), site.name)
-        return value if site.index is None else value[site.index]
-    except (AttributeError, IndexError, TypeError):
-        return "missing"
+        value: Any = objects.get(model.get_submodule(site.module), site.name)
+        value = value if site.index is None else value[site.index]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        value = "missing"
+    return 0 if site.value == 0 and value in (None, "missing") else value
 
 
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -115,12 +137,27 @@ def _settle(plan: "Plan", model: nn.Module, earlier: "tuple[Plan, ...] | None") 
 
 
 def set_attributes(model: nn.Module, settings: Iterable[tuple[Site, int]]) -> None:
-    """Give module attributes their new sizes."""
+    """Give attributes of modules, and of the configs that hang on them, their new sizes."""
     for site, value in settings:
         if isinstance(site, Attribute):
             module = model.get_submodule(site.module)
-            current: Any = getattr(module, site.name)
-            setattr(module, site.name, value if site.index is None else _with_item(current, site.index, value))
+            new: Any = value
+            if site.index is not None:
+                new = _with_item(objects.get(module, site.name), site.index, value)
+            objects.put(module, site.name, new)
+
+
+def own_configs(plan: "Plan", model: nn.Module) -> None:
+    """Give the model copies of the configs that a plan changes: other models may share the ones that it has."""
+    sites = [site for site, _ in plan.settings if isinstance(site, Attribute) and "." in site.name]
+    shared = {id(o): o for s in sites for o in [vars(model.get_submodule(s.module))[s.name.partition(".")[0]]]}
+    copies: dict[int, Any] = {}
+    for held in shared.values():
+        copy.deepcopy(held, copies)
+    for module in model.modules() if shared else ():
+        for name, value in list(vars(module).items()):
+            if id(value) in copies and not name.startswith("_"):
+                vars(module)[name] = copies[id(value)]
 
 
 def _with_item(items: Any, at: int, value: int) -> Any:

@@ -6,10 +6,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.rnn import RNNCellBase
+from torch.nn.utils.weight_norm import WeightNorm
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 def update(module: nn.Module) -> None:
     """Set what a standard layer says of itself from the shapes of its tensors."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):  # the old kind keeps the weight that it last computed
+            hook(module, None)
     for kind, refresh in REFRESH:
         if isinstance(module, kind):
             refresh(module)
@@ -69,6 +76,19 @@ def _prelu(module: Any) -> None:
         module.num_parameters = shape[0]
 
 
+def _recurrent(module: Any) -> None:
+    """Weights (gates * hidden, input) and (gates * hidden, state); the state is the projection's where there is one."""
+    module.input_size = _shape(module, "weight_ih_l0")[1]
+    rows, state = _shape(module, "weight_hh_l0")
+    module.hidden_size = rows // GATES[module.mode]
+    module.proj_size = state if module.proj_size else 0
+    module._init_flat_weights()
+
+
+def _cell(module: Any) -> None:
+    module.input_size, module.hidden_size = _shape(module, "weight_ih")[1], _shape(module, "weight_hh")[1]
+
+
 REFRESH: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (_ConvNd, _conv),
     (nn.Linear, _linear),
@@ -80,4 +100,6 @@ REFRESH: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (nn.Embedding, _embedding),
     (nn.EmbeddingBag, _embedding),
     (nn.PReLU, _prelu),
+    (nn.RNNBase, _recurrent),
+    (RNNCellBase, _cell),
 )

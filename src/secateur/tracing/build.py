@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from math import gcd
 from random import Random
 from typing import Any
@@ -11,10 +12,13 @@ from torch import Tensor
 from secateur.axes import Axis, Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
 from secateur.graph import AxisInfo, Equation, Member, Sizes, TensorInfo, named
 from secateur.origins import Attribute, Literal, NodeArgument, Operation, Origin, Shape, Site, atoms
+from secateur.tracing.limits import fewest, steps
 from secateur.tracing.sizes import Use
 from secateur.tracing.tracer import Tracer
 
+NUMBER = "float"  # the function of a use of a size as a number
 WINDOW = "the window of a convolution"
+SPARE = {"head_dim": 0, "channels": 2, "residual": 3, "hidden": 3}  # which kinds stay whole rather than others
 KINDS = ("experts", "heads", "head_dim", "groups", "residual", "channels", "hidden")  # the first that was seen wins
 
 
@@ -70,6 +74,7 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
     result = Names()
     kinds = {order: _kind(hints.get(order, {}), len(dims[next(iter(members[order]))[0]])) for order in found}
     _mark_groups(kinds, members, dims)
+    least, multiples = fewest(tracer.least, reasons), steps(tracer.steps)
     for order, axis in found.items():
         name = _name(next(iter(members[order])), order, dims, kinds)
         result.names[order] = name
@@ -79,6 +84,8 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
             members=tuple(members[order]),
             normalising=tuple(normalising.get(order, ())),
             frozen=tuple(reasons.get(order, ()))[:3],
+            least=least.get(order, 1),
+            step=multiples.get(order, 1),
         )
     return result
 
@@ -93,19 +100,26 @@ def _by_leaf(notes: Iterable[tuple[Expr, str]]) -> dict[int, dict[str, None]]:
 
 
 def _kind(hints: Mapping[str, None], rank: int) -> str:
-    return next((k for k in KINDS if k in hints), "hidden" if rank < 3 else "channels")
+    """Experts are units that something chose, and something else then picked by number."""
+    seen = (k for k in KINDS if k in hints and (k != "experts" or "chosen" in hints))
+    return next(seen, "hidden" if rank < 3 else "channels")
 
 
 def _mark_groups(
     kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], dims: Mapping[str, list[Expr]]
 ) -> None:
-    """Of two axes of heads in one dim, the one that runs through more members groups the other: grouped queries."""
+    """Of two axes of heads in one dim, the one that runs through more members groups the other: grouped queries. Of two
+    axes of experts it is the first: group-limited routing.
+    """
     for exprs in dims.values():
         for expr in exprs:
             orders = dict.fromkeys(leaf.order for leaf in leaves(resolve(expr)) if isinstance(leaf, Axis))
             heads = sorted((o for o in orders if kinds.get(o) == "heads"), key=lambda o: -len(members[o]))
             if len(heads) == 2 and len(members[heads[0]]) > len(members[heads[1]]):
                 kinds[heads[0]] = "kv_groups"
+            experts = [o for o in orders if kinds.get(o) == "experts"]
+            if len(experts) == 2:
+                kinds[experts[0]] = "groups"
 
 
 def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
@@ -175,6 +189,75 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     return Demands(Sizes(settings=settings, equations=tuple(kept)), ties, stuck)
 
 
+def relax(uses: list[Use], names: Names, infos: dict[str, AxisInfo], tensors: Mapping[str, list[Expr]]) -> Demands:
+    """The demands when axes that need not be pruned stay whole: the head size where heads can go, so that
+    ``width // heads`` holds. The model's class is kept that way, and every parameter stays on a prunable axis.
+    """
+    dims = [[n for n in dict.fromkeys(named([names.finish(e)])) if n in infos] for es in tensors.values() for e in es]
+    while True:
+        prunable = prunable_sizes(infos)
+        found = demands(uses, names, prunable)
+        chosen: set[str] = set()
+        for equation in found.stuck:
+            victims = _victims(equation, found.sizes, prunable_sizes(infos), infos, dims)
+            freeze(infos, victims, f"stays whole so that {equation.text} holds for the others")
+            chosen.update(victims)
+        if not chosen:
+            chosen.update(_hold_numbers(found.stuck, infos))
+        if not chosen:
+            return found
+
+
+def _hold_numbers(stuck: list[Equation], infos: dict[str, AxisInfo]) -> list[str]:
+    """Freeze the axes of tensors whose size the code calculates with: no attribute and no argument can undo that."""
+    held: list[str] = []
+    for equation in stuck:
+        if equation.number:
+            names = [n for n in equation.axes if n in infos and not infos[n].frozen]
+            freeze(infos, names, f"its size is used as a number: {equation.text}")
+            held += names
+    return held
+
+
+def _victims(
+    equation: Equation,
+    sizes: Sizes,
+    prunable: Mapping[str, int],
+    infos: Mapping[str, AxisInfo],
+    dims: list[list[str]],
+) -> tuple[str, ...]:
+    """The fewest axes that could stay whole for an equation to hold, in dims that another axis can make smaller."""
+    involved = _involved(equation, sizes, prunable)
+    if isinstance(equation.origin, Literal):
+        groups = [tuple(involved)]
+    else:
+        order = sorted(involved, key=lambda n: (SPARE.get(infos[n].kind, 1), infos[n].size))
+        groups = [g for count in (1, 2) for g in combinations(order, count)]
+    for group in groups:
+        rest = {n: s for n, s in prunable.items() if n not in group}
+        if all(_spared(n, group, rest, dims) for n in group) and _satisfied(equation, sizes, rest):
+            return group
+    return ()
+
+
+def _spared(name: str, group: tuple[str, ...], rest: Mapping[str, int], dims: list[list[str]]) -> bool:
+    """Whether every dim that an axis runs through has another axis that can be pruned."""
+    return all(any(n in rest for n in dim) for dim in dims if name in dim)
+
+
+def _satisfied(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> bool:
+    if isinstance(equation.origin, Literal):
+        return True
+    involved = _involved(equation, sizes, prunable)
+    return any(
+        (
+            _holds(equation, sizes, prunable, involved, tied=False),
+            _holds(equation, sizes, prunable, involved, tied=True),
+            len(involved) > 1 and _scales(equation, sizes, prunable, involved),
+        )
+    )
+
+
 def _solve(equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int]) -> None:
     """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold."""
     unknown = [a for a in atoms(equation.origin) if isinstance(a, Attribute) and a not in settings]
@@ -204,7 +287,8 @@ def _parts(expr: Expr) -> Iterable[Expr]:
 def _equation(use: Use, names: Names) -> Equation:
     origin, target = _finish_origin(use.origin, names), names.finish(use.target)
     what = origin.value if isinstance(origin, Literal) else describe(origin)
-    return Equation(origin=origin, target=target, text=f"{use.function}({what}) at {use.where}")
+    text = f"{use.function}({what}) at {use.where}"
+    return Equation(origin=origin, target=target, text=text, number=use.function == NUMBER)
 
 
 def _finish_origin(origin: Origin, names: Names) -> Origin:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -12,17 +13,24 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
-from torch.func import functional_call
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from secateur.axes import Axis, Expr, leaves, resolve
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
+from secateur.tracing import filling as filling
+from secateur.tracing import positions as positions
 from secateur.tracing.capture import place_of
-from secateur.tracing.shadow import named_tensors, separate, shadow, tag_attributes
+from secateur.tracing.rules.registry import raised_at
+from secateur.tracing.sequences import name_units
+from secateur.tracing.shadow import as_if_exported, named_tensors, separate, tag_attributes
+from secateur.tracing.shadow import fake as on_fakes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.tracer import Tracer
+from secateur.tracing.widths import watch_widths
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
@@ -34,29 +42,46 @@ class Run:
     tracer: Tracer
     uses: list[Use]
     dims: dict[str, list[Expr]]
+    stand_ins: dict[str, Tensor]
 
 
 def run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
     try:
         return run(model, args, kwargs, fake=True)
-    except (TraceError, *NEEDS_DATA):  # values decide, or an operation has no fake form: the real inputs know
-        if any(t.device.type == "meta" for t in model.parameters()):
+    except (TraceError, *NEEDS_DATA) as error:  # values decide, or an operation has no fake form: real inputs know
+        if not on_meta(model):
+            return run(model, args, kwargs, fake=False)
+        if isinstance(error, TraceError):
             raise
-        return run(model, args, kwargs, fake=False)
+        raise TraceError(
+            f"the code of {type(model).__name__} depends on values ({error} at {raised_at(error)}), and a model on the "
+            "meta device has none. Load its weights and trace it on real inputs."
+        ) from error
+
+
+def on_meta(model: nn.Module) -> bool:
+    """Whether any parameter is on the meta device, without a value."""
+    return any(t.device.type == "meta" for t in model.parameters())
 
 
 def run(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fake: bool, graph: fx.GraphModule | None = None
 ) -> Run:
-    """Trace one forward pass of a shadow of the model, or of its captured graph."""
+    """Trace one forward pass of a copy of the model, or of its captured graph.
+
+    The copy's parameters and buffers are the traced tensors themselves, so that whatever else holds them (the flat list
+    of a recurrent layer) holds these too.
+    """
     tracer = Tracer()
     sizes = SizeMode(tracer)
-    double = graph if graph is not None else shadow(model) if fake else separate(model)
-    tag_attributes(double, tracer)
-    call = _interpret(graph, sizes) if graph is not None else double
-    originals = named_tensors(double)
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    stand_ins = _stand_ins(originals, mode)
+    original = graph if graph is not None else model
+    double = on_fakes(original, mode).eval() if mode else separate(original)
+    tag_attributes(double, tracer, original)
+    watch_widths(double, sizes)
+    name_units(double, sizes)
+    call = _interpret(double, sizes) if isinstance(double, fx.GraphModule) and graph is not None else double
+    stand_ins = named_tensors(double)
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
     for name, tensor in stand_ins.items():
@@ -65,14 +90,15 @@ def run(
         if name.startswith("_tensor_constant"):
             tracer.freeze_all(tensor, "a constant made inside forward")
     values, spec = tree_flatten((args, kwargs) if fake else fresh((args, kwargs)))
-    fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
+    place = torch.device("meta") if on_meta(original) else None  # inputs go where the weights are not
+    fakes = [mode.from_tensor(v if place is None else v.to(place)) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
         tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
     _freeze_hooked(tracer, double, stand_ins)
     positional, keywords = tree_unflatten(fakes, spec)
     try:
-        with mode or nullcontext(), tracer, sizes:
-            out = functional_call(call, stand_ins, positional, keywords, tie_weights=False, strict=False)
+        with as_if_exported() if fake else nullcontext(), mode or nullcontext(), tracer, sizes:
+            out = nn.Module.__call__(call, *positional, **keywords)
     except NEEDS_DATA:
         raise
     except SecateurError:
@@ -80,7 +106,7 @@ def run(
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on the example inputs {describe_inputs(args, kwargs)}: "
-            f"{type(error).__name__}: {error}. Pass inputs that model(*args, **kwargs) accepts."
+            f"{type(error).__name__} at {raised_at(error)}: {error}. Pass inputs that model(*args, **kwargs) accepts."
         ) from error
     if not tensors_in(out):
         raise TraceError(
@@ -89,8 +115,8 @@ def run(
         )
     tracer.freeze_all(tensors_in(out), "an output of the model")
     _freeze_unread(tracer, dims.values())
-    own = {first: dims[first] for first in {id(t): name for name, t in reversed(originals.items())}.values()}
-    return Run(tracer, sizes.uses, {name: own[name] for name in originals if name in own})
+    own = {first: dims[first] for first in {id(t): name for name, t in reversed(stand_ins.items())}.values()}
+    return Run(tracer, sizes.uses, {name: own[name] for name in stand_ins if name in own}, stand_ins)
 
 
 def _freeze_unread(tracer: Tracer, dims: Iterable[list[Expr]]) -> None:
@@ -103,15 +129,6 @@ def _freeze_unread(tracer: Tracer, dims: Iterable[list[Expr]]) -> None:
     for axis in axes(e for exprs in dims for e in exprs):
         if axis.order not in computed:
             tracer.algebra.freeze(axis, "the forward pass on the example inputs never reads it")
-
-
-def _stand_ins(originals: Mapping[str, Tensor], mode: FakeTensorMode | None) -> dict[str, Tensor]:
-    """A fake (or aliasing) tensor for each parameter and buffer; tied ones share theirs."""
-    made: dict[int, Tensor] = {}
-    for tensor in originals.values():
-        if id(tensor) not in made:
-            made[id(tensor)] = mode.from_tensor(tensor, static_shapes=True) if mode else tensor.detach()
-    return {name: made[id(tensor)] for name, tensor in originals.items()}
 
 
 def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
@@ -133,12 +150,16 @@ def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
 
 
 def _freeze_hooked(tracer: Tracer, model: nn.Module, stand_ins: Mapping[str, Tensor]) -> None:
-    """Weights that the old spectral norm computes in a hook: silencing their origin would change the norm as well."""
+    """Weights that spectral norm computes, in a hook or a parametrization: what is taken away would change the norm."""
+    reason = "spectral_norm divides {} by a norm of the whole weight"
     for path, module in model.named_modules():
+        if isinstance(module, ParametrizationList) and any(isinstance(p, _SpectralNorm) for p in module):
+            name = path.replace("parametrizations.", "")
+            tracer.freeze_all(list(module.parameters(recurse=False)), reason.format(name))
         for hook in module._forward_pre_hooks.values():
             name = f"{path}.{getattr(hook, 'name', '')}_orig".removeprefix(".")
             if isinstance(hook, SpectralNorm) and name in stand_ins:
-                tracer.freeze_all(stand_ins[name], "torch.nn.utils.spectral_norm divides by a norm of the whole weight")
+                tracer.freeze_all(stand_ins[name], reason.format(name.removesuffix("_orig")))
 
 
 def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from secateur import objects
 from secateur.errors import ModelError
 from secateur.origins import Attribute, SourcedInt
 
@@ -28,12 +29,20 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     Raises:
         ModelError: where the model holds something that can't be copied.
     """
+    scripted = [path or "the model" for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted:
+        raise ModelError(
+            f"{scripted[0]} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be changed. "
+            "Pass the model as it was before."
+        )
     values = [v for m in model.modules() for v in vars(m).values()]
     memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, OPERATORS)}
-    memo |= {id(v): v.detach().clone() for v in values if isinstance(v, Tensor)}  # an activation can't be deep-copied
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
+    for value in values:  # an activation can't be deep-copied
+        if isinstance(value, Tensor) and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -63,13 +72,23 @@ def of_kind(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def tag_attributes(model: nn.Module, session: object) -> None:
-    """Make the ints on all modules of a shadow remember which attribute they are."""
+def tag_attributes(model: nn.Module, session: Any, original: nn.Module) -> None:
+    """Make the ints on the modules of a shadow, and on configs that hang on them, remember which attribute they are.
+
+    A config that several modules share is one object, under the path of the first. One that refused to be copied is
+    the original's own, and stays as it is.
+    """
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
             tagged = _tagged(value, path, name, session)
             if tagged is not None:
                 vars(module)[name] = tagged
+    own = {id(held) for _, _, held in objects.on_modules(original)}
+    for path, inner, held in list(objects.on_modules(model)):
+        for step, value in objects.items(held).items() if id(held) not in own else ():
+            tagged = _tagged(value, path, f"{inner}.{step}", session)
+            if tagged is not None:
+                objects.put(held, step, tagged)
 
 
 def _tagged(value: Any, path: str, name: str, session: object) -> Any:
@@ -99,3 +118,16 @@ def quiet_backends() -> Generator[None]:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             torch._C._set_mkldnn_enabled(one_dnn)
+
+
+@contextmanager
+def as_if_exported() -> Generator[None]:
+    """Code that asks is told that it is being exported: it then leaves out no branch because of the example's values,
+    and so shows the sizes that it uses in the others. The proof runs it as it is.
+    """
+    found = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag = found

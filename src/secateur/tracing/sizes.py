@@ -5,6 +5,7 @@
 ``split``, ``expand``, ``conv2d(groups=)`` ... a `Use`: this argument, of this origin, must be the size of this dim.
 """
 
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -62,14 +63,19 @@ class SizeMode(TorchFunctionMode):
             return self._size(func(*args, **kwargs), *args, **kwargs)
         if func in (torch.numel, torch.Tensor.numel):
             return self._tag(func(*args), product(self.tracer.dims(args[0])))
+        if func is F.multi_head_attention_forward:
+            self.note(func, args[3], self.tracer.dims(args[0])[-1], ())  # compared, as embed_dim_to_check
+            with self:
+                return _multi_head_attention(*args, **kwargs)
         func, args, kwargs = rephrase(func, args, kwargs)
         handler = HANDLERS.get(func)
         if handler is None:
             return func(*args, **kwargs)
         before = [self.tracer.dims(v) if isinstance(v, Tensor) else None for v in args[:1]]
-        out = func(*args, **kwargs)
+        stand_in = STAND_INS.get(func)
+        out = func(*args, **kwargs) if stand_in is None else stand_in(self, func, args, kwargs)
         for value, target, path in handler(self, before[0] if before else None, out, args, kwargs):
-            self._note(func, value, target, path)
+            self.note(func, value, target, path)
         return out
 
     def _tag(self, value: int, dim: Expr) -> int:
@@ -81,7 +87,7 @@ class SizeMode(TorchFunctionMode):
     def _size(self, out: Any, tensor: Tensor, dim: int | None = None) -> Any:
         return self._shape(tensor, out) if dim is None else self._tag(out, self.tracer.dims(tensor)[dim])
 
-    def _note(self, func: Any, value: int, target: Expr, path: Path) -> None:
+    def note(self, func: Any, value: int, target: Expr, path: Path) -> None:
         if value < 0 or target.size < 2:
             return
         origin = origin_of(value, self.tracer)
@@ -93,6 +99,14 @@ class SizeMode(TorchFunctionMode):
 
 
 SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+# The Python code of torch's own multi-head attention, which else would be one call that splits its heads unseen.
+_multi_head_attention = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda relevant: False},  # pyright: ignore[reportUnknownLambdaType]
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
 
 
 def rephrase(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Any], dict[str, Any]]:
@@ -115,12 +129,22 @@ def _repeat_heads(tensor: Tensor, repeats: int) -> Tensor:
 
 Handler = Callable[[SizeMode, "list[Expr] | None", Any, Sequence[Any], dict[str, Any]], Iterable[Found]]
 HANDLERS: dict[Any, Handler] = {}
+StandIn = Callable[[SizeMode, Any, Sequence[Any], dict[str, Any]], Any]
+STAND_INS: dict[Any, StandIn] = {}  # the same in operations that keep structure visible, for functions that have handlers
 
 
 def handles(*functions: Any) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
         HANDLERS.update(dict.fromkeys(functions, handler))
         return handler
+
+    return register
+
+
+def stands_in(*functions: Any) -> Callable[[StandIn], StandIn]:
+    def register(stand_in: StandIn) -> StandIn:
+        STAND_INS.update(dict.fromkeys(functions, stand_in))
+        return stand_in
 
     return register
 
@@ -147,9 +171,8 @@ def spread(args: Sequence[Any], kwargs: dict[str, Any], position: int, *names: s
     return (), []
 
 
-@handles(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.expand, torch.Tensor.new_zeros,
-         torch.Tensor.new_ones, torch.Tensor.new_empty, torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn,
-         torch.Tensor.resize, torch.broadcast_to, torch.Tensor.broadcast_to)  # fmt: skip
+@handles(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.expand, torch.broadcast_to,
+         torch.Tensor.broadcast_to)  # fmt: skip
 def shaped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Each int is the size of a dim of the output."""
     at = 0 if not args or not isinstance(args[0], Tensor) else 1
@@ -158,11 +181,6 @@ def shaped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: d
         for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
             if isinstance(value, int):
                 yield value, dim, path
-
-
-@handles(torch.full, torch.Tensor.new_full)
-def filled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    yield from shaped(mode, before, out, args, kwargs)
 
 
 @handles(torch.Tensor.unflatten, torch.unflatten)
@@ -224,7 +242,7 @@ def _boundary(mode: SizeMode, dim: Expr, at: int, path: Path) -> Iterator[Found]
         yield at, dim, path
 
 
-@handles(torch.Tensor.__getitem__)
+@handles(torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 def sliced(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """The ends of slices. Only plain slices are followed here; anything else freezes at dispatch."""
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -288,21 +306,20 @@ def attended(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
     something.
     """
     if kwargs.get("scale") is None and before is not None:
-        mode.tracer.implicit_scales.append((before[-1], location()))
+        mode.tracer.implicit_scales.append((args[0], before[-1], location()))
     return iter(())
 
 
-@handles(F.multi_head_attention_forward)
-def multi_head(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    """One call that splits heads by its own arithmetic, unseen: its width and its heads freeze together."""
-    reason = f"nn.MultiheadAttention ties its width to its heads, at {location()}"
-    weights = [
-        *args[5:7],
-        *(kwargs.get(n) for n in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
-    ]
-    for tensor in weights:
-        if isinstance(tensor, Tensor):
-            mode.tracer.freeze_all(tensor, reason)
+@handles(torch.Tensor.__add__, torch.Tensor.__sub__, torch.Tensor.__mul__, torch.Tensor.__truediv__,
+         torch.Tensor.__rsub__, torch.Tensor.__rtruediv__, torch.Tensor.__pow__, torch.Tensor.__rpow__,
+         torch.Tensor.add, torch.Tensor.sub, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.pow,
+         torch.Tensor.add_, torch.Tensor.sub_, torch.Tensor.mul_, torch.Tensor.div_,
+         torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.tensor, torch.as_tensor)  # fmt: skip
+def calculated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """A size that takes part in arithmetic on tensors is a number."""
+    for value in args:
+        if isinstance(value, SourcedInt):
+            mode.tracer.escaped(value.origin)
     return iter(())
 
 
@@ -314,20 +331,3 @@ def shuffled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
     halves = mode.tracer.algebra.split(dim, dim.size // int(groups))
     if halves is not None:
         yield groups, halves[1], path
-
-
-@handles(torch.Tensor.repeat)
-def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    """Each dim becomes (repeat dim): the ints are the outer factors."""
-    values, paths = spread(args, kwargs, 1, "repeats")
-    for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
-        halves = mode.tracer.algebra.split(dim, int(value))
-        if halves is not None:
-            yield value, halves[0], path
-
-
-@handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-def recurrent(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    """Gates sit together in one weight, and the layer checks its sizes itself: all that it is given keeps its width."""
-    mode.tracer.freeze_all((args, kwargs), f"a recurrent layer keeps its widths, at {location()}")
-    return iter(())

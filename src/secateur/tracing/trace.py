@@ -7,15 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur import nests
-from secateur.axes import Expr
+from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError, SecateurError, SurgeryError
-from secateur.graph import AxisInfo, Equation, Graph, Sizes, named
+from secateur.graph import AxisInfo, Equation, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
-from secateur.origins import Site
-from secateur.tracing.build import collect, demands, freeze, prunable_sizes, spread_ties, tensor_infos
+from secateur.origins import Shape, Site, atoms, evaluate
+from secateur.tracing.build import NUMBER, Names, collect, demands, freeze, prunable_sizes, relax, spread_ties, tensor_infos
 from secateur.tracing.capture import capture, has_argument, to_module
 from secateur.tracing.running import NEEDS_DATA, Run, describe_inputs, run, run_class
+from secateur.tracing.scales import NotLinear, makers, ranges
 from secateur.tracing.shadow import named_tensors, quiet_backends, shadow
+from secateur.tracing.sizes import Use
 
 
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -60,9 +62,8 @@ class Builder:
         self.infos = dict(self.names.infos)
 
     def build(self) -> Graph:
-        for dim, place in self.run.tracer.implicit_scales:
-            self._freeze_scaled(dim, place)
-        found = demands(self.run.uses, self.names, prunable_sizes(self.infos))
+        scales = self._scales()
+        found = relax([*self.run.uses, *self._numbers()], self.names, self.infos, self.run.dims)
         captured = self._capture(found.stuck) if found.stuck else None
         ties = spread_ties(self.infos, found.ties)
         # what froze meanwhile needs no setting
@@ -80,11 +81,31 @@ class Builder:
             example=self._example() if captured is not None else None,
             unknown=tuple(dict.fromkeys(self.run.tracer.unknown)),
             inputs=describe_inputs(*self.inputs),
+            scales=tuple(s for s in scales if axes.keys() & set(named([s.size]))),
         )
 
-    def _freeze_scaled(self, dim: Expr, place: str) -> None:
-        reason = f"attention without scale= divides by the root of its size, at {place}"
-        freeze(self.infos, [n for n in named([self.names.finish(dim)]) if n in self.infos], reason)
+    def _scales(self) -> list[Scale]:
+        """Weights that can carry the change of a head size; where there are none, the head size freezes."""
+        tracer = self.run.tracer
+        first = {id(t): name for name, t in reversed(self.run.stand_ins.items())}
+        scales: dict[Scale, None] = {}
+        for query, dim, place in tracer.implicit_scales:
+            size = self.names.finish(dim)
+            axes = [n for n in named([size]) if n in self.infos and not self.infos[n].frozen]
+            try:
+                parts = makers(query, tracer.made) if axes else []
+            except NotLinear:
+                reason = f"attention without scale= divides by the root of its size, at {place}"
+                freeze(self.infos, axes, reason)
+                continue
+            for part in parts:
+                scales[Scale(tensor=first[id(part.parameter)], dim=part.dim, positions=ranges(part.mask), size=size)] = None
+        return list(scales)
+
+    def _numbers(self) -> list[Use]:
+        """Sizes that the code calculates with must keep their values."""
+        found = self.run.tracer.numbers
+        return [Use(origin, Leaf(None, evaluate(origin, {}, {})), NUMBER, place) for origin, place in found]
 
     def _capture(self, stuck: list[Equation]) -> Sizes | None:
         """The sizes of the captured graph, which can all be set; without one, what is stuck freezes."""
@@ -129,13 +150,20 @@ class Builder:
         fixed = demands([use for use in captured.uses if use not in settable], names, prunable)
         settings: dict[Site, Expr] = dict(fixed.sizes.settings)
         settings |= {use.site: names.finish(use.target) for use in reversed(settable) if use.site}
+        follow: dict[Any, set[str]] = {use.site: set(named(_exprs(use, names))) for use in settable}
         for equation in fixed.stuck:
             freeze(
                 self.infos,
                 [n for n in equation.axes if n in prunable],
                 f"{equation.text}: no argument of the call can be set",
             )
-        return Sizes(settings={s: d for s, d in settings.items() if prunable.keys() & set(named([d]))}, equations=())
+        kept = {s: d for s, d in settings.items() if prunable.keys() & follow.get(s, set(named([d])))}
+        return Sizes(settings=kept, equations=())
+
+
+def _exprs(use: Use, names: Names) -> list[Expr]:
+    """The dims that a size follows: the one that it must be equal to, and those that the code computes it from."""
+    return [names.finish(use.target), *(names.finish(a.dim) for a in atoms(use.origin) if isinstance(a, Shape))]
 
 
 def _shape(infos: Mapping[str, AxisInfo]) -> dict[str, tuple[int, Any]]:

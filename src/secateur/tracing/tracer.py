@@ -6,10 +6,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from secateur.axes import Algebra, Expr, resolve
+from secateur.errors import TraceError
+from secateur.origins import Origin
+from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
 from secateur.tracing.rules.registry import location
 
@@ -17,6 +21,8 @@ from secateur.tracing.rules.registry import location
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
 # Copies of a tensor as it is, or in another form: they compute nothing with it.
 COPIES = {"aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::lift_fresh_copy"}
+# Operations whose output holds values of their one tensor, besides the views of it.
+CARRIERS = COPIES | {"aten::contiguous", "aten::repeat", "aten::flip", "aten::roll", "aten::_reshape_alias"}
 
 
 @cache
@@ -38,6 +44,26 @@ def find_rule(func: Any) -> Rule | None:
     return found or (pointwise if is_pointwise(func) else None)
 
 
+def _results(op: Op, found: Rule) -> Sequence[Dims]:
+    """The dims of every output, by the operation's rule."""
+    outputs, result = op.outputs(), found(op)
+    results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
+    if not outputs:  # it writes to its arguments
+        return []
+    if [[d.size for d in dims] for dims in results] != [list(t.shape) for t in outputs]:
+        shapes = " and ".join(str(list(t.shape)) for t in outputs)
+        raise TraceError(f"the rule of {op.name} gives the dims {list(results)} for an output of shape {shapes}")
+    return results
+
+
+def _can_count(op: Op) -> bool:
+    """Whether the type of the output can hold every position exactly."""
+    dtype, dim = op.outputs()[0].dtype, op.tracer.positions(next(op.tensors()))
+    if dtype.is_floating_point:
+        return dim is not None and dim.size * torch.finfo(dtype).eps <= 1
+    return dtype is not torch.bool and not dtype.is_complex and (dim is None or dim.size <= torch.iinfo(dtype).max)
+
+
 class Tracer(TorchDispatchMode):
     """Follows every tensor's dims through the operations of one forward pass.
 
@@ -46,11 +72,17 @@ class Tracer(TorchDispatchMode):
         costs: the factors of the multiply-accumulates of each operation, with its name.
         hints: dims with the kind of axis that they were seen as.
         normalising: dims along which a mean, variance or maximum was taken, with the reason.
-        implicit_scales: dims of queries whose size attention divides by (the square root of), with the place.
+        implicit_scales: queries, with the dim whose size attention divides by (the square root of), and the place.
+        made: for each tensor, by id, the operation that made it, and which of its outputs it is.
+        numbers: sizes that became floats (a scale, most often), with the place.
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
             normalises, and the dims of its outputs (the proof's way to look at kept units alone).
         unknown: operations without a rule, with their place.
+        least: dims with the fewest units that an operation on them can do with (the k of a top-k).
+        steps: dims with a number that their size must be a multiple of.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, algebra: Algebra | None = None) -> None:
         super().__init__()
@@ -58,14 +90,19 @@ class Tracer(TorchDispatchMode):
         self.costs: list[tuple[str, tuple[Expr | int, ...]]] = []
         self.hints: list[tuple[Expr, str]] = []
         self.normalising: list[tuple[Expr, str]] = []
-        self.implicit_scales: list[tuple[Expr, str]] = []
+        self.implicit_scales: list[tuple[Tensor, Expr, str]] = []
+        self.numbers: list[tuple[Origin, str]] = []
         self.unknown: list[tuple[str, str]] = []
+        self.least: list[tuple[Expr, int]] = []
+        self.steps: list[tuple[Expr, int]] = []
         self.adopted: Callable[[Op, Sequence[Expr], Sequence[Dims]], Any] | None = None
+        self.made: dict[int, tuple[Op, int]] = {}
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
         self.computed: dict[int, Expr] = {}  # dims of weights that an operation computed with, by id
         self._pending: tuple[Expr, ...] = ()
+        self._positions: dict[int, Expr] = {}  # tensors whose values are positions, by id, and along which dim
 
     # ------------------------------------------------------------------ what is known of a tensor
 
@@ -94,12 +131,23 @@ class Tracer(TorchDispatchMode):
         """Whether the tensor is computed from parameters and buffers alone."""
         return id(tensor) in self._weights
 
+    def positions(self, tensor: Tensor) -> Expr | None:
+        """The dim whose positions the tensor's values are, as far as is known."""
+        found = self._positions.get(id(tensor))
+        return None if found is None else resolve(found)
+
+    def name_positions(self, tensor: Tensor, dim: Expr) -> None:
+        """The tensor's values are positions along the dim."""
+        self._positions[id(tensor)] = dim
+
     def freeze_all(self, values: Any, reason: str) -> None:
-        """Freeze every dim of every tensor in a nest of values."""
+        """Freeze every dim of every tensor in a nest of values, and the dims whose positions the values are."""
         for value in tree_iter(values):
             if isinstance(value, Tensor):
                 for dim in self.dims(value):
                     self.algebra.freeze(dim, reason)
+                if id(value) in self._positions:
+                    self.algebra.freeze(self._positions[id(value)], f"its units are told apart by number: {reason}")
 
     # ------------------------------------------------------------------ what rules report
 
@@ -108,6 +156,9 @@ class Tracer(TorchDispatchMode):
         self.normalising.extend((dim, reason) for dim in dims)
         self._pending = (*self._pending, *dims)
 
+    def escaped(self, origin: Origin) -> None:
+        self.numbers.append((origin, location()))
+
     def add_cost(self, name: str, dims: tuple[Expr | int, ...]) -> None:
         self.costs.append((name, dims))
 
@@ -115,12 +166,17 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if isinstance(func, HigherOrderOperator):
+            return self._opaque(func, args, kwargs)
         name = func._schema.name
-        if name in QUERIES or not any(isinstance(v, Tensor) for v in tree_iter(out)):
+        strides = args[0].stride() if name.startswith("aten::as_strided") else ()  # in place, it changes them
+        out = call(func, args, kwargs)
+        writes = func._schema.is_mutable  # an operation may give its result in an argument, and return nothing
+        if name in QUERIES or not (writes or any(isinstance(v, Tensor) for v in tree_iter(out))):
             self._freeze_read(func, args, kwargs, out)
             return out
         op = Op(self, func, args, kwargs, out)
+        op.strides = strides
         found = find_rule(func)
         self._pending = ()
         if found is None and not any(True for _ in op.tensors()):
@@ -129,21 +185,51 @@ class Tracer(TorchDispatchMode):
             self.unknown.append((name, location()))
             results = freeze_everything(op)
         else:
-            result = found(op)
-            results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
+            results = _results(op, found)
+        if self._positions:
+            self._settle_positions(op)
         if self._pending and self.adopted is not None:
             out = op.out = self.adopted(op, self._pending, results)
         if not (func.is_view or name in COPIES):
             weights = [t for t in op.tensors() if self.is_weight(t)]
             self.computed.update((id(d), d) for t in weights for d in self._dims[id(t)])
-        from_weights = all(self.is_weight(t) for t in op.tensors())
-        for tensor, dims in zip(op.outputs(), results, strict=True):
+        from_weights = all(self.is_weight(t) or id(t) in op.accounted for t in op.tensors())
+        for k, (tensor, dims) in enumerate(zip(op.outputs(), results, strict=True)):
             self.set_dims(tensor, dims)
+            if not writes:
+                self.made[id(tensor)] = op, k
             if from_weights:
                 self._weights.add(id(tensor))
+            if k in op.named:
+                self._positions[id(tensor)] = op.named[k]
         return out
+
+    def _opaque(self, func: HigherOrderOperator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """An operation on functions (``torch.cond``, ``flex_attention``) hides what these do."""
+        out = func(*args, **kwargs)
+        name, place = func.name(), location()
+        self.unknown.append((name, place))
+        self.freeze_all((args, kwargs), f"{name} at {place}")
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                reason = f"{name} at {place}"
+                self.set_dims(tensor, [self.algebra.fixed(size, reason) for size in tensor.shape])
+        return out
+
+    def _settle_positions(self, op: Op) -> None:
+        """Positions stay positions when they are moved or copied; in any operation that uses them otherwise than its rule
+        says, they are numbers like others, and what they number must not shift.
+        """
+        tensors = list(op.tensors())
+        if len(tensors) == 1 and (op.func.is_view or op.name in CARRIERS) and _can_count(op):
+            op.carry(tensors[0])
+        for tensor in tensors:
+            if id(tensor) in self._positions and id(tensor) not in op.accounted:
+                reason = f"its units are told apart by number: {op.why}"
+                self.algebra.freeze(self._positions[id(tensor)], reason)
 
     def _freeze_read(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         """A value that leaves the tensors (``item``) makes everything that it was computed from count as data."""
-        if func._schema.name in ("aten::_local_scalar_dense", "aten::equal"):
+        name = func._schema.name
+        if name in ("aten::_local_scalar_dense", "aten::equal") or not name.startswith(("aten::", "prim::")):
             self.freeze_all((args, kwargs), f"{func._schema.name}: its value is read by Python code")

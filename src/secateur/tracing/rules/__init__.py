@@ -2,9 +2,12 @@
 
 from secateur.tracing.rules import contraction as contraction
 from secateur.tracing.rules import creation as creation
+from secateur.tracing.rules import indexing as indexing
 from secateur.tracing.rules import movement as movement
 from secateur.tracing.rules import normalisation as normalisation
 from secateur.tracing.rules import positions as positions
+from secateur.tracing.rules import routing as routing
+from secateur.tracing.rules import spectra as spectra
 from secateur.tracing.rules import windows as windows
 from secateur.tracing.rules.pointwise import pointwise as pointwise
 from secateur.tracing.rules.registry import RULES as RULES

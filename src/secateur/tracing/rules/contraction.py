@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.axes import product
+from secateur.axes import ONE, product
 from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
 
 
@@ -162,7 +162,48 @@ def linear(op: Op) -> Dims:
     return [*batch, n]
 
 
+@rule("aten::_trilinear")
+def trilinear(op: Op) -> Dims:
+    """The product of three tensors, each given size-1 dims to broadcast along, summed over some dims."""
+    rows = [op.dims(name) for name in ("i1", "i2", "i3")]
+    for row, name in zip(rows, ("expand1", "expand2", "expand3"), strict=True):
+        for at in sorted(op[name]):
+            row.insert(at, ONE)
+    wide = op.broadcast(rows)
+    op.macs(*wide)
+    return [d for k, d in enumerate(wide) if k not in op["sumdim"]]
+
+
+@rule("aten::_cdist_forward", "aten::_euclidean_dist")
+def distances(op: Op) -> Dims:
+    """(..., M, K) and (..., N, K): a unit that is zero in both adds nothing to a distance."""
+    (*batch, m, k), (*batch2, n, k2) = op.dims("x1"), op.dims("x2")
+    op.unify(k, k2)
+    op.macs(*op.broadcast([batch, batch2]), m, n, k)
+    return [*op.broadcast([batch, batch2]), m, n]
+
+
 @rule("aten::outer", "aten::ger")
 def outer(op: Op) -> Dims:
     """(M,) by (N,)."""
     return [*op.dims("self"), *op.dims("vec2")]
+
+
+@rule("aten::_grouped_mm")
+def grouped_mm(op: Op) -> Dims | list[Dims]:
+    """Rows sorted by group (S, K), a matrix for each group (G, K, N), and where each group's rows end, (G,)."""
+    x, w, ends = op["self"], op["mat2"], op["offs"]
+    if (x.dim(), w.dim()) != (2, 3) or ends is None or op["bias"] is not None:
+        return freeze_everything(op)
+    (s, k), (g, k2, n), (g2,) = op.dims(x), op.dims(w), op.dims(ends)
+    op.unify(g, g2)
+    op.unify(k, k2)
+    op.hint("experts", g)
+    op.hint("chosen", g)
+    op.hint("hidden", k, n)
+    op.macs(s, k, n)
+    aligned = 16 // x.itemsize  # the kernels want rows that start at multiples of 16 bytes
+    op.in_steps(k, aligned)
+    if w.stride(-1) == 1:
+        op.in_steps(n, aligned)
+    return [s, n]

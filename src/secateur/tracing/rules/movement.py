@@ -4,7 +4,7 @@ sums.
 
 from typing import Any
 
-from secateur.axes import ONE, product
+from secateur.axes import ONE, Expr, product
 from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule, same
 
 
@@ -17,6 +17,17 @@ def reshape(op: Op) -> Dims:
 
 @rule("aten::view_as", "aten::expand_as")
 def like_other(op: Op) -> list[Dims]:
+    return freeze_everything(op)
+
+
+@rule("aten::as_strided")
+def restrided(op: Op) -> list[Dims]:
+    """Strides of size-1 dims may be anything; any other new stride puts elements elsewhere."""
+    dims = op.dims("self")
+    same_shape = list(op["size"]) == [d.size for d in dims]
+    wide = [k for k, d in enumerate(dims) if d.size > 1]
+    if same_shape and op["storage_offset"] is None and all(op["stride"][k] == op.strides[k] for k in wide):
+        return [dims]
     return freeze_everything(op)
 
 
@@ -101,12 +112,21 @@ def slice_(op: Op) -> Dims:
     at = op.wrap(op["dim"], op["self"])
     if before[at] == after[at]:
         return dims
-    if op.arguments.get("step", 1) != 1:
-        op.freeze(dims[at])
-        return [*dims[:at], op.algebra.fixed(int(after[at]), op.why), *dims[at + 1 :]]
-    start = _clamp(op["start"], int(before[at]))
+    start, step = _clamp(op["start"], int(before[at])), int(op.arguments.get("step", 1))
+    if step != 1:
+        return [*dims[:at], _every(op, dims[at], step, int(after[at])), *dims[at + 1 :]]
     sizes = [start, int(after[at]), int(before[at]) - start - int(after[at])]
     return [*dims[:at], op.pieces(dims[at], sizes)[1], *dims[at + 1 :]]
+
+
+def _every(op: Op, dim: Expr, step: int, count: int) -> Expr:
+    """Every so-manieth position: the outer factor of (outer step), where the dim has that form."""
+    if count * step == dim.size:
+        outer, inner = op.regroup([dim], [count, step])
+        op.freeze(inner)
+        return outer
+    op.freeze(dim)
+    return op.algebra.fixed(count, op.why)
 
 
 def _clamp(index: Any, size: int) -> int:
@@ -148,7 +168,7 @@ def _padded(op: Op, at: int, front: int, back: int) -> Any:
     if front < 0 or back < 0:
         op.freeze(dim)
         return op.algebra.fixed(int(op.out.shape[at]), op.why)
-    fixed = [op.algebra.freeze(op.algebra.fresh(n), "padding") if n > 1 else ONE for n in (front, back)]
+    fixed = [op.algebra.fixed(n, f"padding: {op.why}") if n > 1 else ONE for n in (front, back)]
     parts = [part for part, n in zip((fixed[0], dim, fixed[1]), (front, 1, back), strict=True) if n]
     return op.algebra.concat(parts)
 
@@ -193,16 +213,4 @@ def channel_shuffle(op: Op) -> Dims:
 def triangle(op: Op) -> Dims:
     dims = op.dims("self")
     op.freeze(*dims[-2:])
-    return dims
-
-
-@rule("aten::view_as_real")
-def view_as_real(op: Op) -> Dims:
-    return [*op.dims("self"), op.algebra.fixed(2, "real and imaginary part")]
-
-
-@rule("aten::view_as_complex")
-def view_as_complex(op: Op) -> Dims:
-    *dims, pair = op.dims("self")
-    op.freeze(pair)
     return dims

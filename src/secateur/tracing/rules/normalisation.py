@@ -18,8 +18,10 @@ from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
     "aten::batch_norm",
 )
 def batch_norm(op: Op) -> list[Dims]:
-    """Input (B, C, ...), statistics and affine parameters (C,)."""
+    """Input (B, C, ...), statistics and affine parameters (C,). Statistics of the input itself run over all but C."""
     dims = op.dims("input")
+    if op.arguments.get("training") or op.arguments.get("running_mean") is None:
+        op.normalises(dims[0], *dims[2:])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if op.arguments.get(name) is not None:
             op.unify(dims[1], op.dims(name)[0])
@@ -114,11 +116,23 @@ def maximum(op: Op) -> Dims | Sequence[Dims]:
 
         return pointwise(op)
     gone, result = reduced(op)
+    op.normalises(*gone)
     if len(op.outputs()) == 1:
-        op.normalises(*gone)
         return result
-    op.freeze(*gone)
+    op.names(1, *gone)
     return [result, list(result)]
+
+
+@rule("aten::argmax", "aten::argmin")
+def best(op: Op) -> Dims:
+    """The position of the largest or least along one dim."""
+    gone, result = reduced(op)
+    if op.arguments.get("dim") is None or not gone:
+        op.freeze(*gone)
+    else:
+        op.normalises(*gone)
+        op.names(0, *gone)
+    return result
 
 
 @rule(
@@ -126,8 +140,6 @@ def maximum(op: Op) -> Dims | Sequence[Dims]:
     "aten::prod",
     "aten::all",
     "aten::any",
-    "aten::argmax",
-    "aten::argmin",
     "aten::median",
     "aten::mode",
 )

@@ -13,6 +13,7 @@ UNTAGGED = (
     "aten::copy_",
     "aten::detach",
     "aten::dropout",
+    "aten::floor_divide",
     "aten::lift_fresh",
     "aten::lift_fresh_copy",
     "aten::native_dropout",
@@ -33,15 +34,26 @@ UNTAGGED = (
     "aten::_conj",
     "aten::real",
     "aten::imag",
+    "aten::complex",
+    "aten::polar",
 )
 
 
 @rule(*UNTAGGED)
 def pointwise(op: Op) -> Dims | list[Dims]:
     """Unify the dims of all operands, aligned at the right."""
-    outputs = op.outputs()
-    dims = broadcast(op, outputs[0], list(op.tensors()))
+    outputs, operands = op.outputs(), list(op.tensors())
+    dims = broadcast(op, outputs[0] if outputs else max(operands, key=Tensor.numel), operands)
     return [list(dims) for _ in outputs] if len(outputs) > 1 else dims
+
+
+@rule("aten::glu")
+def gated(op: Op) -> Dims:
+    """The second half of a dim gates the first."""
+    dims, at = op.dims("self"), op.wrap(op["dim"], op["self"])
+    first, second = op.pieces(dims[at], [dims[at].size // 2] * 2)
+    op.unify(first, second)
+    return [*dims[:at], first, *dims[at + 1 :]]
 
 
 def broadcast(op: Op, out: Tensor, operands: list[Tensor]) -> Dims:

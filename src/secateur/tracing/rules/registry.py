@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from secateur.axes import Algebra, Expr, resolve
+from secateur.axes import ONE, Algebra, Expr, resolve
+from secateur.errors import TraceError
 
 Dims = list[Expr]
 Rule = Callable[["Op"], "Dims | Sequence[Dims]"]
@@ -36,7 +37,8 @@ def argument_names(func: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((a.name, a.default_value if a.has_default_value() else None) for a in func._schema.arguments)
 
 
-INTERNAL = ("/torch/", "/secateur/tracing/", "importlib", "<eval_with_key", "<string>", "/contextlib.py")
+INTERNAL = ("/torch/", "/secateur/tracing/", "/secateur/origins.py", "importlib", "<eval_with_key", "<string>",
+            "/contextlib.py")  # fmt: skip
 CALLERS = ("/secateur/tracing/trace.py", "/secateur/proof.py")  # no user's code lies between these and the model
 
 
@@ -54,13 +56,27 @@ def location() -> str:
     return layer or "unknown place"
 
 
+def raised_at(error: BaseException) -> str:
+    """File and line of the last of the user's code that an error came through."""
+    place, trace = "unknown place", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not any(part in name for part in INTERNAL) and not name.endswith(CALLERS):
+            place = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
 class Op:
     """One call of an ATen operation, as a rule sees it.
 
     Attributes:
         out: what the operation returned.
         func: the overload that ran.
+        strides: those that the first tensor had before an operation that may change them.
     """
+
+    strides: Sequence[int] = ()
 
     def __init__(self, tracer: Any, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         self.tracer, self.func, self.out = tracer, func, out
@@ -69,12 +85,16 @@ class Op:
         self.arguments: dict[str, Any] = dict(names)
         self.arguments.update(zip((n for n, _ in names), args, strict=False))
         self.arguments.update(kwargs)
+        self.named: dict[int, Expr] = {}  # outputs whose values are positions, by number, and along which dim
+        self.accounted: set[int] = set()  # ids of operands whose values are positions, and used as such
 
     @property
     def name(self) -> str:
         return str(self.func._schema.name)
 
     def __getitem__(self, argument: str) -> Any:
+        if argument not in self.arguments:
+            raise TraceError(f"{self.name} has no argument {argument!r}; it has {', '.join(self.arguments)}")
         return self.arguments[argument]
 
     def __contains__(self, argument: str) -> bool:
@@ -120,11 +140,15 @@ class Op:
         return [self.algebra.fixed(size, reason) for size in tensor.shape]
 
     def regroup(self, dims: Dims, sizes: Sequence[int]) -> Dims:
-        """The dims after a reshape; frozen where it can't be followed."""
-        out = self.algebra.regroup(dims, [int(s) for s in sizes])
-        if out is None:
-            self.freeze(*dims)
-            return [self.algebra.fixed(int(s), self.why) for s in sizes]
+        """The dims after a reshape; those that can't be followed freeze, the others pass."""
+        out: Dims = []
+        wanted = [int(s) for s in sizes]
+        for before, after in segments([d.size for d in dims], wanted):
+            found = self.algebra.regroup(dims[before], wanted[after])
+            if found is None:
+                self.freeze(*dims[before])
+                found = [self.algebra.fixed(s, self.why) for s in wanted[after]]
+            out += found
         return out
 
     def pieces(self, dim: Expr, sizes: Sequence[int]) -> Dims:
@@ -135,12 +159,68 @@ class Op:
             return [self.algebra.fixed(int(s), self.why) for s in sizes]
         return out
 
+    def broadcast(self, rows: Sequence[Dims]) -> Dims:
+        """The dims of tensors, aligned at the right, where equal ones unify and size-1 dims give way."""
+        result: Dims = [ONE] * max(map(len, rows))
+        for row in rows:
+            for k, dim in enumerate(reversed(row), 1):
+                if dim.size > 1 and result[-k].size > 1:
+                    self.unify(result[-k], dim)
+                elif dim.size > 1:
+                    result[-k] = dim
+        return result
+
     def free(self, size: int) -> Expr:
         return self.algebra.dim(int(size))
 
     def normalises(self, *dims: Expr) -> None:
         """The result at every position depends on all of these dims together (mean, variance, maximum)."""
         self.tracer.normalised(self, dims)
+
+    def names(self, output: int, dim: Expr) -> None:
+        """The values of an output are positions along the dim: what a top-k or an argmax gives."""
+        self.named[output] = dim
+        self.hint("chosen", dim)
+
+    def look_up(self, index: Tensor, dim: Expr) -> Expr | None:
+        """The values of ``index`` pick positions of the dim. Where they are positions of just that dim, its units may go.
+
+        Returns:
+            The part of the dim that can be picked; None, and the dim frozen, where nobody knows what the values are.
+        """
+        found, dim = self.tracer.positions(index), resolve(dim)
+        if found is None:
+            self.freeze(dim)
+            return None
+        self.accounted.add(id(index))
+        self.hint("experts", dim)
+        if found.size == dim.size:
+            self.unify(found, dim)
+            return resolve(dim)
+        inner, outer = sorted((found, dim), key=lambda d: d.size)
+        halves = self.algebra.cut(outer, inner.size)
+        if halves is None:
+            self.freeze(found, dim)
+            return None
+        self.unify(halves[0], inner)
+        if outer is dim:
+            self.freeze(halves[1], why=f"positions that the example inputs do not reach: {self.why}")
+        return resolve(inner)
+
+    def carry(self, tensor: Tensor) -> None:
+        """The outputs hold values of the tensor: if these are positions, so are those."""
+        found = self.tracer.positions(tensor)
+        if found is not None:
+            self.accounted.add(id(tensor))
+            self.named.update(dict.fromkeys(range(len(self.outputs())), found))
+
+    def at_least(self, dim: Expr, units: int) -> None:
+        """The operation needs so many units of the dim."""
+        self.tracer.least.append((dim, units))
+
+    def in_steps(self, dim: Expr, multiple: int) -> None:
+        """The operation only takes dims whose size is a multiple."""
+        self.tracer.steps.append((dim, multiple))
 
     def macs(self, *dims: Expr | int) -> None:
         """Multiply-accumulates of the operation: the product of the sizes."""
@@ -152,6 +232,23 @@ class Op:
 
     def wrap(self, dim: int, tensor: Tensor) -> int:
         return dim % max(tensor.dim(), 1)
+
+
+def segments(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """A reshape in parts that are independent: the shortest runs of both shapes with the same product."""
+    if 0 in after:
+        yield slice(0, len(before)), slice(0, len(after))
+        return
+    i = j = 0
+    while i < len(before) or j < len(after):
+        first, start = i, j
+        left = right = 1
+        while left != right or (i == first and j == start):
+            if j >= len(after) or (i < len(before) and left <= right):
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        yield slice(first, i), slice(start, j)
 
 
 def freeze_everything(op: Op) -> list[Dims]:

@@ -36,6 +36,27 @@ def grid_sample(op: Op) -> Dims:
     return [batch, channels, *(op.algebra.fixed(int(s), op.why) for s in op.out.shape[2:])]
 
 
+@rule("aten::affine_grid_generator")
+def affine_grid(op: Op) -> Dims:
+    """A matrix (B, 2, 3) for each sample becomes a grid (B, H, W, 2)."""
+    batch, *matrix = op.dims("theta")
+    op.freeze(*matrix)
+    return [batch, *(op.algebra.fixed(int(s), op.why) for s in op.out.shape[1:])]
+
+
+@rule("aten::unfold")
+def unfold(op: Op) -> Dims:
+    """Windows of one dim, their positions last. Windows that tile the dim make a product, {windows positions}."""
+    dims, at, size = op.dims("self"), op.wrap(op["dimension"], op["self"]), int(op["size"])
+    if size == op["step"] and dims[at].size % size == 0:
+        places, inner = op.regroup([dims[at]], [dims[at].size // size, size])
+        op.freeze(inner)
+    else:
+        op.freeze(dims[at])
+        places, inner = (op.algebra.fixed(int(s), op.why) for s in (op.out.shape[at], size))
+    return [*dims[:at], places, *dims[at + 1 :], inner]
+
+
 @rule("aten::im2col")
 def im2col(op: Op) -> Dims:
     """(B, C, H, W) becomes (B, (C window), places)."""

@@ -1,0 +1,139 @@
+"""How a model is built again from its config: ``type(model)(config)``, with other values in it."""
+
+import copy
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from secateur import objects
+from secateur.errors import SecateurError
+from secateur.origins import Attribute
+from secateur.surgery.apply import set_attributes
+from secateur.tracing.shadow import named_tensors
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Unbuildable(SecateurError):
+    """The constructor, or the config itself, refuses the values."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A model class, and the config that its constructor takes.
+
+    Attributes:
+        cls: the class.
+        attribute: where the model keeps the config.
+        config: a copy of it, as it was when the model was built.
+    """
+
+    cls: type[nn.Module]
+    attribute: str
+    config: Any
+
+    @staticmethod
+    def of(model: nn.Module) -> "Blueprint | None":
+        """The blueprint of a model; None where nothing that hangs on it builds a model of the same shapes."""
+        for name, value in vars(model).items():
+            if not name.startswith("_") and objects.is_plain(value):
+                found = Blueprint(type(model), name, copy.deepcopy(value))
+                try:
+                    if shapes(found.build({})) == shapes(model):
+                        return found
+                except Unbuildable:
+                    continue
+        return None
+
+    def build(self, values: Mapping[Attribute, int], watched: set[str] | None = None) -> nn.Module:
+        """A model from the config with other values; no parameter of it has memory.
+
+        Args:
+            values: sizes by their site on the model.
+            watched: gathers the names that are read from the config while nothing is set there.
+
+        Raises:
+            Unbuildable: the config or the constructor refuses them.
+        """
+        try:
+            config = as_loaded(self.changed(values))
+            if watched is not None:
+                watch(config, watched)
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), Unfilled():
+                warnings.simplefilter("ignore")
+                built: Any = self.cls(cast("Any", config))
+        except Exception as error:
+            raise Unbuildable(f"{type(error).__name__}: {error}") from error
+        return built
+
+    def changed(self, values: Mapping[Attribute, int]) -> Any:
+        """A copy of the config with other values."""
+        holder = nn.Module()
+        holder.__dict__[self.attribute] = copy.deepcopy(self.config)
+        set_attributes(holder, list(values.items()))
+        return holder.__dict__[self.attribute]
+
+    def read(self, model: nn.Module) -> "Blueprint":
+        """The blueprint with the config that a model has now."""
+        return Blueprint(self.cls, self.attribute, copy.deepcopy(getattr(model, self.attribute)))
+
+    def sites(self) -> Iterator[Attribute]:
+        """Every int above 1 on the config, also those in lists."""
+        for path, held in objects.walk(self.config, self.attribute):
+            for step, value in objects.items(held).items():
+                if type(value) is int and value > 1:
+                    yield Attribute("", f"{path}.{step}", None, value)
+                elif isinstance(value, list | tuple) and all(type(v) is int for v in cast("list[Any]", value)):
+                    many = cast("Sequence[int]", value)
+                    yield from (Attribute("", f"{path}.{step}", k, v) for k, v in enumerate(many) if v > 1)
+
+
+def shapes(model: nn.Module) -> Shapes:
+    """Of every parameter and buffer."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+
+
+def as_loaded(config: Any) -> Any:
+    """The config as it comes back from its own saving: checked, and without what it doesn't store."""
+    to_dict, from_dict = getattr(config, "to_dict", None), getattr(type(config), "from_dict", None)
+    return from_dict(copy.deepcopy(to_dict())) if callable(to_dict) and callable(from_dict) else config
+
+
+class Unfilled(TorchFunctionMode):
+    """Memory that would be filled later is not taken: parameters have shapes only, while tables are computed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if func is torch.empty:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
+
+
+def watch(config: Any, names: set[str]) -> None:
+    """Make a config note the names that are read from it while it has None, or nothing, under them."""
+    cls: Any = type(config)
+
+    def read(self: Any, name: str) -> Any:
+        try:
+            value = super(watching, self).__getattribute__(name)
+        except AttributeError:
+            names.add(name)
+            raise
+        if value is None:
+            names.add(name)
+        return value
+
+    watching: Any = type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__})
+    object.__setattr__(config, "__class__", watching)
+
+
+@contextmanager
+def quietly() -> Generator[None]:
+    """Without gradients, and with the RNG as it was afterwards."""
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        yield

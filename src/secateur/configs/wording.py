@@ -1,0 +1,178 @@
+"""How a config says sizes: which of its values scale with which axes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import gcd, lcm
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from secateur.axes import size_of
+from secateur.configs.blueprint import Blueprint, Unbuildable, quietly, shapes
+from secateur.errors import ProofFailed
+from secateur.graph import Graph
+from secateur.inputs import fresh
+from secateur.origins import Attribute, Site
+from secateur.planning import families
+from secateur.planning.plan import Plan
+from secateur.tracing.running import tensors_in
+from secateur.tracing.shadow import copy_with, named_tensors, of_kind
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # share of an output's scale: the operations are the same ones
+
+
+@dataclass(frozen=True)
+class Word:
+    """Values of a config that, scaled together, scale axes in the same proportion, and nothing else.
+
+    Attributes:
+        values: the values, by site.
+        axes: names of the axes.
+    """
+
+    values: dict[Attribute, int]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a config can say about the widths of a model.
+
+    Attributes:
+        blueprint: builds the model from the config.
+        words: the axes that it can say; together they may shrink in any proportions that keep every value whole.
+        explicit: sizes that the config leaves open, and what they are for this model; they have to be written down.
+        unsaid: why the config can't say the other axes.
+    """
+
+    blueprint: Blueprint
+    words: tuple[Word, ...]
+    explicit: dict[Attribute, int]
+    unsaid: dict[str, str]
+
+    def restrict(self, graph: Graph) -> Graph:
+        """The graph with its axes tied as the config ties them, and those that it can't say frozen."""
+        known = {name for word in self.words for name in word.axes}
+        stuck = {n: self.unsaid.get(n, "uniform: the config can't say its size") for n in graph.axes if n not in known}
+        steps = {n: _step(graph.axes[n].size, word) for word in self.words for n in word.axes if n in graph.axes}
+        axes = {n: replace(a, step=lcm(a.step, steps.get(n, 1))) for n, a in graph.axes.items()}
+        return families.tied(replace(graph, axes=axes), [*graph.ties, *(word.axes for word in self.words)], stuck)
+
+    def values(self, graph: Graph, sizes: Mapping[str, int]) -> dict[Attribute, int]:
+        """Every value of the config that has to be set when axes have the given sizes.
+
+        Raises:
+            Unbuildable: one would be no whole number.
+        """
+        found = {site: Fraction(value) for site, value in self.explicit.items()}
+        for word in self.words:
+            name = word.axes[0]
+            share = Fraction(sizes[name], graph.axes[name].size) if name in sizes else Fraction(1)
+            for site, value in word.values.items() if share != 1 else ():
+                found[site] = found.get(site, Fraction(value)) * share
+        broken = [f"{site}={value}" for site, value in found.items() if value.denominator != 1]
+        if broken:
+            raise Unbuildable(f"{', '.join(broken)} is no whole number")
+        return {site: int(value) for site, value in found.items()} if sizes else {}
+
+    def says(self, graph: Graph, sizes: Mapping[str, int]) -> bool:
+        """Whether the config builds a model in which the axes have the given sizes."""
+        try:
+            built = shapes(self.blueprint.build(self.values(graph, sizes)))
+        except Unbuildable:
+            return False
+        return all(
+            built.get(name) == tuple(size_of(d, sizes) for d in info.dims) for name, info in graph.tensors.items()
+        )
+
+    def write(self, graph: Graph, plan: Plan) -> Plan:
+        """The plan with what the config has to say among its settings."""
+        settings: dict[Site, int] = {**dict(plan.settings), **self.values(graph, plan.sizes)}
+        return replace(plan, settings=tuple(settings.items()))
+
+    def check(self, small: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Demand that a model built from the pruned model's config computes the same with its weights.
+
+        Raises:
+            ProofFailed: it does not, or can't be built.
+        """
+        try:
+            rebuilt = self.blueprint.read(small).build({})
+        except Unbuildable as error:
+            raise ProofFailed(f"its config builds no model: {error}") from error
+        if shapes(rebuilt) != shapes(small):
+            raise ProofFailed("its config builds a model of other shapes")
+        with quietly():
+            _give(small, rebuilt)
+            first, second = outputs(small, args, kwargs), outputs(rebuilt, args, kwargs)
+        if not alike(first, second):
+            raise ProofFailed(f"a model built from its config computes something else{difference(small, rebuilt)}")
+
+
+def _step(size: int, word: Word) -> int:
+    """What a width must be a multiple of so that every value stays whole."""
+    return lcm(*(size // gcd(size, value) for value in word.values.values()))
+
+
+def _give(small: nn.Module, rebuilt: nn.Module) -> None:
+    """Put the weights of one model into the other; what a checkpoint leaves out, it keeps as it was built."""
+    rebuilt.load_state_dict(small.state_dict(), strict=True, assign=True)
+    rebuilt.eval()
+    for name, tensor in named_tensors(rebuilt).items():
+        if tensor.device.type == "meta":
+            raise ProofFailed(f"{name} is in no checkpoint, and its constructor does not fill it")
+
+
+def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], torch.dtype]:
+    """Outputs in evaluation mode, in float64 where the model runs in it, and the precision."""
+    failure: Exception = ProofFailed("no precision to run in")
+    for dtype in TOLERANCE:
+
+        def cast(value: Any, dtype: torch.dtype = dtype) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        torch.manual_seed(0)
+        positional, keywords = fresh((args, kwargs))
+        positional, keywords = tree_map(cast, (positional, keywords))
+        try:
+            copy = copy_with(model, lambda t, cast=cast: of_kind(t, cast(t.detach().clone()))).eval()
+            return tensors_in(nn.Module.__call__(copy, *positional, **keywords)), dtype
+        except (RuntimeError, TypeError, ValueError) as error:
+            failure = error
+    raise ProofFailed(f"it does not run: {type(failure).__name__}: {failure}") from failure
+
+
+def alike(first: tuple[Sequence[Tensor], torch.dtype], second: tuple[Sequence[Tensor], torch.dtype]) -> bool:
+    """Whether outputs agree."""
+    if first[1] != second[1] or [t.shape for t in first[0]] != [t.shape for t in second[0]]:
+        return False
+    for a, b in zip(first[0], second[0], strict=True):
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return False
+            continue
+        both = a.isfinite() & b.isfinite()
+        if not torch.equal(a[~both].nan_to_num(), b[~both].nan_to_num()):
+            return False
+        if both.any() and float((a - b)[both].abs().max()) > TOLERANCE[first[1]] * float(a[both].abs().max()):
+            return False
+    return True
+
+
+def difference(small: nn.Module, rebuilt: nn.Module) -> str:
+    """The first table or factor that a constructor computes otherwise, for people; empty where none is seen."""
+    tables = named_tensors(rebuilt)
+    stored = {*small.state_dict(), *dict(small.named_parameters())}
+    for name, tensor in named_tensors(small).items():
+        if name not in stored and not torch.equal(tensor.double(), tables[name].double()):
+            return f": it computes {name} anew"
+    modules = dict(rebuilt.named_modules())
+    for path, module in small.named_modules():
+        for name, value in vars(module).items():
+            other = vars(modules[path]).get(name) if path in modules else None
+            if isinstance(value, float) and isinstance(other, float) and value != other:
+                return f": it sets {path}.{name} to {other:.4g}, not {value:.4g}"
+    return ""

@@ -1,0 +1,82 @@
+"""Sizes that the code hands to torch where something is made or filled up: constants, padding, repeats.
+
+What holds one value everywhere may take any size, so its dims are free, and the ints that it is made with follow. All
+other tensors made inside ``forward`` stay frozen.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from secateur.axes import Expr, resolve
+from secateur.origins import Literal, origin_of
+from secateur.tracing.rules.registry import location
+from secateur.tracing.sizes import Found, SizeMode, argument, handles, shaped, spread
+
+
+@handles(torch.zeros, torch.ones, torch.empty, torch.full, torch.Tensor.new_zeros, torch.Tensor.new_ones,
+         torch.Tensor.new_empty, torch.Tensor.new_full)  # fmt: skip
+def filled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """One value everywhere: any size will do, where the ints that it is made with can follow."""
+    values, _ = spread(args, kwargs, 1 if args and isinstance(args[0], Tensor) else 0, "size", "shape")
+    if len(values) == out.dim():
+        fixed, algebra = mode.tracer.dims(out), mode.tracer.algebra
+        free = [algebra.dim(v) if isinstance(v, int) else d for v, d in zip(values, fixed, strict=True)]
+        mode.tracer.set_dims(out, free)
+        yield from shaped(mode, before, out, args, kwargs)
+
+
+@handles(F.pad)
+def padded(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Each int is the size of a part before or behind a dim; computed ones may follow the dim, literal ones stay."""
+    pads, path = argument(args, kwargs, 1, "pad")
+    how, _ = argument(args, kwargs, 2, "mode")
+    if how not in (None, "constant") or before is None or any(p < 0 for p in pads):
+        return
+    dims, algebra = mode.tracer.dims(out), mode.tracer.algebra
+    for k in range(0, len(pads), 2):
+        at = len(dims) - 1 - k // 2
+        sizes = {k: int(pads[k]), k + 1: int(pads[k + 1])}
+        if not any(_computed(mode, pads[j]) for j in sizes):
+            continue
+        parts = {j: algebra.fresh(n) for j, n in sizes.items() if n}
+        for j, part in parts.items():
+            if not _computed(mode, pads[j]):
+                algebra.freeze(part, f"padding at {location()}")
+            yield pads[j], part, (*path, j)
+        around: list[Expr] = [parts[j] for j in parts if j == k] + [before[at]] + [parts[j] for j in parts if j > k]
+        dims[at] = algebra.concat(around)
+    mode.tracer.set_dims(out, dims)
+
+
+def _computed(mode: SizeMode, value: int) -> bool:
+    return not isinstance(origin_of(value, mode.tracer), Literal)
+
+
+@handles(torch.Tensor.repeat)
+def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Each dim becomes (repeat dim): the ints are the outer factors."""
+    values, paths = spread(args, kwargs, 1, "repeats")
+    for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
+        halves = mode.tracer.algebra.split(dim, int(value))
+        if halves is not None:
+            yield value, halves[0], path
+
+
+@handles(torch.repeat_interleave, torch.Tensor.repeat_interleave)
+def interleaved(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """A dim becomes (dim repeat): the int is the inner factor. A literal one stays."""
+    repeats, path = argument(args, kwargs, 1, "repeats")
+    dim, _ = argument(args, kwargs, 2, "dim")
+    if not isinstance(repeats, int) or before is None:
+        return
+    whole = mode.tracer.dims(out)[dim or 0]
+    halves = mode.tracer.algebra.split(whole, whole.size // int(repeats))
+    if halves is None:
+        return
+    if not _computed(mode, repeats):
+        mode.tracer.algebra.freeze(halves[1], f"repeat_interleave({repeats}) at {location()}")
+    yield repeats, resolve(halves[1]), path

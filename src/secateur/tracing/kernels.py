@@ -1,0 +1,39 @@
+"""Results of operations for inputs that torch's own kernels refuse: fake tensors of any dtype, and float64."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def _grouped_mm(x: Tensor, weight: Tensor, ends: Tensor, *rest: Any, **more: Any) -> Tensor:
+    """Rows sorted by group (S, K), a matrix for each group (G, K, N), and where each group's rows end, (G,)."""
+    out = x.new_zeros((x.shape[0], weight.shape[-1]))
+    if not isinstance(x, FakeTensor):
+        start = 0
+        for matrix, end in zip(weight, ends.tolist(), strict=True):
+            out[start:end] = x[start:end] @ matrix
+            start = max(start, end)
+    return out
+
+
+KERNELS: dict[str, Callable[..., Tensor]] = {"aten::_grouped_mm": _grouped_mm}
+
+
+def call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation, from a kernel of ours where torch has none."""
+    kernel = KERNELS.get(func._schema.name)
+    if kernel is not None and (args[0].dim(), args[1].dim()) == (2, 3):
+        if isinstance(args[0], FakeTensor) or args[0].dtype == torch.float64:
+            return kernel(*args, **kwargs)
+    return func(*args, **kwargs)
+
+
+class Kernels(TorchDispatchMode):
+    """Lets a model run where it needs these kernels."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        return call(func, args, kwargs or {})

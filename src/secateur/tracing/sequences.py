@@ -1,0 +1,46 @@
+"""Recurrent layers and packed sequences, as Python code calls them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.tracing.sizes import Found, SizeMode, handles, stands_in
+
+
+@stands_in(torch._pad_packed_sequence)
+def unpack(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Steps of a packed sequence, each filled up to the batch, and the length of each sample."""
+    data, batch_sizes, batch_first, value, total = args
+    counts = [int(n) for n in batch_sizes.tolist()]
+    counts += [0] * (int(total) - len(counts))
+    steps = data.split([n for n in counts if n])
+    steps += (data[:0],) * (len(counts) - len(steps))
+    around = [0, 0] * (data.dim() - 1)
+    full = [F.pad(step, [*around, 0, counts[0] - step.shape[0]], value=value) for step in steps]
+    lengths = [sum(n > k for n in counts) for k in range(counts[0])]
+    return torch.stack(full, 0 if not batch_first else 1), torch.tensor(lengths)
+
+
+@handles(torch._pad_packed_sequence)
+def unpacked(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    return iter(())
+
+
+def name_units(model: nn.Module, mode: SizeMode) -> None:
+    """The sums along time in a recurrent layer make no residual stream: its units are hidden ones."""
+    starts: list[int] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        starts.append(len(mode.tracer.hints))
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        start = starts.pop()
+        mode.tracer.hints[start:] = [(dim, kind) for dim, kind in mode.tracer.hints[start:] if kind != "residual"]
+
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
