@@ -87,9 +87,11 @@ class PlanSettings(Settings):
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
             original), "params=10000" or "macs=2.1G" (absolute), several with commas.
         keep: fraction of the units of every axis that stays, in (0, 1].
-        scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike.
+        scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike; "isomorphic"
+            ranks within each family of like axes, and makes every family narrower alike.
         min_units: units that every axis keeps at least.
-        multiple_of: sizes of pruned axes are multiples of this.
+        multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1".
+        uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
         only: axes or modules to prune, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
     """
@@ -98,9 +100,10 @@ class PlanSettings(Settings):
     threshold: float | None = None
     budget: str | None = None
     keep: float | None = None
-    scope: Literal["global", "local"] = "global"
+    scope: Literal["global", "local", "isomorphic"] = "global"
     min_units: int = 1
-    multiple_of: int = 1
+    multiple_of: int | str = 1
+    uniform: bool = False
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -184,6 +187,10 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         """The budget as `plan` takes it; None where there is none."""
         return None if self.budget is None else parse_budget(self.budget)
 
+    def multiples(self) -> int | dict[str, int]:
+        """``multiple_of`` as `plan` takes it."""
+        return self.multiple_of if isinstance(self.multiple_of, int) else parse_multiples(self.multiple_of)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
         sections = (ModelSettings, DataSettings, PlanSettings, TrainSettings, RunSettings)
@@ -239,6 +246,27 @@ def parse_budget(text: str) -> Budget:
         raise ConfigError(str(error)) from error
 
 
+def parse_multiples(text: str) -> dict[str, int]:
+    """What widths are to be multiples of, by pattern, from text.
+
+    Raises:
+        ConfigError: it has another form.
+
+    Example:
+        >>> parse_multiples("hidden=64, layer1.*=8")
+        {'hidden': 64, 'layer1.*': 8}
+    """
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.rpartition("="))
+        if not name or not equals or not number.isdecimal() or int(number) < 1:
+            raise ConfigError(
+                f"multiple_of {text!r}: {part.strip()!r} should be a pattern, = and a whole number from 1: hidden=64"
+            )
+        found[name] = int(number)
+    return found
+
+
 def _problems(settings: PruneSettings) -> Iterable[str]:
     given = [f"{name}={getattr(settings, name)}" for name in CHOICES if getattr(settings, name) is not None]
     if len(given) > 1:
@@ -251,6 +279,11 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             parse_budget(settings.budget)
         except ConfigError as error:
             yield str(error)
+    if isinstance(settings.multiple_of, str):
+        try:
+            parse_multiples(settings.multiple_of)
+        except ConfigError as error:
+            yield str(error)
     for name, least in (
         ("batch_size", 1),
         ("image_size", 1),
@@ -260,7 +293,7 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
         ("train_epochs", 0),
     ):
         value = getattr(settings, name)
-        if value is not None and value < least:
+        if isinstance(value, int) and value < least:
             yield f"{name}={value} must be at least {least}"
     for name in ("lr", "train_lr"):
         value = getattr(settings, name)
@@ -302,6 +335,8 @@ def _flags(flag: str, value: Any) -> list[str]:
         return [word for key, item in items for word in (f"{flag}.{key.replace('_', '-')}", _spelled(item))]
     if isinstance(value, list):
         return [word for item in cast("list[str]", value) for word in (flag, item)]
+    if isinstance(value, bool):
+        return [flag] if value else []
     return [] if value is None else [flag, str(value)]
 
 

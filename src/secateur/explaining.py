@@ -28,6 +28,7 @@ class ExplainedAxis:
         sizes: attributes of modules that are set to its new size, or to one made of it.
         equations: sizes computed in ``forward``, with file and line, that must go on agreeing with it.
         normalising: where a mean, variance or maximum runs over it.
+        limits: what its width has to respect: routing to the best two needs two experts.
         rewrite: the sizes in ``forward``, with file and line, for which the graph is rewritten when it is pruned.
         frozen: why it must keep its size.
         remedy: what would change that, where something would.
@@ -43,6 +44,7 @@ class ExplainedAxis:
     sizes: tuple[str, ...]
     equations: tuple[str, ...]
     normalising: tuple[str, ...]
+    limits: tuple[str, ...]
     rewrite: tuple[str, ...]
     frozen: tuple[str, ...]
     remedy: str
@@ -128,6 +130,7 @@ def _axis(graph: "Graph", name: str, info: "AxisInfo", label: str, member: "Memb
         sizes=tuple(str(site) for site, size in graph.sizes.settings.items() if name in _names(size)),
         equations=_equations(graph, name),
         normalising=info.normalising,
+        limits=info.limits,
         rewrite=info.rewrite,
         frozen=info.frozen,
         remedy=_remedy(graph, info),
@@ -204,6 +207,7 @@ def _axis_lines(axis: ExplainedAxis) -> Iterable[Text]:
         "remedy": [axis.remedy] * bool(axis.remedy),
         "rewrites the graph for": axis.rewrite,
         "shrinks with": axis.tied,
+        "keeps": axis.limits,
         "coupled with": [f"{name}:{dim}" for name, dim in axis.coupled],
         "sizes that follow": axis.sizes,
         "must agree with": axis.equations,

@@ -41,6 +41,12 @@ class AxisInfo:
     least: int = 1
     step: int = 1
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What its width has to respect, for people."""
+        fewest = [f"at least {self.least} units"] * (self.least > 1)
+        return (*fewest, *[f"a multiple of {self.step}"] * (self.step > 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:

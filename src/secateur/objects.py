@@ -9,13 +9,16 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 DEPTH = 4  # objects within objects that are looked into
 LONGEST = 1000  # items of a list or dict that is looked into: longer ones are data
 FOREIGN = (sys.stdlib_module_names | {"torch", "numpy"}) - {"__main__"}
+ATOMS = {int, float, bool, str, type(None), torch.dtype}  # the commonest values, which hold no others
 BARE = (types.SimpleNamespace, argparse.Namespace)
 
 
@@ -31,13 +34,24 @@ def is_plain(value: Any) -> bool:
 
 
 def _holds(value: Any) -> bool:
-    return hasattr(value, "__dict__") or any(True for _ in _slots(value))
+    return hasattr(value, "__dict__") or any(True for _ in slots(value))
 
 
-def _slots(value: Any) -> Iterator[str]:
-    for cls in type(value).__mro__:
-        slots: Any = cls.__dict__.get("__slots__", ())
-        yield from (slots,) if isinstance(slots, str) else slots
+def slots(value: Any) -> tuple[str, ...]:
+    """Names of the attributes that the classes of an object keep outside its ``__dict__``."""
+    return _slots_of(type(value))
+
+
+@lru_cache(maxsize=4096)
+def _slots_of(kind: type) -> tuple[str, ...]:
+    return tuple(_named_slots(kind))
+
+
+def _named_slots(kind: type) -> Iterator[str]:
+    for cls in kind.__mro__:
+        found: Any = cls.__dict__.get("__slots__", ())
+        names: Any = (found,) if isinstance(found, str) else found
+        yield from (name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def items(value: Any) -> dict[str, Any]:
@@ -49,8 +63,8 @@ def items(value: Any) -> dict[str, Any]:
     if isinstance(value, list | tuple):
         return {str(k): v for k, v in enumerate(cast("list[Any]", value))}
     found = dict(getattr(value, "__dict__", {}))
-    for name in _slots(value):
-        if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+    for name in slots(value):
+        if hasattr(value, name):
             found[name] = getattr(value, name)
     return {k: v for k, v in found.items() if k.isidentifier()}
 
@@ -80,7 +94,7 @@ def on_modules(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     seen: set[int] = set()
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
-            if name.startswith("_") or not (is_plain(value) or (type(value) is dict and value)):
+            if type(value) in ATOMS or name.startswith("_") or not (is_plain(value) or (type(value) is dict and value)):
                 continue
             for inner, found in walk(value, name, seen):
                 yield path, inner, found
@@ -108,8 +122,6 @@ def put(root: Any, path: str, value: Any) -> None:
     holder = get(root, owner) if owner else root
     if isinstance(holder, dict):
         holder[step] = value
-    elif isinstance(holder, nn.Module):
-        setattr(holder, step, value)
     elif step in getattr(holder, "__dict__", {}):
         vars(holder)[step] = value
     else:

@@ -14,6 +14,8 @@ from secateur.errors import ConfigError, MissingExtra
 Made = TypeVar("Made")
 CHOICES = ("threshold", "budget", "keep")
 """Settings of which at most one may be given."""
+TEXTS = ("budget", "multiple_of")
+"""Settings that a file may spell as names with values, and a flag as text: macs=0.5,params=10000."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if origin in (types.UnionType, Union):
         if value is None:
             return None
-        return _typed(value, next(part for part in parts if part is not type(None)), name)
+        return _first(value, [part for part in parts if part is not type(None)], name)
     if origin is Literal:
         if value not in parts:
             raise ValueError
@@ -103,7 +105,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError
         return {str(key).replace("-", "_"): item for key, item in cast("Mapping[Any, Any]", value).items()}
-    if name == "budget" and isinstance(value, Mapping):
+    if name in TEXTS and hint is str and isinstance(value, Mapping):
         return ",".join(f"{key}={item}" for key, item in cast("Mapping[Any, Any]", value).items())
     if hint is Path and isinstance(value, str):
         return Path(value)
@@ -112,6 +114,17 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         raise TypeError
     return value
+
+
+def _first(value: Any, hints: Iterable[Any], name: str) -> Any:
+    """A value as the first of several types that it can be."""
+    failure: Exception = TypeError()
+    for hint in hints:
+        try:
+            return _typed(value, hint, name)
+        except (TypeError, ValueError) as error:
+            failure = error
+    raise failure
 
 
 def parse_scalar(value: Any) -> Any:

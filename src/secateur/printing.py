@@ -53,6 +53,7 @@ def _axes_table(graph: Graph) -> Table:
     tie = {name: group for group in graph.ties for name in group}
     for k, (name, info) in enumerate(graph.axes.items()):
         notes = [f"shrinks with {', '.join(n for n in tie[name] if n != name)}"] if name in tie else []
+        notes += [f"keeps {limit}" for limit in info.limits]
         notes += ["normalised over"] * bool(info.normalising) + [f"rewrites the graph: {r}" for r in info.rewrite[:1]]
         cell = Text.assemble(name, (f"\n  {_members(info)}", "dim"), *((f"\n  {note}", "yellow") for note in notes))
         table.add_row(cell, info.kind, str(info.size), *(_quantity(round(slopes[c][k])) for c in ("params", "macs")))

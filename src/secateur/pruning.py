@@ -93,9 +93,9 @@ def prune(
         data: batches; the first one's outputs must not hold NaN.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
-        uniform: repeated blocks keep equal widths. Where the model is built from a config, ``type(model)(model.config)``,
-            the config says the new widths: a model built from it computes the same with the same weights, which is
-            checked, so a plain checkpoint can be loaded without secateur. Axes that the config can't say stay whole.
+        uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
+            new widths: a model built from it computes the same with the same weights, which is checked, so that a plain
+            checkpoint loads without secateur. Axes that the config can't say stay whole.
         planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
 
     Raises:

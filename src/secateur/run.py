@@ -187,8 +187,9 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
 
 def _choice(settings: PruneSettings) -> dict[str, Any]:
     """The settings of planning, as ``sc.plan`` takes them."""
-    names = ("threshold", "keep", "scope", "min_units", "multiple_of", "only", "ignore")
-    return {"budget": settings.cost(), **{name: getattr(settings, name) for name in names}}
+    names = ("threshold", "keep", "scope", "min_units", "uniform", "only", "ignore")
+    chosen = {name: getattr(settings, name) for name in names}
+    return {"budget": settings.cost(), "multiple_of": settings.multiples(), **chosen}
 
 
 def tune(

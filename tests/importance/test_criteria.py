@@ -13,7 +13,7 @@ from support.networks import Cnn, Mlp, Tied, example
 
 
 def member(weight: Tensor, module: type[nn.Module] = nn.Linear, role: str = "weight", name: str = "a.weight") -> Member:
-    return Member(axis="a.weight:0", name=name, dim=0, weight=weight, module=module, role=role)
+    return Member(axis="a.weight:0", name=name, dim=0, tensor=weight, module=module, role=role)
 
 
 ROWS = torch.tensor([[1.0, -2.0], [0.0, 0.5], [-3.0, 4.0]])

@@ -57,6 +57,10 @@ PRUNABLE: dict[str, tuple[nn.Module, Any]] = {
     "layer norm without affine": rows(lambda x: F.layer_norm(x, x.shape[1:])),
     "rms norm by hand": rows(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
     "maximum over units": rows(lambda x: x - x.amax(1, keepdim=True)),
+    "softmax over units": rows(lambda x: x.softmax(1)),
+    "cumulative sum of units": rows(lambda x: x.cumsum(1)),
+    "largest few of the units": rows(lambda x: x * x.topk(3, 1).values.sum(1, keepdim=True)),
+    "maximum over units as a pair": rows(lambda x: x - x.max(1, keepdim=True).values),
     "variance over units": rows(lambda x: x / (x.var(1, keepdim=True) + 1)),
     "max pool": images(lambda x: F.max_pool2d(x, 2)),
     "average pool": images(lambda x: F.avg_pool2d(x, 2)),
@@ -99,14 +103,14 @@ def test_half_the_units_go_and_the_proof_holds(name: str) -> None:
 
 
 FREEZING: dict[str, tuple[nn.Module, Any, str]] = {
-    "softmax over units": (*rows(lambda x: x.softmax(1)), "_softmax"),
-    "argmax over units": (*rows(lambda x: x * x.argmax(1, keepdim=True)), "argmax"),
+    "a log-softmax over units": (*rows(lambda x: x.log_softmax(1)), "_log_softmax"),
+    "argmax over units": (*rows(lambda x: x * x.argmax(1, keepdim=True)), "mul"),
     "one unit picked": (*rows(lambda x: x * x[:, 3:4].sum(1, keepdim=True) + x[:, 3, None]), "select"),
     "a flip of units": (*rows(lambda x: x.flip(1)), "flip"),
-    "every other unit": (*rows(lambda x: x[:, ::2], out=6), "slice"),
+    "every fifth unit": (*rows(lambda x: x[:, ::5], out=3), "slice"),
     "a constant vector added": (*rows(lambda x: x + torch.arange(12.0)), "arange"),
     "a sort of units": (*rows(lambda x: x.sort(1).values), "sort"),
-    "a cumulative sum of units": (*rows(lambda x: x.cumsum(1)), "cumsum"),
+    "a cumulative product of units": (*rows(lambda x: x.cumprod(1)), "cumprod"),
 }
 
 

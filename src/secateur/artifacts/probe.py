@@ -10,7 +10,8 @@ from secateur import nests
 from secateur.errors import ArtifactError
 from secateur.inputs import fresh
 from secateur.tracing.running import tensors_in
-from secateur.tracing.shadow import quiet_backends, separate
+from secateur.tracing.shadow import separate
+from secateur.tracing.surroundings import quiet_backends
 
 TOLERANCE = {
     torch.float64: 1e-9,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur import objects
@@ -18,6 +18,7 @@ from secateur.surgery.apply import set_attributes
 from secateur.tracing.shadow import named_tensors
 
 Shapes = dict[str, tuple[int, ...]]
+FILLING = ("normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_", "copy_")
 
 
 class Unbuildable(SecateurError):
@@ -67,7 +68,7 @@ class Blueprint:
                 watch(config, watched)
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), Unfilled():
                 warnings.simplefilter("ignore")
-                built: Any = self.cls(cast("Any", config))
+                built: Any = self.cls(config)
         except Exception as error:
             raise Unbuildable(f"{type(error).__name__}: {error}") from error
         return built
@@ -109,9 +110,14 @@ class Unfilled(TorchFunctionMode):
     """Memory that would be filled later is not taken: parameters have shapes only, while tables are computed."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
+            return func(*args, **{**kwargs, "device": "meta"})
+        if getattr(func, "__name__", "") in FILLING:
+            target = args[0] if args else kwargs.get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target
+        return func(*args, **kwargs)
 
 
 def watch(config: Any, names: set[str]) -> None:

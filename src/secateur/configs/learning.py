@@ -6,7 +6,7 @@ Letters: K values of the config, F groups of axes that go together (correspondin
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, zip_longest
 from math import gcd
 from typing import Any
 
@@ -57,18 +57,23 @@ class Learner:
     kwargs: dict[str, Any]
     words: list[Word] = field(default_factory=list[Word])
     unsaid: dict[str, str] = field(default_factory=dict[str, str])
+    moved: dict[Attribute, set[tuple[str, int]]] = field(default_factory=dict[Attribute, set[tuple[str, int]]])
+    touched: dict[Attribute, set[str] | None] = field(default_factory=dict[Attribute, set[str] | None])
 
     def run(self) -> Wording:
         self.groups = groups(self.graph)
         self.dims = Dims(self.graph, self.groups)
         self.base = shapes(self.blueprint.build({}))
+        self.settings = _settings(self.blueprint.build({}))
+        self.stored = [name for name in self.model.state_dict() if name in self.base]
         self.explicit = self._explicit()
         noisy = perturbed(self.model)
-        values = [v for v in self._all_values().items() if self._moves(dict([v]))]
-        for count in range(1, 1 + min(TOGETHER, len(values))):
-            if len(self._said()) == sum(map(len, self.groups)):
-                break
-            for found, share in self._candidates([dict(c) for c in combinations(values, count)]):
+        values = {site: value for site, value in self._all_values().items() if self._moves(site, value)}
+        for count in range(1, 1 + TOGETHER):
+            open_ = self.dims.along([k for k, group in enumerate(self.groups) if not self._said() & set(group)])
+            useful = [v for v in values.items() if count == 1 or not self.moved[v[0]] or self.moved[v[0]] & open_]
+            together = [dict(c) for c in combinations(useful, count) if self._meet([site for site, _ in c])]
+            for found, share in self._candidates(together if open_ else []):
                 if not self._said() & set(found.axes) and self._holds(found, share, noisy):
                     self.words.append(found)
         needed = {site for word in self.words for site in word.values}
@@ -123,20 +128,35 @@ class Learner:
 
     # ------------------------------------------------------------------ values and what they move
 
-    def _moves(self, values: Values) -> bool:
-        """Whether a value may have to do with the widths of prunable axes."""
-        for share in _shares(values.values()):
+    def _moves(self, site: Attribute, value: int) -> bool:
+        """Whether a value may have to do with the widths of prunable axes; notes what it changes by itself."""
+        self.moved[site] = set()
+        self.touched[site] = None
+        for share in _shares([value]):
             try:
-                built = self._build(_scaled(values, share))
+                built = self._build(_scaled({site: value}, share))
             except Unbuildable:
                 continue
             new = shapes(built)
             if new.keys() != self.base.keys():
                 return not all(self.base.get(name) == shape for name, shape in new.items())  # else it counts blocks
-            if new != self.base:
-                return not self.dims.moves_fixed(new)
-            return _settings(built) != _settings(self._build({}))
+            sizes = ((n, k, pair) for n, s in new.items() for k, pair in enumerate(zip_longest(s, self.base[n])))
+            self.moved[site] = {(n, k) for n, k, (after, before) in sizes if after != before}
+            modules = {path for (path, _), _ in _settings(built).items() ^ self.settings.items()}
+            self.touched[site] = modules | {name.rpartition(".")[0] for name, _ in self.moved[site]}
+            return bool(self.touched[site]) and self.dims.fixed(new, self.stored) is None
         return True
+
+    def _meet(self, sites: Sequence[Attribute]) -> bool:
+        """Whether values can have to do with each other: by way of others, they change things on the same modules."""
+        parts = [self.touched[site] for site in sites]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or not known:
+            return True
+        reached, rest = known[0], known[1:]
+        while near := [part for part in rest if part & reached]:
+            reached, rest = reached.union(*near), [part for part in rest if not part & reached]
+        return not rest
 
     def _candidates(self, choices: Iterable[Values]) -> list[tuple[Word, Fraction]]:
         """Explanations of what sets of values do, those of the fewest axes first."""
@@ -151,8 +171,18 @@ class Learner:
                     for chosen in self.dims.explain(new, share):
                         axes = tuple(name for k in chosen for name in self.groups[k])
                         found.append((Word(values, axes), share))
+                    self._note_fixed(values, new, share)
                     break
         return sorted(found, key=lambda item: len(item[0].axes))
+
+    def _note_fixed(self, values: Values, new: Shapes, share: Fraction) -> None:
+        """Remember what keeps axes from being said by values that would set them."""
+        fixed = self.dims.fixed(new, self.base)
+        for chosen in self.dims.explain(new, share, partly=True) if fixed else ():
+            for name in (name for k in chosen for name in self.groups[k]):
+                self.unsaid.setdefault(
+                    name, f"uniform: the config says it as {_spelled(values)}, which also sets {fixed}"
+                )
 
     def _holds(self, word: Word, share: Fraction, noisy: nn.Module) -> bool:
         """Whether a model pruned so, and one built from the changed config, compute the same."""
@@ -164,9 +194,8 @@ class Learner:
             plan = wording.write(self.graph, make_plan(self.graph, kept))
             wording.check(plan.apply(noisy), self.args, self.kwargs)
         except (PlanError, SurgeryError, ProofFailed) as error:
-            what = ", ".join(str(site).partition(".")[2] for site in word.values)
             for name in word.axes:
-                self.unsaid.setdefault(name, f"uniform: the config says it as {what}, but {error}")
+                self.unsaid.setdefault(name, f"uniform: the config says it as {_spelled(word.values)}, but {error}")
             return False
         return True
 
@@ -186,19 +215,26 @@ class Dims:
         number = {name: k for k, group in enumerate(grouped) for name in group}
         self.exprs = {n: tuple(_numbered(d, number) for d in t.dims) for n, t in graph.tensors.items()}
 
-    def moves_fixed(self, new: Shapes) -> bool:
-        """Whether a dim that runs along no prunable axis has another size."""
-        return any(
-            size != expr.size and not named([expr])
-            for name, exprs in self.exprs.items()
-            for expr, size in zip(exprs, new[name], strict=True)
-        )
+    def along(self, chosen: Iterable[int]) -> set[tuple[str, int]]:
+        """The dims that run along the given groups."""
+        wanted = {str(k) for k in chosen}
+        dims = ((n, k, set(named([e]))) for n, exprs in self.exprs.items() for k, e in enumerate(exprs))
+        return {(n, k) for n, k, names in dims if names & wanted}
 
-    def explain(self, new: Shapes, share: Fraction) -> list[tuple[int, ...]]:
-        """The sets of groups that, scaled by the share, give the new shapes."""
+    def fixed(self, new: Shapes, among: Iterable[str]) -> str | None:
+        """A dim that runs along no prunable axis but has another size."""
+        for name in among:
+            for dim, (expr, size) in enumerate(zip(self.exprs.get(name, ()), new[name], strict=False)):
+                if size != expr.size and not named([expr]):
+                    return f"{name}:{dim}"
+        return None
+
+    def explain(self, new: Shapes, share: Fraction, *, partly: bool = False) -> list[tuple[int, ...]]:
+        """The sets of groups that, scaled by the share, give the new shapes; ``partly``: where groups decide them."""
         if any(len(new[name]) != len(exprs) for name, exprs in self.exprs.items()):
             return []
-        wanted = {(e, s) for name, exprs in self.exprs.items() for e, s in zip(exprs, new[name], strict=True)}
+        pairs = ((e, s) for name, exprs in self.exprs.items() for e, s in zip(exprs, new[name], strict=True))
+        wanted = {(e, s) for e, s in pairs if named([e]) or not partly}
         by_last: dict[int, list[tuple[Expr, int]]] = {}
         for expr, size in wanted:
             by_last.setdefault(max((int(n) for n in named([expr])), default=-1), []).append((expr, size))
@@ -220,7 +256,7 @@ def _numbered(expr: Expr, number: Mapping[str, int]) -> Expr:
         case Sum():
             return Sum(tuple(_numbered(p, number) for p in expr.parts), expr.size)
         case _:
-            return Leaf(str(number[expr.name]) if expr.name in number else None, expr.size)
+            return Leaf(str(number[expr.name]) if expr.name is not None and expr.name in number else None, expr.size)
 
 
 def _size(expr: Expr, chosen: Sequence[int], share: Fraction) -> Fraction:
@@ -255,13 +291,18 @@ def _solved(base: Shapes, built: Shapes, trial: int) -> int | None:
     sizes = [(a, b) for n in base for a, b in zip(base[n], built[n], strict=False) if a != b]
     guesses = {Fraction(a * trial, b) for a, b in sizes}
     guess = guesses.pop() if len(guesses) == 1 else Fraction(1, 2)
-    return int(guess) if guess.denominator == 1 and all(b % trial == 0 for _, b in sizes) else None
+    return int(guess) if guess.denominator == 1 else None
 
 
-def _settings(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """The plain numbers on all modules."""
+def _spelled(values: Values) -> str:
+    """The values as people would write them: hidden_size and num_attention_heads."""
+    return " and ".join(str(site).partition(".")[2] for site in values)
+
+
+def _settings(model: nn.Module) -> dict[tuple[str, str], str]:
+    """The plain numbers on all modules, as text."""
     return {
-        (path, name): value
+        (path, name): repr(value)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, int | float | tuple | list) and not name.startswith("_")

@@ -174,5 +174,5 @@ def difference(small: nn.Module, rebuilt: nn.Module) -> str:
         for name, value in vars(module).items():
             other = vars(modules[path]).get(name) if path in modules else None
             if isinstance(value, float) and isinstance(other, float) and value != other:
-                return f": it sets {path}.{name} to {other:.4g}, not {value:.4g}"
+                return f": it sets {f'{path}.{name}'.lstrip('.')} to {other:.4g}, not {value:.4g}"
     return ""

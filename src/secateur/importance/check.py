@@ -50,7 +50,7 @@ def check_importance(rate: Criterion, *, uses_weight: bool = True) -> None:
 
 def _member(units: int, rest: int) -> Member:
     weight = torch.randn(units, rest, generator=torch.Generator().manual_seed(units))
-    return Member(axis="norm.weight:0", name="norm.weight", dim=0, weight=weight, module=nn.BatchNorm2d, role="weight")
+    return Member(axis="norm.weight:0", name="norm.weight", dim=0, tensor=weight, module=nn.BatchNorm2d, role="weight")
 
 
 def _demand(rate: Criterion, holds: bool, failing: str) -> None:

@@ -25,8 +25,7 @@ class Magnitude:
 
     def __call__(self, member: Member) -> Tensor:
         """Score one member, (units, rest) -> (units,)."""
-        weight = member.weight.float()
-        return weight.square().sum(1) if self.p == 2 else weight.abs().pow(self.p).sum(1)
+        return member.power_sums(self.p)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,18 @@
 """The uniform view that every criterion sees: a member of an axis as a (units, rest) matrix."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum
 from secateur.graph import Graph
+
+
+CHUNK = 2**18  # weights that are worked on at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +22,50 @@ class Member:
     Attributes:
         axis: name of the axis.
         name, dim: the parameter and its dim.
-        weight: all weights that belong to a unit, (units, rest), floating point.
+        tensor: the parameter's values.
+        places: where each unit sits in the dim, (units, places), int64; None where the dim is the axis itself.
         module: the class of the module that owns the parameter (``torch.nn.BatchNorm2d``), for criteria that ask.
         role: the parameter's name on that module (``weight``).
+        known: power sums that other members of the same parameter have asked for.
     """
 
     axis: str
     name: str
     dim: int
-    weight: Tensor
+    tensor: Tensor
+    places: Tensor | None = None
     module: type[nn.Module]
     role: str
+    known: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], repr=False, compare=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """All weights that belong to a unit, (units, rest), floating point."""
+        rows = self.tensor.movedim(self.dim, 0)
+        return rows.reshape(rows.shape[0], -1) if self.places is None else rows[self.places].flatten(1)
+
+    def power_sums(self, p: float) -> Tensor:
+        """Sum of |w|^p over all weights that belong to a unit, (units,) float32: ``weight.abs().pow(p).sum(1)``."""
+        key = self.name, self.dim, p
+        if key not in self.known:
+            self.known[key] = power_sums(self.tensor, self.dim, p)
+        sums = self.known[key]
+        return sums if self.places is None else sums[self.places].sum(1)
+
+
+def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
+    """Sum of |w|^p at every position of a dim, (size,) float32, in one pass over the memory."""
+    size = tensor.shape[dim]
+    if tensor.dim() == 1:
+        return tensor.float().abs().pow(p)
+    if dim == 0:
+        return torch.linalg.vector_norm(tensor.reshape(size, -1), p, dim=1, dtype=torch.float32).pow(p)
+    rows = tensor.reshape(-1, size * math.prod(tensor.shape[dim + 1 :]))  # (before, size * after)
+    total = torch.zeros(rows.shape[1], device=rows.device)
+    for chunk in rows.split(max(1, CHUNK // max(rows.shape[1], 1))):
+        part = chunk.float()
+        total += (part.square() if p == 2 else part.abs().pow(p)).sum(0)
+    return total.reshape(size, -1).sum(1)
 
 
 def positions(expr: Expr, axis: str) -> list[Tensor]:
@@ -62,16 +100,31 @@ def _size(factors: tuple[Expr, ...]) -> int:
     return size
 
 
-def members(model: nn.Module, graph: Graph, axis: str) -> Iterator[Member]:
-    """Every parameter that an axis runs through, buffers left out."""
-    tensors: Mapping[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+def members(
+    model: nn.Module,
+    graph: Graph,
+    axis: str,
+    tensors: Mapping[str, Tensor] | None = None,
+    known: dict[Any, Tensor] | None = None,
+) -> Iterator[Member]:
+    """Every parameter that an axis runs through, buffers left out.
+
+    Args:
+        tensors: the model's parameters by name, where they are at hand.
+        known: where power sums are kept from one axis to the next.
+    """
+    if tensors is None:
+        tensors = dict(model.named_parameters(remove_duplicate=False))
+    shared = {} if known is None else known
     for name, dim in graph.axes[axis].members:
         info = graph.tensors[name]
         if not info.parameter:
             continue
         expr = info.dims[dim]
-        rows = tensors[name].detach().movedim(dim, 0).reshape(expr.size, -1)
-        if not (isinstance(expr, Leaf) and expr.name == axis):
-            rows = torch.cat([rows[at.to(rows.device)].flatten(1) for at in positions(expr, axis)], 1)
+        tensor, plain = tensors[name].detach(), isinstance(expr, Leaf) and expr.name == axis
+        places = None if plain else torch.cat(positions(expr, axis), 1).to(tensor.device)
         owner, _, role = name.rpartition(".")
-        yield Member(axis=axis, name=name, dim=dim, weight=rows, module=type(model.get_submodule(owner)), role=role)
+        module = type(model.get_submodule(owner))
+        yield Member(
+            axis=axis, name=name, dim=dim, tensor=tensor, places=places, module=module, role=role, known=shared
+        )

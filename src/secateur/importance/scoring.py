@@ -79,7 +79,10 @@ def score(
     rate = criterion(importance, seed)
     check_loaded(model)
     _check_fit(model, graph)
-    scores = {axis: _score(model, graph, axis, rate) for axis in graph.axes}
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    known: dict[Any, Tensor] = {}
+    found = {axis: list(members(model, graph, axis, tensors, known)) for axis in graph.axes}
+    scores = {axis: _score(graph, axis, rate, found[axis]) for axis in graph.axes}
     bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
     if bad:
         check_weights(model)
@@ -99,8 +102,7 @@ def _check_fit(model: nn.Module, graph: Graph) -> None:
         )
 
 
-def _score(model: nn.Module, graph: Graph, axis: str, rate: Criterion) -> Tensor:
-    found = list(members(model, graph, axis))
+def _score(graph: Graph, axis: str, rate: Criterion, found: list[Member]) -> Tensor:
     total = _sum(axis, graph.axes[axis].size, found, rate)
     fallback: Criterion | None = getattr(rate, "fallback", None)
     return _sum(axis, graph.axes[axis].size, found, fallback) if fallback is not None and not total.any() else total

@@ -21,7 +21,7 @@ from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTenso
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
 Multiples = int | Mapping[str, int]
-NEAR = 64  # narrower widths of a lane that are tried where widths don't agree with each other
+NEAR = 128  # narrower widths of a lane that are tried where widths don't agree with each other
 KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 

@@ -1,11 +1,12 @@
 """Weight normalisation holds a weight as directions and lengths. What loses a part of a direction gets a new length."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.surgery.reindex import take
@@ -34,9 +35,9 @@ def lengths(model: nn.Module, kept: Mapping[int, Mapping[int, Tensor]]) -> dict[
 def _normalised(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Lengths, directions, and the dim that has a length for each position (-1: one for all)."""
     for module in model.modules():
-        computed: Any = module._modules.get("parametrizations")
-        for weight in computed.values() if isinstance(computed, nn.ModuleDict) else ():
-            if isinstance(weight[0], _WeightNorm):
+        computed: Any = module._modules.get("parametrizations", {})
+        for weight in cast("dict[str, Any]", computed).values():
+            if isinstance(weight, ParametrizationList) and isinstance(weight[0], _WeightNorm):
                 yield weight.original0, weight.original1, weight[0].dim
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):

@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
-from secateur.tracing.shadow import fake, quiet_backends
+from secateur.tracing.leavings import nothing_left
+from secateur.tracing.shadow import fake
+from secateur.tracing.surroundings import quiet_backends
 
 UNKNOWN = object()  # the value of a call that could not be run on fake tensors
 CONSTANT = "secateur_constant"
@@ -152,7 +154,7 @@ def _reach(root: nn.Module, path: str) -> Any:
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> fx.Graph:
     """Trace the model through a caller that hands on just the inputs given; other arguments keep their defaults."""
     names = _names(model, len(args))
-    with quiet_backends():
+    with quiet_backends(), nothing_left(model):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         double = fake(model, mode)  # in training mode a batch norm writes down what it sees
         caller = _caller(double.train(training), names, list(kwargs))
@@ -162,8 +164,10 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         inputs = {**dict(zip(names, fakes[0], strict=True)), **fakes[1]}
         try:
             tracer = _Tracer(mode, inputs)
+            before = _plain_state(double)
             with _faithful(tracer):
                 graph = tracer.trace(caller)
+            _check_unchanged(before, _plain_state(double))
         except Exception as error:
             raise SurgeryError(
                 f"torch.fx can't capture {type(model).__name__}: {type(error).__name__}: {error}"
@@ -177,6 +181,22 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix(f"{SKIPPED}.")
     return graph
+
+
+def _plain_state(model: nn.Module) -> dict[str, Any]:
+    """The numbers, flags and texts on the model's modules: what a count of calls is kept in."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def _check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    changed = [name for name, value in after.items() if name in before and before[name] != value]
+    if changed:
+        raise TraceError(f"forward changes the attribute {changed[0]}, which a graph would not")
 
 
 class _Watch(TorchFunctionMode):

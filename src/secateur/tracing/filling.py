@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from secateur.axes import Expr, resolve
+from secateur.axes import EMPTY, Expr, resolve
 from secateur.origins import Literal, origin_of
 from secateur.tracing.rules.registry import location
 from secateur.tracing.sizes import Found, SizeMode, argument, handles, shaped, spread
@@ -22,7 +22,7 @@ from secateur.tracing.sizes import Found, SizeMode, argument, handles, shaped, s
 def filled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """One value everywhere: any size will do, where the ints that it is made with can follow."""
     values, _ = spread(args, kwargs, 1 if args and isinstance(args[0], Tensor) else 0, "size", "shape")
-    if len(values) == out.dim():
+    if len(values) == out.dim() and "out" not in kwargs:
         fixed, algebra = mode.tracer.dims(out), mode.tracer.algebra
         free = [algebra.dim(v) if isinstance(v, int) else d for v, d in zip(values, fixed, strict=True)]
         mode.tracer.set_dims(out, free)
@@ -42,13 +42,13 @@ def padded(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: d
         sizes = {k: int(pads[k]), k + 1: int(pads[k + 1])}
         if not any(_computed(mode, pads[j]) for j in sizes):
             continue
-        parts = {j: algebra.fresh(n) for j, n in sizes.items() if n}
+        parts: dict[int, Expr] = {j: algebra.fresh(n) for j, n in sizes.items() if n}
         for j, part in parts.items():
             if not _computed(mode, pads[j]):
                 algebra.freeze(part, f"padding at {location()}")
             yield pads[j], part, (*path, j)
-        around: list[Expr] = [parts[j] for j in parts if j == k] + [before[at]] + [parts[j] for j in parts if j > k]
-        dims[at] = algebra.concat(around)
+        front, back = parts.get(k, EMPTY), parts.get(k + 1, EMPTY)
+        dims[at] = algebra.concat([front, before[at], back])
     mode.tracer.set_dims(out, dims)
 
 
@@ -56,11 +56,25 @@ def _computed(mode: SizeMode, value: int) -> bool:
     return not isinstance(origin_of(value, mode.tracer), Literal)
 
 
-@handles(torch.Tensor.repeat)
+@handles(torch.eye)
+def identity(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """A square one is the same for whatever units are left."""
+    if out.shape[0] != out.shape[1] or "out" in kwargs:
+        return
+    dim = mode.tracer.algebra.dim(int(out.shape[0]))
+    mode.tracer.set_dims(out, [dim, dim])
+    for position, name in enumerate(("n", "m")):
+        value, path = argument(args, kwargs, position, name)
+        if isinstance(value, int):
+            yield value, dim, path
+
+
+@handles(torch.Tensor.repeat, torch.Tensor.tile, torch.tile)
 def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    """Each dim becomes (repeat dim): the ints are the outer factors."""
-    values, paths = spread(args, kwargs, 1, "repeats")
-    for value, dim, path in zip(values, mode.tracer.dims(out), paths, strict=True):
+    """The last dims become (repeat dim): the ints are the outer factors."""
+    values, paths = spread(args, kwargs, 1, "repeats", "dims")
+    dims = mode.tracer.dims(out)
+    for value, dim, path in zip(values, dims[len(dims) - len(values) :], paths, strict=True):
         halves = mode.tracer.algebra.split(dim, int(value))
         if halves is not None:
             yield value, halves[0], path

@@ -1,7 +1,7 @@
 """How few units an axis may keep, and in which steps, where operations demand it: the k of a top-k, aligned rows."""
 
 from collections.abc import Iterable, Mapping
-from math import lcm
+from math import gcd, lcm
 
 from secateur.axes import Axis, Expr, Leaf, Prod, leaves, resolve
 
@@ -36,12 +36,13 @@ def _smallest(expr: Expr, least: Mapping[int, int]) -> int:
 
 
 def steps(notes: Iterable[tuple[Expr, int]]) -> dict[int, int]:
-    """What the size of each axis (by order of birth) must be a multiple of, for every dim to be a multiple as noted."""
+    """What the size of each axis (by order of birth) must be a multiple of, for every dim to be a multiple as noted, or
+    as far as it is one now.
+    """
     found: dict[int, int] = {}
     for expr, multiple in notes:
         for axis in _decisive(resolve(expr)):
-            if axis.size % multiple == 0:
-                found[axis.order] = lcm(found.get(axis.order, 1), multiple)
+            found[axis.order] = lcm(found.get(axis.order, 1), gcd(axis.size, multiple))
     return found
 
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from secateur.axes import Expr
 from secateur.origins import Shape, origin_of
-from secateur.tracing.rules.registry import location
 from secateur.tracing.rules.routing import boundaries
 from secateur.tracing.sizes import Found, SizeMode, argument, handles, stands_in
 
 # ---------------------------------------------------------------------- calls that must keep their structure visible
 
 
-@stands_in(F.one_hot, torch._C._nn.one_hot)
+@stands_in(F.one_hot)
 def one_hot(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Of positions: a comparison with the number of each unit."""
     index = args[0]
@@ -36,7 +35,8 @@ def one_hot(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, An
 def picked(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """A single position as an index: torch would read its value first."""
     tensor, index = args
-    first, *rest = index if isinstance(index, tuple) and index else (index,)
+    parts: tuple[Any, ...] = index if isinstance(index, tuple) and index else (index,)
+    first, *rest = parts
     if not (isinstance(first, Tensor) and first.dim() == 0 and mode.tracer.positions(first) is not None):
         return func(*args, **kwargs)
     one = tensor.index_select(0, first.reshape(1)).squeeze(0)
@@ -46,7 +46,7 @@ def picked(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any
 # ---------------------------------------------------------------------- sizes that go with positions
 
 
-@handles(F.one_hot, torch._C._nn.one_hot)
+@handles(F.one_hot)
 def classes(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     number, path = argument(args, kwargs, 1, "num_classes")
     if isinstance(number, int) and mode.tracer.positions(args[0]) is not None:
@@ -96,9 +96,3 @@ def compared(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
         for at, ahead in boundaries(dim):
             if at == number:
                 yield number, ahead, path
-
-
-@handles(torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
-def read(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
-    mode.tracer.freeze_all(args[0], f"its values are read by Python code at {location()}")
-    return iter(())

@@ -1,11 +1,10 @@
 """One traced forward pass: a stand-in of the model, or its captured graph, on fake tensors or on the real inputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -18,21 +17,27 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from secateur.axes import Axis, Expr, leaves, resolve
+from secateur.axes import Expr
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
 from secateur.tracing.capture import place_of
+from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.rules.registry import raised_at
 from secateur.tracing.sequences import name_units
-from secateur.tracing.shadow import as_if_exported, named_tensors, separate, tag_attributes
+from secateur.tracing.shadow import copy_with, named_tensors, separate, tag_attributes
 from secateur.tracing.shadow import fake as on_fakes
 from secateur.tracing.sizes import SizeMode, Use
-from secateur.tracing.tracer import Tracer
+from secateur.tracing.surroundings import as_if_exported
+from secateur.tracing.tracer import Tracer, is_pointwise
+from secateur.tracing.unread import freeze_alternatives, freeze_unread
 from secateur.tracing.widths import watch_widths
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+Tensors = Literal["hollow", "fake", "real"]
 
 
 @dataclass
@@ -46,11 +51,12 @@ class Run:
 
 
 def run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    """Trace on tensors that cost least; where values decide, or an operation has no form without them, on others."""
     try:
-        return run(model, args, kwargs, fake=True)
-    except (TraceError, *NEEDS_DATA) as error:  # values decide, or an operation has no fake form: real inputs know
+        return run_shapes(model, args, kwargs)
+    except (TraceError, *NEEDS_DATA) as error:
         if not on_meta(model):
-            return run(model, args, kwargs, fake=False)
+            return run(model, args, kwargs, "real")
         if isinstance(error, TraceError):
             raise
         raise TraceError(
@@ -59,13 +65,23 @@ def run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         ) from error
 
 
+def run_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], graph: fx.GraphModule | None = None
+) -> Run:
+    """Trace without values: on hollow tensors, else on torch's fake ones, which know more operations."""
+    try:
+        return run(model, args, kwargs, "hollow", graph)
+    except (TraceError, NeedsValues):
+        return run(model, args, kwargs, "fake", graph)
+
+
 def on_meta(model: nn.Module) -> bool:
     """Whether any parameter is on the meta device, without a value."""
     return any(t.device.type == "meta" for t in model.parameters())
 
 
 def run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, fake: bool, graph: fx.GraphModule | None = None
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], on: Tensors, graph: fx.GraphModule | None = None
 ) -> Run:
     """Trace one forward pass of a copy of the model, or of its captured graph.
 
@@ -74,9 +90,13 @@ def run(
     """
     tracer = Tracer()
     sizes = SizeMode(tracer)
-    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if on == "fake" else None
+    tracer.hollow = hollow = Hollow(is_pointwise) if on == "hollow" else None
     original = graph if graph is not None else model
-    double = on_fakes(original, mode).eval() if mode else separate(original)
+    if hollow:
+        double = copy_with(original, hollow.like).eval()
+    else:
+        double = on_fakes(original, mode).eval() if mode else separate(original)
     tag_attributes(double, tracer, original)
     watch_widths(double, sizes)
     name_units(double, sizes)
@@ -89,24 +109,25 @@ def run(
         tracer.introduce(tensor, dims[name])
         if name.startswith("_tensor_constant"):
             tracer.freeze_all(tensor, "a constant made inside forward")
-    values, spec = tree_flatten((args, kwargs) if fake else fresh((args, kwargs)))
-    place = torch.device("meta") if on_meta(original) else None  # inputs go where the weights are not
-    fakes = [mode.from_tensor(v if place is None else v.to(place)) if mode and isinstance(v, Tensor) else v for v in values]
+    values, spec = tree_flatten((args, kwargs) if on != "real" else fresh((args, kwargs)))
+    if hollow:
+        values = [hollow.like(v) if isinstance(v, Tensor) else v for v in values]
+    elif on_meta(original):
+        values = [v.to("meta") if isinstance(v, Tensor) else v for v in values]
+    fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
         tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
     _freeze_hooked(tracer, double, stand_ins)
     positional, keywords = tree_unflatten(fakes, spec)
     try:
-        with as_if_exported() if fake else nullcontext(), mode or nullcontext(), tracer, sizes:
+        with as_if_exported() if on != "real" else nullcontext(), mode or nullcontext(), tracer, sizes:
             out = nn.Module.__call__(call, *positional, **keywords)
-    except NEEDS_DATA:
-        raise
-    except SecateurError:
+    except (NeedsValues, SecateurError, *NEEDS_DATA):
         raise
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on the example inputs {describe_inputs(args, kwargs)}: "
-            f"{type(error).__name__} at {raised_at(error)}: {error}. Pass inputs that model(*args, **kwargs) accepts."
+            f"{type(error).__name__}: {error} (at {raised_at(error)}). Pass inputs that model(*args, **kwargs) accepts."
         ) from error
     if not tensors_in(out):
         raise TraceError(
@@ -114,21 +135,11 @@ def run(
             "hold its outputs in place. Return a tensor, or a tuple, mapping or dataclass of them."
         )
     tracer.freeze_all(tensors_in(out), "an output of the model")
-    _freeze_unread(tracer, dims.values())
+    freeze_unread(tracer, dims)
+    if on == "real":
+        freeze_alternatives(tracer, double, dims)
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(stand_ins.items())}.values()}
     return Run(tracer, sizes.uses, {name: own[name] for name in stand_ins if name in own}, stand_ins)
-
-
-def _freeze_unread(tracer: Tracer, dims: Iterable[list[Expr]]) -> None:
-    """What computes nothing on the example inputs (spare rows of a table, a layer for training) may on others."""
-
-    def axes(exprs: Iterable[Expr]) -> list[Axis]:
-        return [leaf for e in exprs for leaf in leaves(resolve(e)) if isinstance(leaf, Axis)]
-
-    computed = {axis.order for axis in axes(tracer.computed.values())}
-    for axis in axes(e for exprs in dims for e in exprs):
-        if axis.order not in computed:
-            tracer.algebra.freeze(axis, "the forward pass on the example inputs never reads it")
 
 
 def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
@@ -168,7 +179,7 @@ def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:
     class Interpreter(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             sizes.node = n.name if n.op in ("call_function", "call_method") else None
-            sizes.place = place_of(n)
+            sizes.place = place_of(n) if sizes.node else None  # a layer's own code, or a hook of it, says where it is
             return super().run_node(n)
 
     class Interpreted(nn.Module):

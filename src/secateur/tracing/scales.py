@@ -1,4 +1,4 @@
-"""Which weights make a query: attention divides by the root of the head size, so these carry the factor when it changes.
+"""Which weights make a query: attention divides by the root of the head size, so they carry the factor of a new one.
 
 From the query back to parameters, through operations that scale with what they are given. What is followed is a mask
 for each dim: which positions the query is made of.

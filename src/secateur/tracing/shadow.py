@@ -1,8 +1,7 @@
 """A stand-in for the user's model that can be run and tampered with, so that the model itself never is."""
 
 import copy
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from secateur import objects
 from secateur.errors import ModelError
-from secateur.origins import Attribute, SourcedInt
+from secateur.origins import Attribute, Session, SourcedInt
+from secateur.tracing.copying import copy_module
 
 OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef)  # these refuse to be copied
 
@@ -44,12 +44,38 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         if isinstance(value, Tensor) and id(value) not in memo:
             memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        double = copy_module(model, memo)
+        _copy_slots(model, double, memo)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}), and secateur works on copies. "
             "Remove what copy.deepcopy fails on, or give the class a __deepcopy__."
         ) from error
+    _check_copy(model, double, memo)
+    return double
+
+
+def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> None:
+    """Attributes in slots, which ``nn.Module`` leaves out of copies."""
+    for old, new in zip(model.modules(), double.modules(), strict=True):
+        for name in objects.slots(old):
+            if hasattr(old, name) and not hasattr(new, name):
+                object.__setattr__(new, name, copy.deepcopy(getattr(old, name), memo))
+
+
+def _check_copy(model: nn.Module, double: nn.Module, memo: Mapping[int, Any]) -> None:
+    """Refuse a copy that did not take the tensors that it was given.
+
+    Raises:
+        ModelError: a ``__deepcopy__`` of the user's own went another way.
+    """
+    copies = named_tensors(double)
+    lost = [name for name, old in named_tensors(model).items() if copies.get(name) is not memo[id(old)]]
+    if lost:
+        raise ModelError(
+            f"a copy of {type(model).__name__} has a {lost[0]} of its own: a __deepcopy__ in it does not hand on its "
+            "memo. Let it copy its attributes with copy.deepcopy(value, memo)."
+        )
 
 
 def shadow(model: nn.Module) -> nn.Module:
@@ -72,7 +98,7 @@ def of_kind(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def tag_attributes(model: nn.Module, session: Any, original: nn.Module) -> None:
+def tag_attributes(model: nn.Module, session: Session, original: nn.Module) -> None:
     """Make the ints on the modules of a shadow, and on configs that hang on them, remember which attribute they are.
 
     A config that several modules share is one object, under the path of the first. One that refused to be copied is
@@ -83,6 +109,10 @@ def tag_attributes(model: nn.Module, session: Any, original: nn.Module) -> None:
             tagged = _tagged(value, path, name, session)
             if tagged is not None:
                 vars(module)[name] = tagged
+        for name in objects.slots(module):
+            tagged = _tagged(getattr(module, name, None), path, name, session)
+            if tagged is not None:
+                object.__setattr__(module, name, tagged)
     own = {id(held) for _, _, held in objects.on_modules(original)}
     for path, inner, held in list(objects.on_modules(model)):
         for step, value in objects.items(held).items() if id(held) not in own else ():
@@ -91,7 +121,7 @@ def tag_attributes(model: nn.Module, session: Any, original: nn.Module) -> None:
                 objects.put(held, step, tagged)
 
 
-def _tagged(value: Any, path: str, name: str, session: object) -> Any:
+def _tagged(value: Any, path: str, name: str, session: Session) -> Any:
     if type(value) is int:
         return SourcedInt(value, Attribute(path, name, None, value), session) if value > 1 else None
     if type(value) not in (tuple, list, torch.Size):
@@ -100,34 +130,3 @@ def _tagged(value: Any, path: str, name: str, session: object) -> Any:
     if not items or any(type(v) is not int for v in items):
         return None
     return type(value)(SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(items))
-
-
-@contextmanager
-def quiet_backends() -> Generator[None]:
-    """Evaluation without gradients or fused kernels that hide the structure; flags and RNG as found afterwards."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    one_dnn = torch._C._get_mkldnn_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch._C._set_mkldnn_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            torch._C._set_mkldnn_enabled(one_dnn)
-
-
-@contextmanager
-def as_if_exported() -> Generator[None]:
-    """Code that asks is told that it is being exported: it then leaves out no branch because of the example's values,
-    and so shows the sizes that it uses in the others. The proof runs it as it is.
-    """
-    found = torch.compiler._is_exporting_flag
-    torch.compiler._is_exporting_flag = True
-    try:
-        yield
-    finally:
-        torch.compiler._is_exporting_flag = found

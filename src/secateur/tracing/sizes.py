@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.axes import Expr, concat, product, resolve
 from secateur.origins import Literal, NodeArgument, Operation, Origin, Shape, SourcedInt, origin_of
+from secateur.tracing.hollow import NeedsValues, attend
 from secateur.tracing.rules.registry import location
 from secateur.tracing.tracer import Tracer
 
@@ -78,6 +79,14 @@ class SizeMode(TorchFunctionMode):
             self.note(func, value, target, path)
         return out
 
+    def _call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if self.tracer.hollow is not None:
+            if func is F.scaled_dot_product_attention and args and args[0].dim() == 4:
+                return attend(*args, **kwargs)
+            if func in READS and self.tracer.hollow.holds(args[0]):
+                raise NeedsValues(func.__name__)
+        return func(*args, **kwargs)
+
     def _tag(self, value: int, dim: Expr) -> int:
         return SourcedInt(value, Shape(dim), self.tracer) if value > 1 and self.tagging else value
 
@@ -129,8 +138,9 @@ def _repeat_heads(tensor: Tensor, repeats: int) -> Tensor:
 
 Handler = Callable[[SizeMode, "list[Expr] | None", Any, Sequence[Any], dict[str, Any]], Iterable[Found]]
 HANDLERS: dict[Any, Handler] = {}
+READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr)  # values leave torch
 StandIn = Callable[[SizeMode, Any, Sequence[Any], dict[str, Any]], Any]
-STAND_INS: dict[Any, StandIn] = {}  # the same in operations that keep structure visible, for functions that have handlers
+STAND_INS: dict[Any, StandIn] = {}  # the same in visible operations, for functions with handlers
 
 
 def handles(*functions: Any) -> Callable[[Handler], Handler]:
@@ -320,6 +330,13 @@ def calculated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwarg
     for value in args:
         if isinstance(value, SourcedInt):
             mode.tracer.escaped(value.origin)
+    return iter(())
+
+
+@handles(*READS)
+def read(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """What Python code reads counts as data."""
+    mode.tracer.freeze_all(args[0], f"its value is read by Python code at {location()}")
     return iter(())
 
 

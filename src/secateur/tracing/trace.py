@@ -12,12 +12,24 @@ from secateur.errors import ModelError, SecateurError, SurgeryError
 from secateur.graph import AxisInfo, Equation, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
 from secateur.origins import Shape, Site, atoms, evaluate
-from secateur.tracing.build import NUMBER, Names, collect, demands, freeze, prunable_sizes, relax, spread_ties, tensor_infos
+from secateur.tracing.build import (
+    NUMBER,
+    Names,
+    collect,
+    demands,
+    freeze,
+    prunable_sizes,
+    relax,
+    spread_ties,
+    tensor_infos,
+)
 from secateur.tracing.capture import capture, has_argument, to_module
-from secateur.tracing.running import NEEDS_DATA, Run, describe_inputs, run, run_class
+from secateur.tracing.leavings import nothing_left
+from secateur.tracing.running import NEEDS_DATA, Run, describe_inputs, run_class, run_shapes
 from secateur.tracing.scales import NotLinear, makers, ranges
-from secateur.tracing.shadow import named_tensors, quiet_backends, shadow
+from secateur.tracing.shadow import named_tensors, shadow
 from secateur.tracing.sizes import Use
+from secateur.tracing.surroundings import no_collection, quiet_backends
 
 
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -48,7 +60,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     tensors = named_tensors(model)
     if not any(True for _ in model.parameters()):
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to prune")
-    with quiet_backends():
+    with quiet_backends(), nothing_left(model), no_collection():
         traced = run_class(model, positional, keywords)
         return Builder(model, tensors, traced, (positional, keywords)).build()
 
@@ -99,7 +111,9 @@ class Builder:
                 freeze(self.infos, axes, reason)
                 continue
             for part in parts:
-                scales[Scale(tensor=first[id(part.parameter)], dim=part.dim, positions=ranges(part.mask), size=size)] = None
+                scales[
+                    Scale(tensor=first[id(part.parameter)], dim=part.dim, positions=ranges(part.mask), size=size)
+                ] = None
         return list(scales)
 
     def _numbers(self) -> list[Use]:
@@ -137,7 +151,7 @@ class Builder:
         positional, keywords = nests.imitate(self._example())
         double = shadow(self.model)
         graph = to_module(capture(double, positional, keywords), double)
-        captured = run(self.model, *self.inputs, fake=True, graph=graph.eval())
+        captured = run_shapes(self.model, *self.inputs, graph.eval())
         ordered = [*self.run.dims, *(n for n in captured.dims if n not in self.run.dims)]  # it has an order of its own
         names = collect(captured.tracer, {n: captured.dims[n] for n in ordered if n in captured.dims})
         found, own = _shape(names.infos), _shape(self.names.infos)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_iter
 from secateur.axes import Algebra, Expr, resolve
 from secateur.errors import TraceError
 from secateur.origins import Origin
+from secateur.tracing.hollow import Hollow
 from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
 from secateur.tracing.rules.registry import location
@@ -73,6 +74,7 @@ class Tracer(TorchDispatchMode):
         hints: dims with the kind of axis that they were seen as.
         normalising: dims along which a mean, variance or maximum was taken, with the reason.
         implicit_scales: queries, with the dim whose size attention divides by (the square root of), and the place.
+        hollow: how results of hollow tensors come about; None where operations are run.
         made: for each tensor, by id, the operation that made it, and which of its outputs it is.
         numbers: sizes that became floats (a scale, most often), with the place.
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
@@ -97,6 +99,7 @@ class Tracer(TorchDispatchMode):
         self.steps: list[tuple[Expr, int]] = []
         self.adopted: Callable[[Op, Sequence[Expr], Sequence[Dims]], Any] | None = None
         self.made: dict[int, tuple[Op, int]] = {}
+        self.hollow: Hollow | None = None
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
@@ -110,7 +113,7 @@ class Tracer(TorchDispatchMode):
         """The resolved dims of a tensor; frozen ones for a constant that nobody introduced."""
         known = self._dims.get(id(tensor))
         if known is None:
-            reason = "a tensor that is neither a parameter, a buffer nor computed from one"
+            reason = f"a tensor that is neither a parameter, a buffer nor computed from one, at {location()}"
             known = self.set_dims(tensor, [self.algebra.fixed(s, reason) for s in tensor.shape])
         return [resolve(d) for d in known]
 
@@ -170,7 +173,7 @@ class Tracer(TorchDispatchMode):
             return self._opaque(func, args, kwargs)
         name = func._schema.name
         strides = args[0].stride() if name.startswith("aten::as_strided") else ()  # in place, it changes them
-        out = call(func, args, kwargs)
+        out = self.hollow.compute(func, args, kwargs) if self.hollow else call(func, args, kwargs)
         writes = func._schema.is_mutable  # an operation may give its result in an argument, and return nothing
         if name in QUERIES or not (writes or any(isinstance(v, Tensor) for v in tree_iter(out))):
             self._freeze_read(func, args, kwargs, out)
@@ -217,8 +220,8 @@ class Tracer(TorchDispatchMode):
         return out
 
     def _settle_positions(self, op: Op) -> None:
-        """Positions stay positions when they are moved or copied; in any operation that uses them otherwise than its rule
-        says, they are numbers like others, and what they number must not shift.
+        """Positions stay positions when they are moved or copied. In an operation that uses them otherwise than its
+        rule says they are numbers like others, and what they number must not shift.
         """
         tensors = list(op.tensors())
         if len(tensors) == 1 and (op.func.is_view or op.name in CARRIERS) and _can_count(op):
@@ -232,4 +235,4 @@ class Tracer(TorchDispatchMode):
         """A value that leaves the tensors (``item``) makes everything that it was computed from count as data."""
         name = func._schema.name
         if name in ("aten::_local_scalar_dense", "aten::equal") or not name.startswith(("aten::", "prim::")):
-            self.freeze_all((args, kwargs), f"{func._schema.name}: its value is read by Python code")
+            self.freeze_all((args, kwargs), f"{name}: its value is read by Python code at {location()}")

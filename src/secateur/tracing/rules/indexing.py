@@ -34,6 +34,27 @@ def pack(op: Op) -> list[Dims]:
     return [[op.algebra.fixed(int(data.shape[0]), op.why), *rest], op.fixed(counts)]
 
 
+@rule("aten::bucketize")
+def bucketize(op: Op) -> Dims | list[Dims]:
+    """In which interval each number lies."""
+    if not isinstance(op["self"], Tensor):
+        return freeze_everything(op)
+    op.freeze(*op.dims("boundaries"))
+    return op.dims("self")
+
+
+@rule("aten::searchsorted")
+def searchsorted(op: Op) -> Dims | list[Dims]:
+    """The same, with intervals of their own for each row where there are rows of these, (..., M)."""
+    if not isinstance(op["self"], Tensor):
+        return freeze_everything(op)
+    (*batch, bounds), dims = op.dims("sorted_sequence"), op.dims("self")
+    op.freeze(bounds)
+    for a, b in zip(batch, dims, strict=False):
+        op.unify(a, b)
+    return dims
+
+
 @rule("aten::index_add", "aten::index_copy", "aten::index_reduce")
 def write_along(op: Op) -> Dims:
     """Rows of ``source`` go to the numbered rows of ``self``."""
@@ -84,7 +105,8 @@ def _write_masked(op: Op, dims: Dims, picks: "list[Tensor | None]") -> Dims:
         op.unify(a, b)
     if op["values"].numel() > 1:
         op.freeze(*op.dims(mask))
-        broadcast_to(op, dims[mask.dim() :], op.dims("values")[1:])
+        rest, written = dims[mask.dim() :], op.dims("values")
+        broadcast_to(op, rest, written[max(len(written) - len(rest), 0) :])  # leading dims of size 1 may be missing
     return dims
 
 

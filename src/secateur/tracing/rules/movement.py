@@ -4,7 +4,7 @@ sums.
 
 from typing import Any
 
-from secateur.axes import ONE, Expr, product
+from secateur.axes import ONE, Expr, product, resolve
 from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule, same
 
 
@@ -80,6 +80,7 @@ def cat(op: Op) -> Dims:
     tensors = [t for t in op["tensors"] if t.dim() > 1 or t.numel()]
     at = op.wrap(op["dim"], op.out)
     rows = [op.dims(t) for t in tensors]
+    op.carry(*tensors)
     for row in rows[1:]:
         for k, dim in enumerate(row):
             if k != at:
@@ -90,6 +91,7 @@ def cat(op: Op) -> Dims:
 @rule("aten::stack")
 def stack(op: Op) -> Dims:
     rows = [op.dims(t) for t in op["tensors"]]
+    op.carry(*op["tensors"])
     for row in rows[1:]:
         for a, b in zip(rows[0], row, strict=True):
             op.unify(a, b)
@@ -179,6 +181,37 @@ def reorder(op: Op) -> Dims:
     moved = op["dims"] or range(len(dims))
     op.freeze(*(dims[op.wrap(d, op["self"])] for d in moved))
     return dims
+
+
+@rule("aten::rot90")
+def rotate(op: Op) -> Dims:
+    dims = op.dims("self")
+    a, b = (op.wrap(d, op["self"]) for d in op["dims"])
+    op.freeze(dims[a], dims[b])
+    if int(op["k"]) % 2:
+        dims[a], dims[b] = dims[b], dims[a]
+    return dims
+
+
+@rule("aten::diag_embed")
+def diagonal_matrix(op: Op) -> Dims | list[Dims]:
+    """A vector (..., N) becomes a matrix with N as both of its dims."""
+    if op["offset"]:
+        return freeze_everything(op)
+    *rest, n = op.dims("self")
+    at = {op.wrap(op[name], op.out) for name in ("dim1", "dim2")}
+    others = iter(rest)
+    return [n if k in at else next(others) for k in range(op.out.dim())]
+
+
+@rule("aten::diagonal", "aten::diagonal_copy")
+def diagonal(op: Op) -> Dims | list[Dims]:
+    dims = op.dims("self")
+    a, b = (op.wrap(op[name], op["self"]) for name in ("dim1", "dim2"))
+    if op["offset"] or dims[a].size != dims[b].size:
+        return freeze_everything(op)
+    op.unify(dims[a], dims[b])
+    return [*(d for k, d in enumerate(dims) if k not in (a, b)), resolve(dims[a])]
 
 
 @rule("aten::pixel_shuffle")

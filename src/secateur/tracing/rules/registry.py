@@ -183,12 +183,13 @@ class Op:
         self.hint("chosen", dim)
 
     def look_up(self, index: Tensor, dim: Expr) -> Expr | None:
-        """The values of ``index`` pick positions of the dim. Where they are positions of just that dim, its units may go.
+        """The values of ``index`` pick positions of the dim. Where they are known to count along it, its units may go.
 
         Returns:
             The part of the dim that can be picked; None, and the dim frozen, where nobody knows what the values are.
         """
-        found, dim = self.tracer.positions(index), resolve(dim)
+        found: Expr | None = self.tracer.positions(index)
+        dim = resolve(dim)
         if found is None:
             self.freeze(dim)
             return None
@@ -207,12 +208,12 @@ class Op:
             self.freeze(halves[1], why=f"positions that the example inputs do not reach: {self.why}")
         return resolve(inner)
 
-    def carry(self, tensor: Tensor) -> None:
-        """The outputs hold values of the tensor: if these are positions, so are those."""
-        found = self.tracer.positions(tensor)
-        if found is not None:
-            self.accounted.add(id(tensor))
-            self.named.update(dict.fromkeys(range(len(self.outputs())), found))
+    def carry(self, *tensors: Tensor) -> None:
+        """The outputs hold values of the tensors: if these are all positions along one dim, so are those."""
+        found = [self.tracer.positions(t) for t in tensors]
+        if found and None not in found and all(self.algebra.unify(found[0], other) for other in found[1:]):
+            self.accounted |= {id(t) for t in tensors}
+            self.named.update((k, found[0]) for k in range(len(self.outputs())))
 
     def at_least(self, dim: Expr, units: int) -> None:
         """The operation needs so many units of the dim."""

@@ -4,6 +4,8 @@ The numbers are positions along a dim. As long as they are only compared with ot
 from it, it does not matter which number a unit has, so the units may go (`Op.names`, `Op.look_up`).
 """
 
+from collections.abc import Sequence
+
 from secateur.axes import ONE, Expr, Sum, resolve
 from secateur.tracing.rules.pointwise import pointwise
 from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
@@ -24,7 +26,7 @@ def topk(op: Op) -> list[Dims]:
 
 
 @rule("aten::eq", "aten::ne", "aten::lt", "aten::le", "aten::gt", "aten::ge")
-def compare(op: Op) -> Dims | list[Dims]:
+def compare(op: Op) -> Dims | Sequence[Dims]:
     """Positions along one dim keep their order; a number that no unit has stays without one."""
     found = op.tracer.positions(op["self"])
     other = op["other"]

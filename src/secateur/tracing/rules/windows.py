@@ -36,6 +36,17 @@ def grid_sample(op: Op) -> Dims:
     return [batch, channels, *(op.algebra.fixed(int(s), op.why) for s in op.out.shape[2:])]
 
 
+@rule("aten::max_unpool2d", "aten::max_unpool3d")
+def unpool(op: Op) -> Dims:
+    """The spatial positions that a pooling kept go back to where they were."""
+    rank = 2 if "2d" in op.name else 3
+    dims, indices = op.dims("self"), op.dims("indices")
+    for a, b in zip(dims, indices, strict=True):
+        op.unify(a, b)
+    op.freeze(*dims[-rank:])
+    return [*dims[:-rank], *(op.algebra.fixed(int(s), "a spatial dim") for s in op.out.shape[-rank:])]
+
+
 @rule("aten::affine_grid_generator")
 def affine_grid(op: Op) -> Dims:
     """A matrix (B, 2, 3) for each sample becomes a grid (B, H, W, 2)."""

@@ -1,0 +1,59 @@
+"""Copies of plain modules, several times faster than `copy.deepcopy`, which spends its time on their empty tables."""
+
+import copy
+import copyreg
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+ATOMS = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
+HOOKS = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__",
+         "__getnewargs_ex__", "__new__", "__getattribute__")  # fmt: skip
+TABLES = {dict, OrderedDict}
+
+
+@cache
+def is_plain_class(cls: type[nn.Module]) -> bool:
+    """Whether `copy.deepcopy` would copy no more than the attributes of its instances."""
+    own = [c for c in cls.__mro__ if c not in (nn.Module, object)]
+    if any(name in vars(c) for c in own for name in HOOKS) or cls in copyreg.dispatch_table:
+        return False
+    return not any(vars(c).get("__slots__") for c in own)
+
+
+def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What ``copy.deepcopy(model, memo)`` gives.
+
+    Args:
+        memo: copies by the id of the original, as for deepcopy.
+    """
+    shells = [m for m in model.modules() if is_plain_class(type(m)) and id(m) not in memo]
+    for module in shells:
+        memo[id(module)] = object.__new__(type(module))
+    for module in shells:
+        vars(memo[id(module)]).update(_copied(vars(module), memo))
+    return copy.deepcopy(model, memo)
+
+
+def _copied(state: dict[str, Any], memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
+        kind = type(value)
+        if name == "_compiled_call_impl":  # `nn.Module` leaves it out of its state
+            continue
+        if kind in ATOMS:
+            yield name, value
+        elif kind in TABLES and id(value) not in memo:
+            table = kind()
+            memo[id(value)] = table
+            for key, item in cast("dict[Any, Any]", value).items():
+                plain = type(item) in ATOMS
+                table[copy.deepcopy(key, memo) if type(key) not in ATOMS else key] = (
+                    item if plain else copy.deepcopy(item, memo)
+                )
+            yield name, table
+        else:
+            yield name, copy.deepcopy(value, memo)

@@ -1,0 +1,97 @@
+"""What a forward pass finds and may change outside its model: modes, flags, random states. They stay as they were."""
+
+import gc
+import random
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+Flag = tuple[Callable[[], Any], Callable[[Any], Any]]
+FLAGS: tuple[Flag, ...] = (
+    (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+    (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+    (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),
+    (torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark),
+    (torch._C._get_cudnn_deterministic, torch._C._set_cudnn_deterministic),
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (torch.get_num_threads, torch.set_num_threads),
+)
+
+
+@contextmanager
+def quiet_backends() -> Generator[None]:
+    """Evaluation without gradients, autocast, or fused kernels that hide the structure; all as found afterwards."""
+    with ExitStack() as stack:
+        stack.enter_context(_flags_as_found())
+        stack.enter_context(_draws_as_found())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda", "xpu", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._C._set_mkldnn_enabled(False)
+        yield
+
+
+@contextmanager
+def _flags_as_found() -> Generator[None]:
+    found = [get() for get, _ in FLAGS]
+    try:
+        yield
+    finally:
+        for (get, put), value in zip(FLAGS, found, strict=True):
+            if get() != value:
+                put(value)
+
+
+@contextmanager
+def _draws_as_found() -> Generator[None]:
+    """The random states of torch, numpy and Python."""
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (users' code draws from it)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(drawn_by_numpy)  # noqa: NPY002
+
+
+def seed_draws() -> None:
+    """Models that draw random numbers draw the same ones each time after this."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+
+
+@contextmanager
+def as_if_exported() -> Generator[None]:
+    """Code that asks is told that it is being exported: it then leaves out no branch because of the example's values,
+    and so shows the sizes that it uses in the others. The proof runs it as it is.
+    """
+    found = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag = found
+
+
+@contextmanager
+def no_collection() -> Generator[None]:
+    """Garbage collection waits: for short work in a process with many objects it would take most of the time."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

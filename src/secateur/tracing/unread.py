@@ -1,0 +1,56 @@
+"""What the example inputs did not reach: it keeps its sizes, and so does what it would share with the rest."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import nn
+
+from secateur.axes import Axis, Expr, leaves, resolve
+from secateur.tracing.tracer import Tracer
+
+Dims = Mapping[str, list[Expr]]
+
+
+def freeze_unread(tracer: Tracer, dims: Dims) -> None:
+    """What computes nothing on the example inputs (spare rows of a table, a layer for training) may on others."""
+    computed = _computed(tracer)
+    for axis in _axes(e for exprs in dims.values() for e in exprs):
+        if axis.order not in computed:
+            tracer.algebra.freeze(axis, "the forward pass on the example inputs never reads it")
+
+
+def freeze_alternatives(tracer: Tracer, model: nn.Module, dims: Dims) -> None:
+    """Where values decided which of several like modules run (experts in a list), other inputs may run the others in
+    their place: what those that ran share with the rest of the model must keep the size that the others expect.
+    """
+    computed = _computed(tracer)
+    for path, ran, idle in _alternatives(model, dims, computed):
+        inside = f"{path}{ran}."
+        outside = {a.order for n, es in dims.items() if not n.startswith(inside) for a in _axes(es)}
+        reason = f"{path}{idle} would run in the place of {inside[:-1]}, but the example inputs do not reach it"
+        for axis in _axes(e for n, es in dims.items() if n.startswith(inside) for e in es):
+            if axis.order in outside:
+                tracer.algebra.freeze(axis, reason)
+
+
+def _alternatives(model: nn.Module, dims: Dims, computed: set[int]) -> Iterator[tuple[str, str, str]]:
+    """For each child that ran beside one of its class that did not: the path to both, and their names."""
+
+    def state(prefix: str) -> bool | None:
+        orders = {a.order for n, es in dims.items() if n.startswith(prefix) for a in _axes(es)}
+        return bool(orders & computed) if orders else None
+
+    for path, parent in model.named_modules():
+        prefix = f"{path}." if path else ""
+        states = {name: state(f"{prefix}{name}.") for name, _ in parent.named_children()}
+        for name, child in parent.named_children():
+            idle = next((n for n, c in parent.named_children() if type(c) is type(child) and states[n] is False), None)
+            if states[name] and idle is not None:
+                yield prefix, name, idle
+
+
+def _computed(tracer: Tracer) -> set[int]:
+    return {axis.order for axis in _axes(tracer.computed.values())}
+
+
+def _axes(exprs: Iterable[Expr]) -> list[Axis]:
+    return [leaf for e in exprs for leaf in leaves(resolve(e)) if isinstance(leaf, Axis)]

@@ -1,0 +1,113 @@
+"""Norms of every kind, of activations and of weights."""
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import secateur as sc
+from support.operations import IMAGES, LINES, ROWS, VOLUMES, chain, halved
+
+AXIS = ("a.weight:0 channels 12>6",)
+ROW = ("a.weight:0 hidden 12>6",)
+GROUPED = ("a.weight:0/groups groups 3>2", "a.weight:0/channels channels 4>2")
+NORMS: dict[str, tuple[Callable[[bool], nn.Module], Tensor, tuple[str, ...], str, Any]] = {
+    "batch 1d": (lambda on: nn.BatchNorm1d(12, affine=on), ROWS, AXIS, "num_features", 6),
+    "batch 1d, no statistics": (
+        lambda on: nn.BatchNorm1d(12, affine=on, track_running_stats=False), LINES, AXIS, "num_features", 6),
+    "batch 2d": (lambda on: nn.BatchNorm2d(12, affine=on), IMAGES, AXIS, "num_features", 6),
+    "batch 3d": (lambda on: nn.BatchNorm3d(12, affine=on), VOLUMES, AXIS, "num_features", 6),
+    "instance 1d": (lambda on: nn.InstanceNorm1d(12, affine=on), LINES, AXIS, "num_features", 6),
+    "instance 2d": (lambda on: nn.InstanceNorm2d(12, affine=on), IMAGES, AXIS, "num_features", 6),
+    "instance 2d, statistics": (
+        lambda on: nn.InstanceNorm2d(12, affine=on, track_running_stats=True), IMAGES, AXIS, "num_features", 6),
+    "instance 3d": (lambda on: nn.InstanceNorm3d(12, affine=on), VOLUMES, AXIS, "num_features", 6),
+    "layer": (lambda on: nn.LayerNorm(12, elementwise_affine=on), ROWS, ROW, "normalized_shape", (6,)),
+    "layer over all": (
+        lambda on: nn.LayerNorm((12, 6, 6), elementwise_affine=on), IMAGES, AXIS, "normalized_shape", (6, 6, 6)),
+    "root mean square": (lambda on: nn.RMSNorm(12, elementwise_affine=on), ROWS, ROW, "normalized_shape", (6,)),
+    "group": (lambda on: nn.GroupNorm(3, 12, affine=on), IMAGES, GROUPED, "num_channels", 4),
+    "one group": (lambda on: nn.GroupNorm(1, 12, affine=on), IMAGES, AXIS, "num_channels", 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("name", NORMS)
+def test_norms(name: str, affine: bool) -> None:
+    make, inputs, axes, attribute, expected = NORMS[name]
+    layers = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[inputs.dim()]
+    more = () if inputs.dim() == 2 else (1,)
+    net, inputs, axes = chain(inputs, layers(inputs.shape[1], 12, *more), make(affine), layers(12, 3, *more), axes=axes)
+    assert getattr(halved(net, inputs, *axes).model.b, attribute) == expected
+
+
+def test_local_response_norm_names_its_place() -> None:
+    net, inputs, _ = chain(IMAGES, nn.Conv2d(2, 12, 1), nn.LocalResponseNorm(5), nn.Conv2d(12, 3, 1), axes=())
+    graph = sc.trace(net, inputs)
+    assert not graph.axes
+    (reason, *_) = graph.frozen["a.weight:0"].frozen
+    assert re.search(r"aten::avg_pool3d at .*operations\.py:\d+", reason)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation, by hand or through a batch norm of the weight."""
+
+    through_batch_norm = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.through_batch_norm:
+            rows = self.weight.reshape(1, self.out_channels, -1)
+            w = F.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        else:
+            var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+            w = (self.weight - mean) / (var + 1e-5).sqrt()
+        return self._conv_forward(input, w, self.bias)
+
+
+class BatchStandardised(Standardised):
+    through_batch_norm = True
+
+
+@pytest.mark.parametrize("kind", [Standardised, BatchStandardised])
+def test_weight_standardisation(kind: type[nn.Conv2d]) -> None:
+    net, inputs, axes = chain(
+        IMAGES, kind(2, 12, 3), kind(12, 8, 3), nn.Conv2d(8, 3, 1),
+        axes=("a.weight:0 channels 12>6", "b.weight:0 channels 8>4"),
+    )  # fmt: skip
+    halved(net, inputs, *axes)
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("old", [False, True])
+def test_weight_normalisation(dim: int | None, old: bool) -> None:
+    """Lengths are taken anew where a part of a direction goes: the effective weight stays."""
+    norm = torch.nn.utils.weight_norm if old else parametrizations.weight_norm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        layers = [norm(nn.Conv2d(2, 12, 3), dim=dim), norm(nn.Conv2d(12, 8, 3), dim=dim), norm(nn.Conv2d(8, 3, 1))]
+    net, inputs, axes = chain(IMAGES, *layers, axes=("a.bias:0 channels 12>6", "b.bias:0 channels 8>4"))
+    net.eval()
+    plan = sc.prune(net, inputs, keep=0.5).plan
+    result = halved(net, inputs, *axes)
+    at = plan.kept["b.weight_v" if old else "b.parametrizations.weight.original1"]
+    assert torch.allclose(result.model.b.weight, net.b.weight[at[0]][:, at[1]])
+    assert "6, 4, kernel_size" in result.model.b.extra_repr()
+    other = plan.apply_(net)
+    assert torch.equal(other(inputs), result.model(inputs))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_spectral_normalisation_says_why_it_stays(old: bool) -> None:
+    norm = torch.nn.utils.spectral_norm if old else parametrizations.spectral_norm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        first = norm(nn.Linear(4, 12))
+    net, inputs, axes = chain(ROWS, first, nn.Linear(12, 8), nn.Linear(8, 3), axes=("b.weight:0 hidden 8>4",))
+    result = halved(net, inputs, *axes)
+    assert result.graph.frozen["a.bias:0"].frozen[0] == "spectral_norm divides a.weight by a norm of the whole weight"
