@@ -76,6 +76,17 @@ def test_size_one_factors_vanish_and_size_one_parts_stay(algebra: Algebra) -> No
     assert concat((ONE, axis)).size == 4
 
 
+def test_reshaping_a_tensor_without_elements_keeps_its_last_dims(algebra: Algebra) -> None:
+    rows, heads, width = algebra.fresh(0), algebra.fresh(2), algebra.fresh(3)
+    dims = algebra.regroup([ONE, rows, heads, width], [0, 2, 3])
+    assert dims == [rows, heads, width]
+    assert not algebra.frozen
+    dims = algebra.regroup([rows, heads, width], [2, 0, 3])
+    assert dims is not None
+    assert dims[2] is width
+    assert {id(expr) for expr, _ in algebra.frozen} == {id(e) for e in (rows, heads, *dims[:2])}
+
+
 def test_frozenness_survives_binding(algebra: Algebra) -> None:
     a, b = algebra.fresh(6), algebra.fresh(6)
     algebra.freeze(a, "an output")

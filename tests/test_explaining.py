@@ -29,7 +29,7 @@ def test_a_plain_axis_names_its_members() -> None:
     assert axis.coupled == (("0.weight", 0), ("0.bias", 0))
     assert axis.prunable
     assert found.prunable
-    assert not (axis.tied or axis.sizes or axis.equations or axis.normalising or axis.rewrite or axis.frozen)
+    assert [axis.tied, axis.sizes, axis.equations, axis.normalising, axis.rewrite, axis.frozen] == [()] * 6
 
 
 def test_a_frozen_axis_says_why() -> None:
@@ -78,6 +78,16 @@ def test_a_norm_is_named() -> None:
     found = explained(Normed(nn.LayerNorm(8)), "hidden.weight", 1)
     assert found.axes[0].normalising[0].startswith("aten::native_layer_norm at ")
     assert "normalised over by      aten::native_layer_norm at " in str(found)
+
+
+def test_limits_are_named() -> None:
+    from dataclasses import replace
+
+    graph = sc.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))
+    limited = {name: replace(axis, least=2, step=4) for name, axis in graph.axes.items()}
+    found = replace(graph, axes=limited).explain("0.weight:0")
+    assert found.axes[0].limits == ("at least 2 units", "a multiple of 4")
+    assert "keeps                   at least 2 units" in str(found)
 
 
 def test_products_of_grouped_queries_are_told_apart() -> None:

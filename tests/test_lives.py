@@ -264,6 +264,22 @@ def test_llama_checkpoints_its_layers(small_llama: Any) -> None:
     small_llama.gradient_checkpointing_disable()
 
 
+@pytest.mark.parametrize("filled", [True, False])
+def test_llama_is_pruned_on_a_cache_which_stays_as_it_was(filled: bool) -> None:
+    """One step of decoding as the example."""
+    from transformers import DynamicCache
+
+    model, ids = llama(), torch.randint(64, (2, 7))
+    cache = model(input_ids=ids, use_cache=True).past_key_values if filled else DynamicCache()
+    length = cache.get_seq_length()
+    result = sc.prune(model, {"input_ids": ids[:, :1], "past_key_values": cache}, keep=0.5)
+    assert cache.get_seq_length() == length == (7 if filled else 0)
+    axes = result.graph.select(["kv_groups", "head_dim"])
+    assert bool(axes) != filled  # what is in the cache already keeps its heads
+    assert "model.layers.0.mlp.gate_proj.weight:0" in result.plan.axes
+    assert result.proof.status == "proved"
+
+
 def t5() -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 

@@ -198,7 +198,7 @@ class Hidden(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(x))
-        x = x / x.shape[-1] ** 0.5
+        x = x / int(x.shape[-1]) ** 0.5
         return self.last(F.relu(self.second(x)))
 
 
@@ -237,7 +237,7 @@ def test_when_every_axis_fails() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = F.relu(self.hidden(x))
-            return self.last(x) * float(x.shape[-1])
+            return self.last(x) * float(int(x.shape[-1]))
 
     with pytest.raises(
         NothingToPrune, match="every axis that could be pruned fails the proof; the last failure: the smaller"

@@ -1,10 +1,12 @@
 """Models of transformers pruned uniformly: their config says it, and a plain checkpoint loads without secateur."""
 
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.configs import per_layer
 from secateur.tracing.running import tensors_in
 from secateur.tracing.shadow import named_tensors
 
@@ -218,6 +221,47 @@ def test_results_that_no_config_says_load_through_secateur(name: str, tmp_path: 
     for there, here in zip(outputs(loaded, inputs), outputs(result.model, inputs), strict=True):
         assert torch.equal(there, here)
     assert [p.shape for p in fresh.parameters()] == [p.shape for p in model.parameters()]
+
+
+def uneven() -> tuple[Any, Inputs, sc.Plan, dict[int, int]]:
+    """A Llama whose two blocks lose different shares of their hidden units, and the widths that are left."""
+    model, inputs = build("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[:20] *= 0.01
+    plan = sc.prune(model, inputs, threshold=0.9, only=["hidden"]).plan
+    return model, inputs, plan, {k: plan.sizes[f"model.layers.{k}.mlp.gate_proj.weight:0"] for k in range(2)}
+
+
+def test_blocks_of_their_own_widths_can_be_said_per_layer() -> None:
+    model, inputs, plan, widths = uneven()
+    assert len(set(widths.values())) == 2
+    assert per_layer(model, plan, inputs) == {k: {"intermediate_size": w} for k, w in widths.items()}
+
+
+def test_a_config_takes_what_is_said_per_layer() -> None:
+    model, inputs, plan, widths = uneven()
+    if not hasattr(model.config, "per_layer_config"):
+        pytest.skip(f"transformers {transformers.__version__} has no per_layer_config")
+    model.config.per_layer_config = per_layer(model, plan, inputs)
+    again = type(model.config).from_dict(model.config.to_dict())
+    assert {k: again.per_layer_config[k].intermediate_size for k in range(2)} == widths
+
+
+def test_the_page_tells_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs/transformers.md").read_text()
+    found = re.search(r"<!-- example -->\n```python\n(.*?)```\n+```text\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(compile(found[1], "transformers.md", "exec"), {"__name__": "page"})
+    assert printed.getvalue() == found[2]
+
+
+def test_per_layer_says_nothing_of_a_model_without_a_config() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = sc.prune(model, torch.randn(2, 4), keep=0.5).plan
+    assert per_layer(model, plan, torch.randn(2, 4)) == {}
 
 
 def test_a_uniform_result_loads_through_secateur_too(tmp_path: Path) -> None:

@@ -365,3 +365,55 @@ def test_a_cache_of_the_users_code_holds_no_fake_tensors_afterwards() -> None:
     for _ in range(2):
         sc.prune(Masked(), torch.randn(3, 4), keep=0.5)
         assert type(triangle(3)) is Tensor
+
+
+# ---------------------------------------------------------------------- paths that the example does not take
+
+
+class Masked(nn.Module):
+    """Spares itself the mask where it can, and with it a size; where it is exported it can't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.a, self.b = 8, nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        h = self.a(x).relu()
+        if mask is None and torch.compiler.is_exporting():
+            mask = torch.ones(x.shape[0], 1)
+        if mask is not None:
+            h = h.reshape(-1, self.width) * mask
+        return self.b(h)
+
+
+def test_sizes_on_the_path_of_an_export_are_followed_too() -> None:
+    x = torch.randn(3, 4)
+    small = sc.prune(Masked(), x, keep=0.5).model
+    assert small.width == 4
+    assert torch.equal(small(x, torch.ones(3, 1)), small(x))
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=9)}, None))
+    assert torch.allclose(program.module()(torch.cat([x, x])), small(torch.cat([x, x])))
+    assert not torch.compiler.is_exporting()
+
+
+def test_a_cache_given_as_an_input_is_left_as_it_was() -> None:
+    class Cache:
+        def __init__(self) -> None:
+            self.steps: list[Tensor] = []
+
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, cache: Cache) -> Tensor:
+            cache.steps.append(self.a(x).relu())
+            return self.b(torch.stack(cache.steps).mean(0))
+
+    cache = Cache()
+    assert sc.prune(Remembering(), (torch.randn(3, 4), cache), keep=0.5).model.a.out_features == 4  # type: ignore[union-attr]
+    assert cache.steps == []
+    cache.steps.append(torch.randn(3, 8, requires_grad=True) * 2)  # an activation, which no deep copy takes
+    graph = sc.trace(Remembering(), (torch.randn(3, 4), cache))
+    assert "a.weight:0" in graph.frozen
+    assert len(cache.steps) == 1

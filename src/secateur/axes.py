@@ -320,6 +320,8 @@ class Algebra:
         rest = product(map(resolve, dims))
         if rest.size != prod(sizes):
             raise ValueError(f"{rest.size} elements can't be reshaped to {tuple(sizes)}")
+        if rest.size == 0:
+            return self._regroup_empty(dims, sizes)
         out: list[Expr] = []
         for size in sizes:
             halves = self.split(rest, size)
@@ -328,6 +330,18 @@ class Algebra:
             first, rest = halves
             out.append(first)
         return out
+
+    def _regroup_empty(self, dims: Sequence[Expr], sizes: Sequence[int]) -> list[Expr]:
+        """Of a tensor without elements: the last dims stay as far as their sizes do, what is before them freezes."""
+        same = 0
+        while same < min(len(dims), len(sizes)) and dims[-1 - same].size == sizes[-1 - same]:
+            same += 1
+        reason = "a reshape of a tensor without elements can't be followed"
+        for dim in dims[: len(dims) - same]:
+            if dim.size != 1:
+                self.freeze(dim, reason)
+        before = [self.fixed(size, reason) for size in sizes[: len(sizes) - same]]
+        return [*before, *(resolve(dim) for dim in dims[len(dims) - same :])]
 
     def pieces(self, dim: Expr, sizes: Sequence[int]) -> list[Expr] | None:
         """The parts of a dim cut at sizes that add up to it; None where it can't be followed."""

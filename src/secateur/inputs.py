@@ -1,6 +1,7 @@
 """What users hand a model: example inputs and batches of data, in all the shapes that they come in."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -49,8 +50,30 @@ def split_batch(batch: Any) -> tuple[Args, Kwargs, Any]:
 
 
 def fresh(inputs: Any) -> Any:
-    """Inputs of their own for one run: a forward pass may write to what it is given."""
-    return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, inputs)
+    """Inputs of their own for one run: a forward pass may write to the tensors, and to the caches, that it is given."""
+    return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else _copied(v), inputs)
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy of an object that may hold tensors; itself where it can't be copied."""
+    if not hasattr(value, "__dict__") or callable(value):
+        return value
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _held(value, set())}  # activations can't be deep-copied
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # an object that refuses: forward gets it as it is, as it would from the user
+        return value
+
+
+def _held(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """The tensors in an object, its attributes and containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif id(value) not in seen and not isinstance(value, type):
+        seen.add(id(value))
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        for part in [*parts, *getattr(value, "__dict__", {}).values()]:
+            yield from _held(part, seen)
 
 
 def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Any:

@@ -199,7 +199,7 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
     def run(module: nn.Module) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         copy = fake(module, mode).train()
-        args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, inputs)
+        args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, fresh(inputs))
         with mode, Kernels(), nothing_left(module):
             nn.Module.__call__(copy, *args, **kwargs)
 

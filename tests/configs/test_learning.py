@@ -1,6 +1,7 @@
 """Which values of a config set which axes: found by building, and never believed without a try."""
 
 import copy
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,6 +115,33 @@ class Renamed(Net):
         self.more = more
 
 
+class Unread(Config):
+    """Stores itself in a form of its own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"version": 1, "values": dict(vars(self))}
+
+
+def test_a_config_with_other_ideas_of_storing_is_taken_as_it_is() -> None:
+    blueprint = Blueprint.of(Net(Unread(inner=24)))
+    assert blueprint is not None
+    assert not blueprint.stored
+    assert set(words(learned(Net(Unread(inner=24)))[1])) == {("config.width",), ("config.inner",)}
+
+
+class Viewing(Net):
+    """Fixes the width of its stream in the code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(-1, 4)) + self.head(self.embed(x).view(-1, 16).relu())
+
+
+def test_axes_that_would_replace_the_class_stay_whole() -> None:
+    result = sc.prune(Viewing(Config(inner=24)), torch.randn(2, 4), keep=0.5, uniform=True)
+    assert result.plan.sizes.keys() == {HIDDEN, "blocks.1.up.weight:0"}
+    assert "a plain checkpoint keeps the class, and view(16) at" in result.graph.frozen[WIDTH].frozen[0]
+
+
 def test_no_blueprint_where_a_config_does_not_build_the_model() -> None:
     assert Blueprint.of(Renamed(Config(), 1)) is None
     assert Blueprint.of(nn.Linear(2, 2)) is None
@@ -216,7 +244,11 @@ def test_learning_leaves_the_model_as_it_is() -> None:
     model = Net(Config(inner=24)).train()
     before = copy.deepcopy(model.state_dict())
     config = replace(model.config)
-    learned(model)
+    level, seed = logging.root.manager.disable, torch.random.get_rng_state()
+    graph = families.uniform(sc.trace(model, torch.zeros(2, 4)))
+    learn(model, graph, (torch.zeros(2, 4),), {})
+    assert torch.equal(torch.random.get_rng_state(), seed)
+    assert logging.root.manager.disable == level
     assert model.training
     assert vars(model.config) == vars(config)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -148,7 +148,7 @@ def test_one_size_on_a_shared_config_ties_what_it_serves() -> None:
     assert graph.ties == (("0.a.weight:0", "1.a.weight:0"),)
     small = sc.prune(model, torch.randn(2, 4), keep=0.5).model
     assert small[0].config is small[1].config  # type: ignore[index]
-    assert small[0].config.hidden == 6  # type: ignore[index]
+    assert small[0].config.hidden == 6  # type: ignore[index,union-attr]
 
 
 def test_configs_of_their_own_are_set_each() -> None:
@@ -188,7 +188,7 @@ def test_configs_that_lead_in_circles_and_other_objects_do_no_harm() -> None:
     found = [path for _, path, _ in objects.on_modules(model)]
     assert len(found) == len(set(found))
     assert found[0] == "config"
-    assert sc.prune(model, torch.randn(2, 4), keep=0.5).model.config.hidden == 6
+    assert sc.prune(model, torch.randn(2, 4), keep=0.5).model.config.hidden == 6  # type: ignore[union-attr]
     assert type(config.hidden) is int
 
 

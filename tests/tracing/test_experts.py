@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.choices import Note
+from secateur.proof import silenced
 
 Forward = Callable[[Any, Tensor], Any]
 
@@ -81,6 +83,31 @@ def best(self: Moe, x: Tensor) -> Tensor:
     return share[:, None] * (x[:, None] @ self.up[chosen] @ self.down[chosen])[:, 0]
 
 
+def along(self: Moe, x: Tensor) -> Tensor:
+    shares, chosen = self.choose(x)
+    return (shares[..., None] * torch.take_along_dim(self.all(x), chosen[..., None].clamp(0, 3), 1)).sum(1)
+
+
+def counted(self: Moe, x: Tensor) -> Tensor:
+    """Experts that many rows chose get less of a say."""
+    shares, chosen = self.choose(x)
+    ones = torch.ones(chosen.numel(), dtype=x.dtype)
+    load = torch.zeros(self.num_experts, dtype=x.dtype).scatter_add(0, chosen.flatten(), ones)
+    gates = torch.zeros_like(self.router(x)).scatter_(-1, chosen, shares)
+    return torch.einsum("ne,ned->nd", gates / (load + 1), self.all(x))
+
+
+def limited(self: Moe, x: Tensor) -> Tensor:
+    """An expert takes the first few rows that chose it."""
+    share, chosen = self.router(x).softmax(-1).max(-1)
+    mask = F.one_hot(chosen, self.num_experts)
+    place = (mask.cumsum(0) - 1) * mask
+    seat = F.one_hot(place.sum(-1).clamp(max=2), 3).to(x.dtype)
+    taken = ((place < 3) * mask).to(x.dtype)[..., None] * seat[:, None]
+    hidden = torch.einsum("necd,edh->nech", torch.einsum("nec,nd->necd", taken, x), self.up).relu()
+    return torch.einsum("nech,ehd->nd", hidden, self.down) * share[:, None]
+
+
 def loop(self: Moe, x: Tensor) -> Tensor:
     """Over the experts that a row chose, each on its rows alone."""
     shares, chosen = self.choose(x)
@@ -103,7 +130,7 @@ def grouped(self: Moe, x: Tensor) -> Tensor:
     return hidden[order.argsort()].view(x.shape[0], self.top_k, -1).sum(1)
 
 
-ROUTINGS = [dense, one_hot, scatter, compared, gathered, balanced, best, loop]
+ROUTINGS = [dense, one_hot, scatter, compared, gathered, balanced, best, along, counted, limited, loop]
 
 
 def experts_of(graph: sc.Graph) -> str:
@@ -123,7 +150,7 @@ def test_experts_go_with_their_router_rows(mix: Forward) -> None:
     assert isinstance(small, Moe)
     assert (small.up.shape, small.down.shape) == ((2, 3, 4), (2, 4, 3))
     assert small.router.out_features == 2
-    assert small.num_experts == (2 if mix in (one_hot, scatter, compared, loop) else 4)  # 4: nobody reads it
+    assert small.num_experts == (4 if mix in (dense, gathered, balanced, best, along) else 2)  # 4: nobody reads it
     assert result.proof.dtype == "float64"
     small(torch.randn(7, 4)).sum().backward()
     assert isinstance(small.up.grad, Tensor)
@@ -176,6 +203,20 @@ def test_enough_experts_stay_for_each_row_to_choose() -> None:
     assert len(sc.plan(graph, scores, only="experts", budget=budget).axes[name].kept) == 3
     with pytest.raises(sc.SecateurError, match="smallest"):
         sc.plan(graph, scores, only="experts", budget=sc.Budget(params=graph.cost({name: 2})["params"]))
+
+
+@pytest.mark.parametrize("mix", [one_hot, best, limited], ids=lambda f: f.__name__)
+def test_the_proof_notes_each_choice_once(mix: Forward) -> None:
+    """Repeated on the kept units alone, a top-k picks what the smaller model picks: no other choice of it counts."""
+    model, x = Moe(mix), torch.randn(10, 4)
+    graph = sc.trace(model, x)
+    plan = sc.plan(graph, sc.score(model, graph), keep=0.5, only="experts")
+    with Note() as noted:
+        silenced(model, graph, plan, (x,), {}, dtype=torch.float32, noted=noted)
+    with Note() as own, torch.no_grad():
+        plan.apply(model)(x)
+    assert [(c.name, c.shape) for c in noted.choices] == [(c.name, c.shape) for c in own.choices]
+    assert len(own.choices) >= 1
 
 
 def in_groups(self: Moe, x: Tensor) -> Tensor:

@@ -96,6 +96,12 @@ def test_last_states(kind: str) -> None:
     halved(around(layer, 16, last_states), SEQUENCES, INPUT, units(kind))
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_step_is_enough_to_see_that_states_carry_on(kind: str) -> None:
+    net = around(LAYERS[kind](10, 8, 2))
+    halved(net, SEQUENCES[:1], INPUT, units(kind), other=(SEQUENCES,))
+
+
 def test_states_that_are_inputs_keep_their_width() -> None:
     net = Net(lambda net, x, h: net.out(net.rnn(x, h)[0]), rnn=nn.GRU(6, 8), out=nn.Linear(8, 3))
     graph = sc.trace(net, (torch.randn(5, 2, 6), torch.randn(1, 2, 8)))

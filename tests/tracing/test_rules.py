@@ -213,12 +213,6 @@ def test_attention_heads_go_as_wholes(groups: int, rotary: bool, fused: bool) ->
     assert result.model.k.out_features == 32 // (2 * groups)  # type: ignore[union-attr]
 
 
-def test_an_implicit_attention_scale_freezes_the_head_size() -> None:
-    graph = sc.trace(Attention(fused=True, scaled=False), torch.randn(2, 5, 16))
-    reasons = [r for a in graph.frozen.values() for r in a.frozen]
-    assert any("attention without scale=" in r and __file__ in r for r in reasons)
-
-
 @pytest.mark.parametrize("groups", [1, 3, 12])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_grouped_convolutions(groups: int, transposed: bool) -> None:

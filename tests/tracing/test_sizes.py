@@ -1,5 +1,7 @@
 """The sizes that the code knows: attributes, shapes, expressions, equal splits, literals."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,11 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.origins import Attribute, Literal, Operation, Shape, SourcedInt, evaluate, origin_of
+from secateur.origins import Attribute, Literal, Operation, Origin, Shape, SourcedInt, evaluate, origin_of
+
+
+class Session:
+    """Notes the sizes that became floats."""
+
+    def __init__(self) -> None:
+        self.numbers: list[Origin] = []
+
+    def escaped(self, origin: Origin) -> None:
+        self.numbers.append(origin)
+
+
+SESSION = Session()
 
 
 def sourced(value: int, name: str = "size") -> SourcedInt:
-    return SourcedInt(value, Attribute("net", name, None, value), "session")
+    return SourcedInt(value, Attribute("net", name, None, value), SESSION)
 
 
 def test_origins_survive_arithmetic() -> None:
@@ -22,8 +37,21 @@ def test_origins_survive_arithmetic() -> None:
 
 
 def test_floats_and_other_traces_lose_the_origin() -> None:
-    assert origin_of(int(sourced(8) * 0.5), "session") == Literal(4)
-    assert origin_of(sourced(8), "another session") == Literal(8)
+    assert origin_of(int(sourced(8) * 0.5), SESSION) == Literal(4)
+    assert origin_of(sourced(8), Session()) == Literal(8)
+
+
+@pytest.mark.parametrize(
+    "calculate", [math.sqrt, lambda n: n / 2, lambda n: 2 / n, lambda n: n**-0.5, lambda n: n * 1.5]
+)
+def test_a_size_that_becomes_a_float_is_noted(calculate: Callable[[int], float]) -> None:
+    SESSION.numbers.clear()
+    assert calculate(sourced(8)) == calculate(8)
+    assert SESSION.numbers == [Attribute("net", "size", None, 8)]
+
+
+def test_whole_powers_keep_the_origin() -> None:
+    assert evaluate((sourced(8) ** 2).origin, {}, {Attribute("net", "size", None, 8): 4}) == 16
 
 
 def test_an_origin_prints_as_people_would_write_it() -> None:

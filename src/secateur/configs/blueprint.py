@@ -1,10 +1,11 @@
 """How a model is built again from its config: ``type(model)(config)``, with other values in it."""
 
 import copy
+import logging
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -33,21 +34,23 @@ class Blueprint:
         cls: the class.
         attribute: where the model keeps the config.
         config: a copy of it, as it was when the model was built.
+        stored: whether the config is taken through its own ``to_dict`` and ``from_dict``, as loading does.
     """
 
     cls: type[nn.Module]
     attribute: str
     config: Any
+    stored: bool = True
 
     @staticmethod
     def of(model: nn.Module) -> "Blueprint | None":
         """The blueprint of a model; None where nothing that hangs on it builds a model of the same shapes."""
         for name, value in vars(model).items():
-            if not name.startswith("_") and objects.is_plain(value):
-                found = Blueprint(type(model), name, copy.deepcopy(value))
+            for stored in (True, False) if not name.startswith("_") and objects.is_plain(value) else ():
+                found = Blueprint(type(model), name, value, stored)
                 try:
                     if shapes(found.build({})) == shapes(model):
-                        return found
+                        return replace(found, config=copy.deepcopy(value))
                 except Unbuildable:
                     continue
         return None
@@ -63,11 +66,10 @@ class Blueprint:
             Unbuildable: the config or the constructor refuses them.
         """
         try:
-            config = as_loaded(self.changed(values))
-            if watched is not None:
-                watch(config, watched)
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), Unfilled():
-                warnings.simplefilter("ignore")
+            with silence(), torch.random.fork_rng(devices=[]), Unfilled():
+                config = as_loaded(self.changed(values)) if self.stored else self.changed(values)
+                if watched is not None:
+                    watch(config, watched)
                 built: Any = self.cls(config)
         except Exception as error:
             raise Unbuildable(f"{type(error).__name__}: {error}") from error
@@ -82,7 +84,7 @@ class Blueprint:
 
     def read(self, model: nn.Module) -> "Blueprint":
         """The blueprint with the config that a model has now."""
-        return Blueprint(self.cls, self.attribute, copy.deepcopy(getattr(model, self.attribute)))
+        return replace(self, config=copy.deepcopy(getattr(model, self.attribute)))
 
     def sites(self) -> Iterator[Attribute]:
         """Every int above 1 on the config, also those in lists."""
@@ -136,6 +138,19 @@ def watch(config: Any, names: set[str]) -> None:
 
     watching: Any = type(cls.__name__, (cls,), {"__getattribute__": read, "__module__": cls.__module__})
     object.__setattr__(config, "__class__", watching)
+
+
+@contextmanager
+def silence() -> Generator[None]:
+    """Without warnings and messages of values that are only tried."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 @contextmanager

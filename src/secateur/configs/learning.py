@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum
-from secateur.configs.blueprint import Blueprint, Shapes, Unbuildable, shapes
+from secateur.configs.blueprint import Blueprint, Shapes, Unbuildable, quietly, shapes
 from secateur.configs.wording import Word, Wording
-from secateur.errors import PlanError, ProofFailed, SurgeryError
+from secateur.errors import SecateurError
 from secateur.graph import Graph, named
 from secateur.origins import Attribute
 from secateur.planning.planning import make_plan
@@ -42,8 +42,9 @@ def learn(model: nn.Module, graph: Graph, args: tuple[Any, ...], kwargs: dict[st
     Returns:
         None where no config builds the model.
     """
-    blueprint = Blueprint.of(model)
-    return None if blueprint is None else Learner(model, graph, blueprint, args, kwargs).run()
+    with quietly():
+        blueprint = Blueprint.of(model)
+        return None if blueprint is None else Learner(model, graph, blueprint, args, kwargs).run()
 
 
 @dataclass
@@ -193,7 +194,7 @@ class Learner:
         try:
             plan = wording.write(self.graph, make_plan(self.graph, kept))
             wording.check(plan.apply(noisy), self.args, self.kwargs)
-        except (PlanError, SurgeryError, ProofFailed) as error:
+        except SecateurError as error:
             for name in word.axes:
                 self.unsaid.setdefault(name, f"uniform: the config says it as {_spelled(word.values)}, but {error}")
             return False

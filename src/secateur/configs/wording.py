@@ -18,6 +18,7 @@ from secateur.inputs import fresh
 from secateur.origins import Attribute, Site
 from secateur.planning import families
 from secateur.planning.plan import Plan
+from secateur.surgery.apply import put
 from secateur.tracing.running import tensors_in
 from secateur.tracing.shadow import copy_with, named_tensors, of_kind
 
@@ -56,10 +57,17 @@ class Wording:
     def restrict(self, graph: Graph) -> Graph:
         """The graph with its axes tied as the config ties them, and those that it can't say frozen."""
         known = {name for word in self.words for name in word.axes}
-        stuck = {n: self.unsaid.get(n, "uniform: the config can't say its size") for n in graph.axes if n not in known}
+        stuck = {n: self._why(graph, n) for n in graph.axes if n not in known}
         steps = {n: _step(graph.axes[n].size, word) for word in self.words for n in word.axes if n in graph.axes}
         axes = {n: replace(a, step=lcm(a.step, steps.get(n, 1))) for n, a in graph.axes.items()}
         return families.tied(replace(graph, axes=axes), [*graph.ties, *(word.axes for word in self.words)], stuck)
+
+    def _why(self, graph: Graph, name: str) -> str:
+        if graph.axes[name].rewrite:
+            return (
+                f"uniform: a plain checkpoint keeps the class, and {graph.axes[name].rewrite[0]} can't follow it there"
+            )
+        return self.unsaid.get(name, "uniform: the config can't say its size")
 
     def values(self, graph: Graph, sizes: Mapping[str, int]) -> dict[Attribute, int]:
         """Every value of the config that has to be set when axes have the given sizes.
@@ -118,31 +126,43 @@ def _step(size: int, word: Word) -> int:
 
 
 def _give(small: nn.Module, rebuilt: nn.Module) -> None:
-    """Put the weights of one model into the other; what a checkpoint leaves out, it keeps as it was built."""
-    rebuilt.load_state_dict(small.state_dict(), strict=True, assign=True)
-    rebuilt.eval()
+    """Put the weights of one model into the other; what a checkpoint leaves out, it keeps as it was built.
+
+    Raises:
+        ProofFailed: something is in no checkpoint, nor filled by the constructor.
+    """
+    try:
+        rebuilt.load_state_dict(small.state_dict(), strict=True, assign=True)
+    except RuntimeError as error:
+        raise ProofFailed(f"a model built from its config does not take its weights: {error}") from error
+    like = named_tensors(small)
     for name, tensor in named_tensors(rebuilt).items():
-        if tensor.device.type == "meta":
+        if tensor.is_meta and not like[name].is_meta:
             raise ProofFailed(f"{name} is in no checkpoint, and its constructor does not fill it")
+        if (tensor.device, tensor.dtype) != (like[name].device, like[name].dtype):
+            put(rebuilt, name, of_kind(tensor, tensor.detach().to(like[name])))
 
 
 def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], torch.dtype]:
-    """Outputs in evaluation mode, in float64 where the model runs in it, and the precision."""
+    """Outputs in evaluation mode, in float64 where the model runs in it, and the precision.
+
+    Raises:
+        ProofFailed: it does not run.
+    """
     failure: Exception = ProofFailed("no precision to run in")
     for dtype in TOLERANCE:
-
-        def cast(value: Any, dtype: torch.dtype = dtype) -> Any:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
+        positional, keywords = tree_map(lambda v, d=dtype: _cast(v, d), fresh((args, kwargs)))
         torch.manual_seed(0)
-        positional, keywords = fresh((args, kwargs))
-        positional, keywords = tree_map(cast, (positional, keywords))
         try:
-            copy = copy_with(model, lambda t, cast=cast: of_kind(t, cast(t.detach().clone()))).eval()
+            copy = copy_with(model, lambda t, d=dtype: of_kind(t, _cast(t.detach(), d).clone())).eval()
             return tensors_in(nn.Module.__call__(copy, *positional, **keywords)), dtype
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever code may raise that is given another precision
             failure = error
     raise ProofFailed(f"it does not run: {type(failure).__name__}: {failure}") from failure
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def alike(first: tuple[Sequence[Tensor], torch.dtype], second: tuple[Sequence[Tensor], torch.dtype]) -> bool:

@@ -59,7 +59,8 @@ def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
     if tensor.dim() == 1:
         return tensor.float().abs().pow(p)
     if dim == 0:
-        return torch.linalg.vector_norm(tensor.reshape(size, -1), p, dim=1, dtype=torch.float32).pow(p)
+        wide = torch.promote_types(tensor.dtype, torch.float32)
+        return torch.linalg.vector_norm(tensor.reshape(size, -1), p, dim=1, dtype=wide).float().pow(p)
     rows = tensor.reshape(-1, size * math.prod(tensor.shape[dim + 1 :]))  # (before, size * after)
     total = torch.zeros(rows.shape[1], device=rows.device)
     for chunk in rows.split(max(1, CHUNK // max(rows.shape[1], 1))):

@@ -19,6 +19,16 @@ def block_name(name: str) -> str:
     return BLOCK.sub("#", place) + colon + dim
 
 
+def block_index(name: str) -> int | None:
+    """The index of the outermost repeated block in a name, None outside of blocks.
+
+    >>> block_index("model.layers.11.mlp.0.weight:0"), block_index("lm_head.weight:0")
+    (11, None)
+    """
+    found = BLOCK.search(name.partition(":")[0])
+    return None if found is None else int(found[0])
+
+
 def likeness(info: AxisInfo) -> tuple[object, ...]:
     """What axes of one family have in common: kind, size, and the roles of their members, up to digits in names.
 

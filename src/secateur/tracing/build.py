@@ -13,6 +13,7 @@ from secateur.axes import Axis, Expr, Leaf, Prod, Sum, concat, leaves, product, 
 from secateur.graph import AxisInfo, Equation, Member, Sizes, TensorInfo, named
 from secateur.origins import Attribute, Literal, NodeArgument, Operation, Origin, Shape, Site, atoms
 from secateur.tracing.limits import fewest, steps
+from secateur.tracing.loose import binding
 from secateur.tracing.sizes import Use
 from secateur.tracing.tracer import Tracer
 
@@ -28,6 +29,7 @@ class Names:
 
     names: dict[int, str] = field(default_factory=dict)
     infos: dict[str, AxisInfo] = field(default_factory=dict)
+    frozen: frozenset[int] = frozenset()
 
     def finish(self, expr: Expr | int) -> Any:
         """An expression with its axes as leaves; neighbouring nameless ones are merged."""
@@ -71,7 +73,7 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
                 if isinstance(leaf, Axis) and leaf.size > 1 and set(reasons.get(leaf.order, ())) != {WINDOW}:
                     found.setdefault(leaf.order, leaf)
                     members.setdefault(leaf.order, {})[tensor, k] = None
-    result = Names()
+    result = Names(frozen=frozenset(reasons))
     kinds = {order: _kind(hints.get(order, {}), len(dims[next(iter(members[order]))[0]])) for order in found}
     _mark_groups(kinds, members, dims)
     least, multiples = fewest(tracer.least, reasons), steps(tracer.steps)
@@ -153,7 +155,7 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     equal axes stay equal, or all axes keep their proportions, ties them; any other, and any literal, is stuck: its axes
     freeze, or the graph is rewritten.
     """
-    equations = [_equation(use, names) for use in uses]
+    equations = [_equation(use, names) for use in binding(uses, names.frozen | names.names.keys())]
     settings: dict[Site, Expr] = {}
     for equation in equations:
         if isinstance(equation.origin, Attribute) and set(equation.axes) & prunable.keys():
@@ -193,7 +195,7 @@ def relax(uses: list[Use], names: Names, infos: dict[str, AxisInfo], tensors: Ma
     """The demands when axes that need not be pruned stay whole: the head size where heads can go, so that
     ``width // heads`` holds. The model's class is kept that way, and every parameter stays on a prunable axis.
     """
-    dims = [[n for n in dict.fromkeys(named([names.finish(e)])) if n in infos] for es in tensors.values() for e in es]
+    dims = [names.finish(e) for es in tensors.values() for e in es]
     while True:
         prunable = prunable_sizes(infos)
         found = demands(uses, names, prunable)
@@ -224,7 +226,7 @@ def _victims(
     sizes: Sizes,
     prunable: Mapping[str, int],
     infos: Mapping[str, AxisInfo],
-    dims: list[list[str]],
+    dims: list[Expr],
 ) -> tuple[str, ...]:
     """The fewest axes that could stay whole for an equation to hold, in dims that another axis can make smaller."""
     involved = _involved(equation, sizes, prunable)
@@ -235,14 +237,28 @@ def _victims(
         groups = [g for count in (1, 2) for g in combinations(order, count)]
     for group in groups:
         rest = {n: s for n, s in prunable.items() if n not in group}
-        if all(_spared(n, group, rest, dims) for n in group) and _satisfied(equation, sizes, rest):
+        if all(_spared(n, rest, dims) for n in group) and _satisfied(equation, sizes, rest):
             return group
     return ()
 
 
-def _spared(name: str, group: tuple[str, ...], rest: Mapping[str, int], dims: list[list[str]]) -> bool:
-    """Whether every dim that an axis runs through has another axis that can be pruned."""
-    return all(any(n in rest for n in dim) for dim in dims if name in dim)
+def _spared(name: str, rest: Mapping[str, int], dims: Iterable[Expr]) -> bool:
+    """Whether an axis is, wherever it occurs, a factor beside one that can be pruned."""
+    return all(_beside(expr, name, rest, beside=False) for expr in dims if name in named([expr]))
+
+
+def _beside(expr: Expr, name: str, rest: Mapping[str, int], *, beside: bool) -> bool:
+    match expr:
+        case Prod():
+            factors = [set(named([f])) for f in expr.factors]
+            others = [any(n in rest for j, f in enumerate(factors) if j != k for n in f) for k in range(len(factors))]
+            return all(
+                _beside(factor, name, rest, beside=beside or others[k]) for k, factor in enumerate(expr.factors)
+            )
+        case Sum():
+            return all(_beside(part, name, rest, beside=beside) for part in expr.parts)
+        case _:
+            return beside or expr.name != name
 
 
 def _satisfied(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> bool:

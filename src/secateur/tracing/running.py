@@ -109,7 +109,7 @@ def run(
         tracer.introduce(tensor, dims[name])
         if name.startswith("_tensor_constant"):
             tracer.freeze_all(tensor, "a constant made inside forward")
-    values, spec = tree_flatten((args, kwargs) if on != "real" else fresh((args, kwargs)))
+    values, spec = tree_flatten(fresh((args, kwargs)))
     if hollow:
         values = [hollow.like(v) if isinstance(v, Tensor) else v for v in values]
     elif on_meta(original):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.tracing.rules.registry import location
 from secateur.tracing.sizes import Found, SizeMode, handles, stands_in
 
 
@@ -26,6 +27,29 @@ def unpack(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 @handles(torch._pad_packed_sequence)
 def unpacked(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    return iter(())
+
+
+@handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def layer(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    """Returns the last states, which may be the first ones of another call."""
+    packed = isinstance(args[3], list | tuple)  # the weights, behind the lengths and the states
+    return _carry_on(mode, args[2] if packed else args[1], out[1:])
+
+
+@handles(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
+def cell(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+    return _carry_on(mode, args[1], out)
+
+
+def _carry_on(mode: SizeMode, old: Any, new: Any) -> Iterator[Found]:
+    """States before and after are of the same units, also where the example inputs have one step only."""
+    olds, news = ([states] if isinstance(states, Tensor) else states for states in (old, new))
+    for a, b in zip(olds, news, strict=True):
+        first, second = mode.tracer.dims(a)[-1], mode.tracer.dims(b)[-1]
+        if not mode.tracer.algebra.unify(first, second):
+            for dim in (first, second):
+                mode.tracer.algebra.freeze(dim, f"states before and after differ at {location()}")
     return iter(())
 
 

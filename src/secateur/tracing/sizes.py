@@ -74,7 +74,7 @@ class SizeMode(TorchFunctionMode):
             return func(*args, **kwargs)
         before = [self.tracer.dims(v) if isinstance(v, Tensor) else None for v in args[:1]]
         stand_in = STAND_INS.get(func)
-        out = func(*args, **kwargs) if stand_in is None else stand_in(self, func, args, kwargs)
+        out = self._call(func, args, kwargs) if stand_in is None else stand_in(self, func, args, kwargs)
         for value, target, path in handler(self, before[0] if before else None, out, args, kwargs):
             self.note(func, value, target, path)
         return out

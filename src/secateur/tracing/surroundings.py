@@ -1,6 +1,7 @@
 """What a forward pass finds and may change outside its model: modes, flags, random states. They stay as they were."""
 
 import gc
+import logging
 import random
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+
+LOG = logging.getLogger("torch._subclasses.fake_tensor")  # says much of what fails there, though another way is tried
+
+
+def _log_disabled() -> bool:
+    return LOG.disabled
+
+
+def _disable_log(yes: bool) -> None:
+    LOG.disabled = yes
+
 
 Flag = tuple[Callable[[], Any], Callable[[Any], Any]]
 FLAGS: tuple[Flag, ...] = (
@@ -22,6 +34,7 @@ FLAGS: tuple[Flag, ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     (torch.get_num_threads, torch.set_num_threads),
+    (_log_disabled, _disable_log),
 )
 
 
@@ -38,6 +51,7 @@ def quiet_backends() -> Generator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
+        _disable_log(True)
         yield
 
 

@@ -1,6 +1,6 @@
 """``sc.trace``: one forward pass of a stand-in of the model, on fake tensors, becomes a `Graph`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -72,12 +72,13 @@ class Builder:
         self.model, self.tensors, self.run, self.inputs = model, tensors, run, inputs
         self.names = collect(run.tracer, run.dims)
         self.infos = dict(self.names.infos)
+        self.captured_ties: list[tuple[str, ...]] = []
 
     def build(self) -> Graph:
         scales = self._scales()
         found = relax([*self.run.uses, *self._numbers()], self.names, self.infos, self.run.dims)
         captured = self._capture(found.stuck) if found.stuck else None
-        ties = spread_ties(self.infos, found.ties)
+        ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
         params = set(dict(self.model.named_parameters(remove_duplicate=False)))
@@ -171,8 +172,23 @@ class Builder:
                 [n for n in equation.axes if n in prunable],
                 f"{equation.text}: no argument of the call can be set",
             )
+        self.captured_ties = [*fixed.ties, *self._shared_arguments(settable, names)]
         kept = {s: d for s, d in settings.items() if prunable.keys() & follow.get(s, set(named([d])))}
         return Sizes(settings=kept, equations=())
+
+
+    def _shared_arguments(self, uses: list[Use], names: Names) -> Iterator[tuple[str, ...]]:
+        """One argument for several dims (the size of equal splits) keeps these equal."""
+        targets: dict[Any, dict[Expr, None]] = {}
+        for use in uses:
+            targets.setdefault(use.site, {})[names.finish(use.target)] = None
+        prunable = prunable_sizes(self.infos)
+        for site, dims in targets.items():
+            axes = [n for n in dict.fromkeys(named(list(dims))) if n in prunable]
+            if len(dims) > 1 and all(isinstance(d, Leaf) and d.name in prunable for d in dims):
+                yield tuple(axes)
+            elif len(dims) > 1:
+                freeze(self.infos, axes, f"{site} is the size of several dims that are not alike")
 
 
 def _exprs(use: Use, names: Names) -> list[Expr]:

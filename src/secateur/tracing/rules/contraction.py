@@ -202,7 +202,7 @@ def grouped_mm(op: Op) -> Dims | list[Dims]:
     op.hint("chosen", g)
     op.hint("hidden", k, n)
     op.macs(s, k, n)
-    aligned = 16 // min(x.itemsize, 2)  # the kernels want rows that start at multiples of 16 bytes, in half precision too
+    aligned = 16 // min(x.itemsize, 2)  # kernels want rows that start at multiples of 16 bytes, in half precision too
     op.in_steps(k, aligned)
     if w.stride(-1) in (0, 1):  # 0: hollow, it could be either
         op.in_steps(n, aligned)

@@ -62,6 +62,19 @@ def boundaries(dim: Expr) -> list[tuple[int, Expr]]:
             for k, (s, part) in enumerate(zip(starts, dim.parts, strict=True)) if k and part == ONE]  # fmt: skip
 
 
+@rule("aten::remainder", "aten::clamp", "aten::clamp_max", "aten::clamp_min")
+def bounded(op: Op) -> Dims | Sequence[Dims]:
+    """Bounds that no position reaches leave positions as they are, fewer ones too."""
+    found = op.tracer.positions(op["self"])
+    numbers = [op.arguments.get(n) for n in ("other", "min", "max")]
+    if found is not None and all(n is None or isinstance(n, int) for n in numbers):
+        divisor, low, high = numbers
+        last = found.size - 1
+        if (divisor is None or divisor > last) and (low is None or low <= 0) and (high is None or high >= last):
+            op.carry(op["self"])
+    return pointwise(op)
+
+
 @rule("aten::histc")
 def count(op: Op) -> Dims:
     """How often each position occurs."""
