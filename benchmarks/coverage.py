@@ -12,10 +12,10 @@ A model counts as pruned when the result is proved, runs at two batch sizes, and
 import argparse
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.graph import named
 from secateur.pruning import Result
 from secateur.tracing.running import tensors_in
 
@@ -88,7 +89,7 @@ def peer(entry: Entry) -> Row:
 def heads(model: nn.Module, shapes: list[tuple[int, ...]]) -> list[nn.Module]:
     """Layers whose width is that of an output, which its documentation says to ignore."""
     widths = {size for shape in shapes for size in shape[1:]}
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in widths]
+    linear: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in widths]
     return linear[-1:]
 
 
@@ -120,19 +121,12 @@ def facts(result: Result) -> Row:
 
 def frozen(result: Result) -> list[str]:
     """Why parameters lie on no prunable axis, the largest first."""
-    graph, share = result.graph, {}
-    total = sum(p.numel() for p in result.model.parameters()) or 1
-    from secateur.graph import named
-
+    graph, share = result.graph, dict[str, int]()
     for info in graph.tensors.values():
         names = named(info.dims)
         if info.parameter and not graph.axes.keys() & set(names):
             reasons = [graph.frozen[n].frozen[0] for n in names if n in graph.frozen] or ["no axis"]
-            size = 1
-            for s in info.shape:
-                size *= s
-            share[reasons[0]] = share.get(reasons[0], 0) + size
-    del total
+            share[reasons[0]] = share.get(reasons[0], 0) + math.prod(info.shape)
     return [f"{reason} ({size} parameters)" for reason, size in sorted(share.items(), key=lambda i: -i[1])[:3]]
 
 

@@ -34,7 +34,8 @@ class Net(nn.Module):
 def pruned(model: nn.Module, **settings: Any) -> Any:
     result = sc.prune(model, X, keep=0.5, **settings)
     assert result.proof.status == "proved"
-    assert result.model(torch.randn(2, 4)).shape == (2, 3)
+    with torch.no_grad():
+        assert result.model(torch.randn(2, 4)).shape == (2, 3)
     assert result.model.b.out_features == 6
     return result
 
@@ -324,6 +325,22 @@ def test_compiled_code_is_refused_by_name() -> None:
         sc.prune(torch.jit.script(model), X, keep=0.5)
     with pytest.raises(ModelError, match=r"^1 is compiled by torch\.jit"):
         sc.trace(nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 8)), nn.Linear(8, 3)), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_parts_that_torch_compiled_run_as_they_are_written() -> None:
+    class Compiled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.compile(nn.Sequential(nn.Linear(4, 8), nn.Tanh()), backend="eager", fullgraph=True)  # type: ignore[assignment]
+            self.gate = torch.compile(lambda h: h * h.sigmoid(), backend="eager", fullgraph=True)
+
+        def use(self, h: Tensor) -> Tensor:
+            return self.gate(h)
+
+    assert pruned(Compiled()).model.a[0].out_features == 4
+    whole = torch.compile(Net(), backend="eager")
+    assert pruned(whole).model.b.out_features == 6  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- state

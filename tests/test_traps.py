@@ -391,7 +391,7 @@ def test_sizes_on_the_path_of_an_export_are_followed_too() -> None:
     small = sc.prune(Masked(), x, keep=0.5).model
     assert small.width == 4
     assert torch.equal(small(x, torch.ones(3, 1)), small(x))
-    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=9)}, None))
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=9)},))
     assert torch.allclose(program.module()(torch.cat([x, x])), small(torch.cat([x, x])))
     assert not torch.compiler.is_exporting()
 

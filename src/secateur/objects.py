@@ -28,9 +28,16 @@ def is_plain(value: Any) -> bool:
     """
     if isinstance(value, BARE):
         return True
+    if _foreign(type(value)):
+        return False
     if isinstance(value, nn.Module | Tensor | type | Enum | int | float | complex | str | bytes) or callable(value):
         return False
-    return type(value).__module__.partition(".")[0] not in FOREIGN and bool(_holds(value))
+    return _holds(value)
+
+
+@lru_cache(maxsize=4096)
+def _foreign(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in FOREIGN
 
 
 def _holds(value: Any) -> bool:

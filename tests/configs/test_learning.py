@@ -166,7 +166,7 @@ def test_values_are_found_by_what_they_build_not_by_their_names() -> None:
         ("config.width",): (WIDTH,),
         ("config.inner",): (HIDDEN, "blocks.1.up.weight:0"),
     }
-    assert wording.explicit == {}
+    assert all(word.needs == {} for word in wording.words)
     assert wording.restrict(graph).axes.keys() == graph.axes.keys()
 
 
@@ -213,12 +213,20 @@ def test_the_pruned_model_is_what_its_config_says() -> None:
     assert (replayed.config.width, replayed.config.inner) == (config.width, config.inner)
 
 
-def test_widths_that_the_config_refuses_give_way_to_narrower_ones() -> None:
-    model = Net(Config(inner=24, strict=True))
-    result = sc.prune(model, torch.randn(2, 4), keep=0.6, uniform=True)
-    assert result.plan.sizes[WIDTH] == 8  # of 10
-    with pytest.raises(PlanError, match=r"the config can't say these widths together: .*'embed\.weight:0': 2"):
-        sc.prune(model, torch.randn(2, 4), keep=0.1, uniform=True)
+@pytest.mark.parametrize(("keep", "width"), [(0.75, 12), (0.6, 8), (0.7, 12), (0.1, 4)])
+def test_widths_that_the_config_refuses_give_way_to_near_ones(keep: float, width: int) -> None:
+    """Of a wanted 12, 10, 11 and 2: to the nearest multiple of 4, the narrower of two."""
+    result = sc.prune(Net(Config(inner=24, strict=True)), torch.randn(2, 4), keep=keep, uniform=True)
+    assert result.plan.sizes[WIDTH] == result.model.config.width == width  # type: ignore[union-attr]
+
+
+def test_a_budget_holds_where_widths_give_way() -> None:
+    model, args = Net(Config(inner=24, strict=True)), torch.randn(2, 4)
+    result = sc.prune(model, args, budget=sc.Budget(params=0.5), uniform=True, only=[WIDTH])
+    free = sc.prune(model, args, budget=sc.Budget(params=0.5), only=[WIDTH])
+    assert result.plan.sizes[WIDTH] == 4 < free.plan.sizes[WIDTH] < 8
+    with pytest.raises(PlanError, match=r"the config can't say these widths together: \{'embed\.weight:0': 5\}"):
+        sc.prune(model, args, budget=sc.Budget(params=0.5), uniform=True, only=[WIDTH], multiple_of=5)
 
 
 class Halves(nn.Module):

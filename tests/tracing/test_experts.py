@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.choices import Note
 from secateur.proof import silenced
+from secateur.tracing import Op
+from secateur.tracing.rules import RULES
 
 Forward = Callable[[Any, Tensor], Any]
 
@@ -314,6 +316,41 @@ def test_experts_in_a_module_list_stay_but_get_narrower() -> None:
     assert any("told apart by number: aten::eq" in reason for reason in router.frozen)
     widths = [e[0].out_features for e in result.model.experts]  # type: ignore[union-attr]
     assert (widths, result.model.first.out_features) == ([4, 5, 6], 3)
+
+
+@torch.library.custom_op("secateur_test::route", mutates_args=())
+def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Shares and numbers of the k best, in one operation."""
+    shares, chosen = logits.softmax(-1).topk(k)
+    return shares.clone(), chosen.clone()
+
+
+@route.register_fake
+def _(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], k), logits.new_empty(logits.shape[0], k, dtype=torch.long)
+
+
+def test_a_router_of_the_users_own_needs_a_rule_of_five_lines() -> None:
+    def mix(self: Moe, x: Tensor) -> Tensor:
+        shares, chosen = route(self.router(x), 2)
+        return torch.einsum("nk,nd,nkdh,nkhe->ne", shares, x, self.up[chosen], self.down[chosen])
+
+    def rule(op: Op) -> list[list[Any]]:
+        rows, experts = op.dims("logits")
+        op.normalises(experts)
+        op.names(1, experts)
+        op.at_least(experts, op["k"])
+        return [[rows, op.fixed(op.out[0])[1]]] * 2
+
+    model, x = Moe(mix, experts=8), torch.randn(10, 4)
+    assert not sc.trace(model, x).select(["experts"])
+    sc.rule("secateur_test::route")(rule)
+    try:
+        result = sc.prune(model, x, keep=0.1)
+    finally:
+        RULES.pop("secateur_test::route")
+    assert result.model.up.shape == (2, 1, 1)
+    assert (experts_of(result.graph), result.proof.status) == ("up:0", "proved")
 
 
 # ---------------------------------------------------------------------- transformers

@@ -272,6 +272,29 @@ def test_literal_slices_of_a_shape_keep_their_part_and_say_where() -> None:
     assert all(__file__ in reason for a in graph.frozen.values() for reason in a.frozen if "__getitem__(8)" in reason)
 
 
+def test_writes_at_literal_slices_are_rewritten() -> None:
+    def swap(x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        out[:, :6] = x[:, 6:]
+        out[:, 6:] = x[:, :6] * 2
+        return out
+
+    net, inputs, _ = rows(swap)
+    result = sc.prune(net, inputs, keep=0.5)
+    assert result.rewritten is not None
+    assert result.model.first.out_features == 6
+    assert result.model(torch.randn(5, 4)).shape == (5, 3)
+
+
+def test_padding_that_is_cut_off_again_adapts() -> None:
+    def there_and_back(x: Tensor) -> Tensor:
+        half, width = x.shape[1] // 2, x.shape[1]
+        return F.pad(x, (0, 0, 0, 0, half, half))[:, half : half + width]
+
+    net, inputs, axes = images(there_and_back)
+    halved(net, inputs, *axes)
+
+
 def test_literal_sizes_of_constants_are_sizes_like_others() -> None:
     net, inputs, _ = rows(lambda x: torch.zeros(x.shape[0], 12) + x)
     graph = sc.trace(net, inputs)

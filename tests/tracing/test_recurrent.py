@@ -1,6 +1,6 @@
 """Recurrent layers: the units of all gates, layers and directions go together, and the layer says its new sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -202,6 +202,58 @@ def test_a_recurrent_layer_by_hand() -> None:
     net = Net(scan, gates=nn.Conv2d(10, 32, 3, padding=1), out=nn.Conv2d(8, 3, 1), width=8)
     small = halved(net, torch.randn(2, 2, 6, 6), "gates.weight:0/residual residual 8>4").model
     assert (small.width, small.gates.in_channels, small.gates.out_channels) == (4, 6, 16)
+
+
+@pytest.fixture
+def fused_cells() -> Iterator[None]:
+    """The operations that a GPU runs a cell with, for the CPU: torch has them for GPUs only."""
+
+    def lstm(x: Tensor, h: Tensor, c: Tensor, x_bias: Tensor, h_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        i, f, g, o = (gates := x + x_bias + h + h_bias).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c, gates
+
+    def gru(x: Tensor, h: Tensor, state: Tensor, x_bias: Tensor, h_bias: Tensor) -> tuple[Tensor, Tensor]:
+        (xr, xz, xn), (hr, hz, hn) = (x + x_bias).chunk(3, 1), (h + h_bias).chunk(3, 1)
+        r, z = (xr + hr).sigmoid(), (xz + hz).sigmoid()
+        n = (xn + r * hn).tanh()
+        return n + z * (state - n), torch.cat([r, z, n, state, hn], 1)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_thnn_fused_lstm_cell", lstm, "CompositeExplicitAutograd")
+    library.impl("_thnn_fused_gru_cell", gru, "CompositeExplicitAutograd")
+    yield
+    library._destroy()
+
+
+@pytest.mark.usefixtures("fused_cells")
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_cells_that_a_gpu_fuses(kind: str) -> None:
+    fused = getattr(torch.ops.aten, f"_thnn_fused_{kind.lower()}_cell")
+
+    def step(net: Net, x: Tensor) -> Tensor:
+        state = torch.tanh(net.start(x))
+        gates = net.of_input(x), net.of_state(state)
+        return net.out(fused(*gates, state, net.input_bias, net.state_bias)[0])
+
+    width = GATES[kind] * 8
+    net = Net(step, start=nn.Linear(4, 8), of_input=nn.Linear(4, width, bias=False), out=nn.Linear(8, 3),
+              of_state=nn.Linear(8, width, bias=False), input_bias=weight(width), state_bias=weight(width))  # fmt: skip
+    net.eval().requires_grad_(False)  # the operation has no gradient here
+    small = sc.prune(net, torch.randn(2, 4), keep=0.5).model
+    assert (small.start.out_features, small.of_state.in_features) == (4, 4)
+    assert (small.of_state.out_features, small.of_input.out_features) == (width // 2, width // 2)
+    assert small.input_bias.shape == (width // 2,)
+
+
+def test_layers_are_traced_without_the_kernel_that_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[bool] = []
+    set_enabled = torch._C._set_cudnn_enabled
+    monkeypatch.setattr(torch._C, "_set_cudnn_enabled", lambda on: (settings.append(on), set_enabled(on)))
+    before = torch.backends.cudnn.enabled
+    sc.trace(around(nn.LSTM(10, 8)), SEQUENCES)
+    assert False in settings
+    assert torch.backends.cudnn.enabled is before
 
 
 def test_pruning_in_place_refreshes_the_flat_weights() -> None:

@@ -18,7 +18,7 @@ from torch import fx, nn
 from secateur.errors import ArtifactError
 
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "matmul", "getitem", "eq", "ne", "lt",
-             "le", "gt", "ge", "and_", "or_", "invert", "iadd", "isub", "imul", "itruediv")  # fmt: skip
+             "le", "gt", "ge", "and_", "or_", "invert", "iadd", "isub", "imul", "itruediv", "setitem")  # fmt: skip
 READ_ATTRIBUTES = ("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda")
 NAMESPACES: dict[str, Any] = {
     "torch.nn.functional": F,

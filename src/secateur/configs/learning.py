@@ -4,7 +4,7 @@ Letters: K values of the config, F groups of axes that go together (correspondin
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations, zip_longest
 from math import gcd
@@ -21,6 +21,7 @@ from secateur.graph import Graph, named
 from secateur.origins import Attribute
 from secateur.planning.planning import make_plan
 from secateur.proof import perturbed
+from secateur.tracing.shadow import named_tensors
 
 TOGETHER = 4  # values of a config that are changed together at most
 Values = dict[Attribute, int]
@@ -64,8 +65,8 @@ class Learner:
     def run(self) -> Wording:
         self.groups = groups(self.graph)
         self.dims = Dims(self.graph, self.groups)
-        self.base = shapes(self.blueprint.build({}))
-        self.settings = _settings(self.blueprint.build({}))
+        self.plain = self.blueprint.build({})
+        self.base, self.settings = shapes(self.plain), _settings(self.plain)
         self.stored = [name for name in self.model.state_dict() if name in self.base]
         self.explicit = self._explicit()
         noisy = perturbed(self.model)
@@ -75,15 +76,31 @@ class Learner:
             useful = [v for v in values.items() if count == 1 or not self.moved[v[0]] or self.moved[v[0]] & open_]
             together = [dict(c) for c in combinations(useful, count) if self._meet([site for site, _ in c])]
             for found, share in self._candidates(together if open_ else []):
-                if not self._said() & set(found.axes) and self._holds(found, share, noisy):
-                    self.words.append(found)
-        needed = {site for word in self.words for site in word.values}
-        return Wording(
-            self.blueprint,
-            tuple(self.words),
-            self.explicit if needed else {},
-            {n: t for n, t in self.unsaid.items() if n not in self._said()},
-        )
+                self._take(found, share, noisy)
+        return Wording(self.blueprint, tuple(self.words), self.unsaid)
+
+    def _take(self, found: Word, share: Fraction, noisy: nn.Module) -> None:
+        """Add what holds and says something new; it takes the place of what says a part of it."""
+        parts = [word for word in self.words if set(word.axes) & set(found.axes)]
+        if set(found.axes) <= self._said() or any(set(word.axes) - set(found.axes) for word in parts):
+            return
+        found = replace(found, needs=self._needs(found, share))
+        if self._holds(found, share, noisy):
+            self.words = [word for word in self.words if word not in parts] + [found]
+
+    def _needs(self, word: Word, share: Fraction) -> Values:
+        """The open values without which others than the word's axes would change."""
+        needs = {site: value for site, value in self.explicit.items() if site not in word.values}
+        scaled = _scaled(word.values, share)
+        wanted = shapes(self._build(scaled))
+        for site in list(needs):
+            rest = {s: v for s, v in needs.items() if s != site}
+            try:
+                if shapes(self.blueprint.build({**rest, **scaled})) == wanted:
+                    needs = rest
+            except Unbuildable:
+                continue
+        return needs
 
     def _said(self) -> set[str]:
         return {name for word in self.words for name in word.axes}
@@ -112,19 +129,16 @@ class Learner:
         return found
 
     def _open_value(self, site: Attribute, found: Values) -> int | None:
-        """The value that builds the model as it is; None where the name says no size."""
+        """The value that builds the model as it is; None where the name says no width."""
         for trial in (6, 16):
             try:
-                built = shapes(self.blueprint.build({**found, site: trial}))
+                new = shapes(self.blueprint.build({**found, site: trial}))
+                guess = _solved({n: self.base[n] for n in self.stored}, new, trial)
+                if guess is None or guess < 2 or self.dims.fixed(new, self.stored) is not None:
+                    continue
+                return guess if _same(self.blueprint.build({**found, site: guess}), self.plain) else None
             except Unbuildable:
                 continue
-            guess = _solved(self.base, built, trial)
-            if guess is not None and guess > 1:
-                try:
-                    same = shapes(self.blueprint.build({**found, site: guess})) == self.base
-                except Unbuildable:
-                    continue
-                return guess if same else None
         return None
 
     # ------------------------------------------------------------------ values and what they move
@@ -145,7 +159,10 @@ class Learner:
             self.moved[site] = {(n, k) for n, k, (after, before) in sizes if after != before}
             modules = {path for (path, _), _ in _settings(built).items() ^ self.settings.items()}
             self.touched[site] = modules | {name.rpartition(".")[0] for name, _ in self.moved[site]}
-            return bool(self.touched[site]) and self.dims.fixed(new, self.stored) is None
+            if self.dims.fixed(new, self.stored) is not None:
+                self._note_fixed({site: value}, new, share)
+                return False
+            return bool(self.touched[site])
         return True
 
     def _meet(self, sites: Sequence[Attribute]) -> bool:
@@ -190,7 +207,7 @@ class Learner:
         torch.manual_seed(0)
         sizes = {name: int(self.graph.axes[name].size * share) for name in word.axes}
         kept = {n: torch.randperm(self.graph.axes[n].size)[:k].sort().values for n, k in sizes.items()}
-        wording = Wording(self.blueprint, (word,), self.explicit, {})
+        wording = Wording(self.blueprint, (word,), {})
         try:
             plan = wording.write(self.graph, make_plan(self.graph, kept))
             wording.check(plan.apply(noisy), self.args, self.kwargs)
@@ -287,12 +304,20 @@ def _scaled(values: Values, share: Fraction) -> Values:
 
 def _solved(base: Shapes, built: Shapes, trial: int) -> int | None:
     """The value that gives the base shapes back, where the changed sizes are multiples of the trial value."""
-    if built.keys() != base.keys():
+    if base.keys() - built.keys():
         return None
     sizes = [(a, b) for n in base for a, b in zip(base[n], built[n], strict=False) if a != b]
     guesses = {Fraction(a * trial, b) for a, b in sizes}
     guess = guesses.pop() if len(guesses) == 1 else Fraction(1, 2)
     return int(guess) if guess.denominator == 1 else None
+
+
+def _same(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two models that were built are alike but for the weights that neither has."""
+    one, other = named_tensors(first), named_tensors(second)
+    if shapes(first) != shapes(second) or _settings(first) != _settings(second):
+        return False
+    return all(t.is_meta or torch.equal(t, other[name]) for name, t in one.items() if name not in first.state_dict())
 
 
 def _spelled(values: Values) -> str:

@@ -1,7 +1,7 @@
 """How a config says sizes: which of its values scale with which axes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import gcd, lcm
 from typing import Any
@@ -32,10 +32,12 @@ class Word:
     Attributes:
         values: the values, by site.
         axes: names of the axes.
+        needs: values that the config leaves open and that would else follow the ones that are scaled.
     """
 
     values: dict[Attribute, int]
     axes: tuple[str, ...]
+    needs: dict[Attribute, int] = field(default_factory=dict[Attribute, int])
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,11 @@ class Wording:
     Attributes:
         blueprint: builds the model from the config.
         words: the axes that it can say; together they may shrink in any proportions that keep every value whole.
-        explicit: sizes that the config leaves open, and what they are for this model; they have to be written down.
         unsaid: why the config can't say the other axes.
     """
 
     blueprint: Blueprint
     words: tuple[Word, ...]
-    explicit: dict[Attribute, int]
     unsaid: dict[str, str]
 
     def restrict(self, graph: Graph) -> Graph:
@@ -75,16 +75,17 @@ class Wording:
         Raises:
             Unbuildable: one would be no whole number.
         """
-        found = {site: Fraction(value) for site, value in self.explicit.items()}
-        for word in self.words:
-            name = word.axes[0]
-            share = Fraction(sizes[name], graph.axes[name].size) if name in sizes else Fraction(1)
-            for site, value in word.values.items() if share != 1 else ():
+        found: dict[Attribute, Fraction] = {}
+        for word in (word for word in self.words if word.axes[0] in sizes):
+            share = Fraction(sizes[word.axes[0]], graph.axes[word.axes[0]].size)
+            for site, value in word.needs.items():
+                found.setdefault(site, Fraction(value))
+            for site, value in word.values.items():
                 found[site] = found.get(site, Fraction(value)) * share
         broken = [f"{site}={value}" for site, value in found.items() if value.denominator != 1]
         if broken:
             raise Unbuildable(f"{', '.join(broken)} is no whole number")
-        return {site: int(value) for site, value in found.items()} if sizes else {}
+        return {site: int(value) for site, value in found.items()}
 
     def says(self, graph: Graph, sizes: Mapping[str, int]) -> bool:
         """Whether the config builds a model in which the axes have the given sizes."""

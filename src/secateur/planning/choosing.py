@@ -5,7 +5,7 @@ Letters: A axes, L lanes (an axis, or tied axes that go together), S steps of al
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, lcm
 
 import torch
 from torch import Tensor
@@ -82,12 +82,9 @@ def removal_order(scores: Tensor) -> Tensor:
 
 def allowed(units: int, shares: Sequence[int], least: Sequence[int], steps: Sequence[int]) -> tuple[int, ...]:
     """Widths from the original down that leave every axis its least number of units, and a multiple of its step."""
-    limits = list(zip(shares, least, steps, strict=True))
-
-    def fits(width: int) -> bool:
-        return all(width * share >= fewest and width * share % step == 0 for share, fewest, step in limits)
-
-    return (units, *(n for n in range(units - 1, 0, -1) if fits(n)))
+    stride = lcm(*(step // gcd(step, share) for share, step in zip(shares, steps, strict=True)))
+    fewest = max(1, *(-(-count // share) for share, count in zip(shares, least, strict=True)))
+    return (units, *range((units - 1) // stride * stride, fewest - 1, -stride))
 
 
 @dataclass(frozen=True)

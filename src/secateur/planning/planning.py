@@ -1,6 +1,7 @@
 """``sc.plan``: scores and a budget, a threshold or a share become a `Plan`."""
 
 import difflib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import lcm
@@ -117,7 +118,8 @@ def choose(
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
     if agrees is not None:
-        removed = _agreed(lanes, removed, agrees)
+        affordable = (lambda sizes: True) if budget is None else _affordable(graph, budget)
+        removed = _agreed(lanes, removed, agrees, affordable)
     return {
         axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
@@ -126,8 +128,13 @@ def choose(
     }
 
 
-def _agreed(lanes: Sequence[Lane], removed: Sequence[int], agrees: Callable[[dict[str, int]], bool]) -> list[int]:
-    """Units removed from each lane, one lane as little narrower as makes the sizes agree.
+def _agreed(
+    lanes: Sequence[Lane],
+    removed: Sequence[int],
+    agrees: Callable[[dict[str, int]], bool],
+    affordable: Callable[[dict[str, int]], bool],
+) -> list[int]:
+    """Units removed from each lane, one lane as little narrower, or wider, as makes the sizes agree.
 
     Raises:
         PlanError: nothing near does.
@@ -137,21 +144,27 @@ def _agreed(lanes: Sequence[Lane], removed: Sequence[int], agrees: Callable[[dic
         lost = [(ln, n) for ln, n in zip(lanes, gone, strict=True) if n]
         return {a: (ln.sizes[0] - n) * share for ln, n in lost for a, share in zip(ln.axes, ln.shares, strict=True)}
 
-    def narrower() -> Iterator[tuple[float, list[int]]]:
+    def others() -> Iterator[tuple[float, int, list[int]]]:
         for k, ln in enumerate(lanes):
-            for size in [s for s in ln.sizes if s < ln.sizes[0] - removed[k]][:NEAR]:
-                gone = [*removed[:k], ln.sizes[0] - size, *removed[k + 1 :]]
-                yield (ln.sizes[0] - size - removed[k]) / ln.sizes[0], gone
+            now = ln.sizes[0] - removed[k]
+            for size in sorted((s for s in ln.sizes if s != now), key=lambda s, now=now: abs(s - now))[: 2 * NEAR]:
+                yield abs(size - now) / ln.sizes[0], size > now, [*removed[:k], ln.sizes[0] - size, *removed[k + 1 :]]
 
     if not any(removed) or agrees(sizes(removed)):
         return list(removed)
-    for _, gone in sorted(narrower()):
-        if agrees(sizes(gone)):
+    for _, wider, gone in sorted(others()):
+        if (not wider or affordable(sizes(gone))) and agrees(sizes(gone)):
             return gone
     raise PlanError(
         f"the config can't say these widths together: {sizes(removed)}, nor any near them. Try another budget, or "
         "multiple_of, or leave some out with ignore="
     )
+
+
+def _affordable(graph: Graph, budget: Budget) -> Callable[[dict[str, int]], bool]:
+    """Whether a model of given sizes meets the budget."""
+    targets = budget.targets(graph.cost())
+    return lambda sizes: all(graph.cost(sizes)[kind] <= target for kind, target in targets.items())
 
 
 def _check_arguments(
@@ -295,7 +308,11 @@ def _below(ln: Lane, scores: Mapping[str, Tensor], threshold: float) -> int:
 
 def _widths(lanes: Sequence[Lane], wanted: Callable[[Lane], int]) -> list[int]:
     """Units removed from each lane: down to the allowed width nearest above the wanted one."""
-    return [ln.sizes[0] - min((s for s in ln.sizes if s >= wanted(ln)), default=ln.sizes[0]) for ln in lanes]
+    removed: list[int] = []
+    for ln in lanes:
+        large_enough = bisect_right(ln.sizes, -wanted(ln), key=lambda size: -size)  # sizes descend
+        removed.append(ln.sizes[0] - ln.sizes[max(large_enough - 1, 0)])
+    return removed
 
 
 def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | None) -> list[int]:

@@ -16,6 +16,7 @@ from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument, to_module
 from secateur.tracing.shadow import copy_with, named_tensors, of_kind
+from secateur.tracing.surroundings import no_collection
 
 if TYPE_CHECKING:
     from secateur.planning.plan import Plan
@@ -26,7 +27,7 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     check_fit(plan, model)
     tensors = named_tensors(model)
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
-    with torch.inference_mode(False):  # the result shall train, wherever it is made
+    with torch.inference_mode(False), no_collection():  # the result shall train, wherever it is made
         new = lengths(model, kept) | _scaled(plan, tensors)
         small = copy_with(model, lambda t: of_kind(t, new[id(t)] if id(t) in new else take(t, kept.get(id(t), {}))))
     if plan.rewrites:

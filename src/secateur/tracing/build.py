@@ -214,7 +214,7 @@ def _hold_numbers(stuck: list[Equation], infos: dict[str, AxisInfo]) -> list[str
     """Freeze the axes of tensors whose size the code calculates with: no attribute and no argument can undo that."""
     held: list[str] = []
     for equation in stuck:
-        if equation.number:
+        if equation.number and any(isinstance(a, Shape) for a in atoms(equation.origin)):
             names = [n for n in equation.axes if n in infos and not infos[n].frozen]
             freeze(infos, names, f"its size is used as a number: {equation.text}")
             held += names

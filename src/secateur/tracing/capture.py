@@ -73,6 +73,9 @@ class _Proxy(fx.Proxy):
             return self.tracer.create_proxy("call_function", getattr, (self, k), {})
         return super().__getattr__(k)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
     def __len__(self) -> int:
         value = self.node.meta.get("value", UNKNOWN)
         if not isinstance(value, list | tuple):

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 ATOMS = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
 HOOKS = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__",
          "__getnewargs_ex__", "__new__", "__getattribute__")  # fmt: skip
+HARMLESS = vars(_ConvNd)["__setstate__"]  # fills in what old checkpoints lack
 TABLES = {dict, OrderedDict}
 
 
@@ -20,7 +22,8 @@ TABLES = {dict, OrderedDict}
 def is_plain_class(cls: type[nn.Module]) -> bool:
     """Whether `copy.deepcopy` would copy no more than the attributes of its instances."""
     own = [c for c in cls.__mro__ if c not in (nn.Module, object)]
-    if any(name in vars(c) for c in own for name in HOOKS) or cls in copyreg.dispatch_table:
+    found = [vars(c)[name] for c in own for name in HOOKS if name in vars(c)]
+    if any(hook is not HARMLESS for hook in found) or cls in copyreg.dispatch_table:
         return False
     return not any(vars(c).get("__slots__") for c in own)
 
@@ -34,7 +37,7 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     shells = [m for m in model.modules() if is_plain_class(type(m)) and id(m) not in memo]
     for module in shells:
         memo[id(module)] = object.__new__(type(module))
-    for module in shells:
+    for module in reversed(shells):  # children first: the copy of a module that is not plain may read theirs
         vars(memo[id(module)]).update(_copied(vars(module), memo))
     return copy.deepcopy(model, memo)
 

@@ -30,6 +30,17 @@ def unpacked(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
     return iter(())
 
 
+@stands_in(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def taken_apart(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """On a GPU, cuDNN would run the whole layer as one operation."""
+    enabled = torch._C._get_cudnn_enabled()
+    torch._C._set_cudnn_enabled(False)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        torch._C._set_cudnn_enabled(enabled)
+
+
 @handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 def layer(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Returns the last states, which may be the first ones of another call."""

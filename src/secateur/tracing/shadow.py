@@ -13,14 +13,19 @@ from secateur.errors import ModelError
 from secateur.origins import Attribute, Session, SourcedInt
 from secateur.tracing.copying import copy_module
 
+TAGGED = {int, tuple, list, torch.Size}
 OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef)  # these refuse to be copied
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by qualified name, in the model's own order; tied ones under each of their names."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
-    return tensors
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        parameters.update((prefix + k, t) for k, t in module._parameters.items() if t is not None)
+        buffers.update((prefix + k, t) for k, t in module._buffers.items() if t is not None)
+    return parameters | buffers
 
 
 def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -106,7 +111,7 @@ def tag_attributes(model: nn.Module, session: Session, original: nn.Module) -> N
     """
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
-            tagged = _tagged(value, path, name, session)
+            tagged = _tagged(value, path, name, session) if type(value) in TAGGED else None
             if tagged is not None:
                 vars(module)[name] = tagged
         for name in objects.slots(module):

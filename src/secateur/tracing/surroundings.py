@@ -3,6 +3,7 @@
 import gc
 import logging
 import random
+import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -49,6 +50,8 @@ def quiet_backends() -> Generator[None]:
         for device in ("cpu", "cuda", "xpu", "mps"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        if "torch._dynamo" in sys.modules:  # parts that were compiled run as they are written
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
         _disable_log(True)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 from secateur.axes import Algebra, Expr, resolve
 from secateur.errors import TraceError
 from secateur.origins import Origin
-from secateur.tracing.hollow import Hollow
+from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
 from secateur.tracing.rules.registry import location
@@ -209,13 +209,15 @@ class Tracer(TorchDispatchMode):
 
     def _opaque(self, func: HigherOrderOperator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """An operation on functions (``torch.cond``, ``flex_attention``) hides what these do."""
+        if self.hollow is not None:
+            raise NeedsValues(func.name())
         out = func(*args, **kwargs)
         name, place = func.name(), location()
+        reason = f"{name} at {place}"
         self.unknown.append((name, place))
-        self.freeze_all((args, kwargs), f"{name} at {place}")
+        self.freeze_all((args, kwargs), reason)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
-                reason = f"{name} at {place}"
                 self.set_dims(tensor, [self.algebra.fixed(size, reason) for size in tensor.shape])
         return out
 

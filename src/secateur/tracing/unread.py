@@ -23,21 +23,29 @@ def freeze_alternatives(tracer: Tracer, model: nn.Module, dims: Dims) -> None:
     their place: what those that ran share with the rest of the model must keep the size that the others expect.
     """
     computed = _computed(tracer)
-    for path, ran, idle in _alternatives(model, dims, computed):
+    orders = {name: {a.order for a in _axes(exprs)} for name, exprs in dims.items()}
+    read = {name: bool(own & computed) for name, own in orders.items() if own}
+    if all(read.values()):
+        return
+    for path, ran, idle in _alternatives(model, read):
         inside = f"{path}{ran}."
-        outside = {a.order for n, es in dims.items() if not n.startswith(inside) for a in _axes(es)}
+        outside = {order for n, own in orders.items() if not n.startswith(inside) for order in own}
         reason = f"{path}{idle} would run in the place of {inside[:-1]}, but the example inputs do not reach it"
         for axis in _axes(e for n, es in dims.items() if n.startswith(inside) for e in es):
             if axis.order in outside:
                 tracer.algebra.freeze(axis, reason)
 
 
-def _alternatives(model: nn.Module, dims: Dims, computed: set[int]) -> Iterator[tuple[str, str, str]]:
-    """For each child that ran beside one of its class that did not: the path to both, and their names."""
+def _alternatives(model: nn.Module, read: Mapping[str, bool]) -> Iterator[tuple[str, str, str]]:
+    """For each child that ran beside one of its class that did not: the path to both, and their names.
+
+    Args:
+        read: for each tensor, whether the forward pass computed with it.
+    """
 
     def state(prefix: str) -> bool | None:
-        orders = {a.order for n, es in dims.items() if n.startswith(prefix) for a in _axes(es)}
-        return bool(orders & computed) if orders else None
+        found = [value for name, value in read.items() if name.startswith(prefix)]
+        return any(found) if found else None
 
     for path, parent in model.named_modules():
         prefix = f"{path}." if path else ""

@@ -6,6 +6,7 @@ from secateur.tracing.rules import indexing as indexing
 from secateur.tracing.rules import movement as movement
 from secateur.tracing.rules import normalisation as normalisation
 from secateur.tracing.rules import positions as positions
+from secateur.tracing.rules import recurrent as recurrent
 from secateur.tracing.rules import routing as routing
 from secateur.tracing.rules import spectra as spectra
 from secateur.tracing.rules import windows as windows
