@@ -182,10 +182,7 @@ class Program:
     def reshape(self) -> None:
         x = self.pick()
         sizes = self.data.draw(st.sampled_from(factorings(x.full.numel())))
-        dims = self.algebra.regroup(x.dims, sizes)
-        if dims is None:
-            self.freeze(x.dims)
-            dims = [self.algebra.fixed(s, "test") for s in sizes]
+        dims = self.algebra.reshape(x.dims, sizes, lambda: "test")
         self.add(dims, x.full.reshape(sizes), lambda: self.run(x).reshape(self.sizes(dims)))
 
     def permute(self) -> None:
@@ -286,6 +283,18 @@ STEPS = ["reshape", "permute", "cat", "split", "expand", "together"]
 @given(st.data())
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_pruning_commutes_with_random_programs(data: st.DataObject) -> None:
+    check_random_program(data)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+@given(st.data())
+@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+def test_pruning_commutes_with_many_random_programs(data: st.DataObject) -> None:
+    check_random_program(data)
+
+
+def check_random_program(data: st.DataObject) -> None:
     """Running a program on pruned inputs gives the pruned result of running it on whole ones, at every step."""
     program = Program(data)
     shape = data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=3))

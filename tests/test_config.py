@@ -122,3 +122,34 @@ def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
     command, bound, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
     assert command is cli.prune
     assert PruneSettings(**cli.flag_values(*bound.arguments.values())).resolved() == settings.resolved()
+
+
+# ---------------------------------------------------------------------- multiples and uniform widths
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (8, 8),
+        ("hidden=64,layer1.*=8", {"hidden": 64, "layer1.*": 8}),
+        ({"heads": 2, "stem": 16}, {"heads": 2, "stem": 16}),
+    ],
+)
+def test_multiples_from_a_number_text_or_a_mapping(given: object, wanted: object) -> None:
+    settings = PruneSettings.from_mapping({"multiple_of": given})
+    assert settings.multiples() == wanted
+    assert PruneSettings.from_mapping(settings.to_dict()).multiples() == wanted
+
+
+@pytest.mark.parametrize("text", ["hidden", "hidden=", "=4", "hidden=0", "hidden=1.5", "hidden=4,,"])
+def test_multiples_that_make_no_sense(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"multiple_of .* should be a pattern, = and a whole number from 1: hidden=64"
+    ):
+        PruneSettings(multiple_of=text)
+
+
+def test_a_command_repeats_multiples_and_uniform_widths() -> None:
+    command = PruneSettings(uniform=True, multiple_of="heads=2", scope="isomorphic").to_command()
+    assert command == "secateur prune --scope isomorphic --multiple-of heads=2 --uniform"
+    assert PruneSettings(uniform=False, multiple_of=4).to_command() == "secateur prune --multiple-of 4"

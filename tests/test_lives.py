@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +156,38 @@ def test_distributed_data_parallel_gives_the_same_gradients(life: Life, tmp_path
         assert_same(life.gradients(nn.parallel.DistributedDataParallel(life.small)), expected)
     finally:
         torch.distributed.destroy_process_group()
+
+
+PROCESS = """
+import sys, torch, secateur as sc
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+model = torch.nn.parallel.DistributedDataParallel(sc.load(f"{folder}/small"))
+batch = torch.load(f"{folder}/batch.pt").chunk(2)[rank]
+model(batch).square().mean().backward()
+if rank == 0:
+    torch.save([p.grad for p in model.parameters()], f"{folder}/gradients.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+    """Each loads the saved graph, which needs no source code, and takes half of the batch."""
+    result = sc.prune(SimpleNet(), torch.randn(2, 1, 10, 10), keep=0.5)
+    sc.save(result, tmp_path / "small")
+    batch = torch.randn(6, 1, 10, 10)
+    torch.save(batch, tmp_path / "batch.pt")
+    running = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(tmp_path), str(rank)], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    result.model.eval()(batch).square().mean().backward()
+    assert_same(torch.load(tmp_path / "gradients.pt"), [p.grad for p in result.model.parameters()])  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -2,13 +2,17 @@
 
 import copy
 import functools
+import math
+import threading
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 import secateur as sc
@@ -243,6 +247,10 @@ def test_a_function_that_closes_over_the_model_holds_its_layers_in_place() -> No
     result = pruned(Closing())
     assert (result.model.a.out_features, result.model.d.out_features) == (8, 8)
     assert result.graph.frozen["d.weight:0"].frozen == ("the forward pass on the example inputs never reads it",)
+    reason = result.graph.frozen["a.weight:0"].frozen[0]
+    assert reason.startswith(
+        f"a function that holds the model itself, whose d.weight it uses, and would go on using uncut, at {__file__}:"
+    )
 
 
 class Functions(Net):
@@ -318,6 +326,48 @@ def test_one_that_does_not_is_refused(build: Callable[[], nn.Module]) -> None:
         sc.prune(build(), X, keep=0.5)
 
 
+class Equipped(Net):
+    """Holds a lock, a file and a Python module, which no deep copy takes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.lock, self.log, self.library = threading.Lock(), open(path, "w"), math  # noqa: SIM115
+
+    def use(self, h: Tensor) -> Tensor:
+        with self.lock:
+            print(h.shape[1], file=self.log)
+        return h * self.library.pi
+
+
+def test_locks_files_and_modules_are_shared_with_the_copy(tmp_path: Path) -> None:
+    model = Equipped(tmp_path / "log")
+    with model.log:
+        small = pruned(model).model
+        assert (small.lock, small.log, small.library) == (model.lock, model.log, math)
+        assert small.a.out_features == 4
+
+
+def test_a_model_in_a_parallel_wrapper_is_refused_with_what_to_pass(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(Net())
+        with pytest.raises(ModelError, match=r"wrapped in DistributedDataParallel .* Pass the module inside"):
+            sc.prune(wrapped, X, keep=0.5)
+        assert pruned(wrapped.module).model.a.out_features == 4
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_lazy_layers_are_refused_until_they_have_shapes() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(ModelError, match=r"^0\.weight has no shape yet: call the model once"):
+        sc.trace(model, X)
+    with pytest.raises(ModelError, match=r"^0\.weight has no shape yet"):
+        sc.prune(model, X, keep=0.5)
+    model(X)
+    assert sc.prune(model, X, keep=0.5).model[0].out_features == 4  # type: ignore[index,operator]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_compiled_code_is_refused_by_name() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -338,7 +388,7 @@ def test_parts_that_torch_compiled_run_as_they_are_written() -> None:
         def use(self, h: Tensor) -> Tensor:
             return self.gate(h)
 
-    assert pruned(Compiled()).model.a[0].out_features == 4
+    assert pruned(Compiled()).model.a._orig_mod[0].out_features == 4
     whole = torch.compile(Net(), backend="eager")
     assert pruned(whole).model.b.out_features == 6  # type: ignore[arg-type]
 

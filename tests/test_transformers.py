@@ -196,6 +196,16 @@ def test_blocks_without_uniform_have_widths_of_their_own() -> None:
     }
 
 
+def test_what_a_config_leaves_open_is_written_only_where_it_is_needed() -> None:
+    """Qwen2 computes its head size from its width and its heads, while neither changes."""
+    model, inputs = build("qwen2")
+    small: Any = sc.prune(model, inputs, keep=0.5, uniform=True, only=["hidden"]).model
+    assert small.config.intermediate_size == 24
+    assert getattr(small.config, "head_dim", None) is None
+    small = sc.prune(model, inputs, keep=0.5, uniform=True, only=["residual"]).model
+    assert (small.config.hidden_size, small.config.head_dim) == (16, 4)
+
+
 def test_widths_agree_with_what_the_config_accepts() -> None:
     """A Llama's width has to be a multiple of its heads: 19 is none of 2."""
     model, inputs = build("llama")

@@ -13,7 +13,7 @@ can ever lose it.
 Pure Python: nothing here knows torch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd, prod
 
@@ -315,6 +315,19 @@ class Algebra:
 
     # ------------------------------------------------------------------ shapes
 
+    def reshape(self, dims: Sequence[Expr], sizes: Sequence[int], reason: Callable[[], str]) -> list[Expr]:
+        """The dims of a row-major tensor after ``reshape(sizes)``; those that can't be followed freeze."""
+        out: list[Expr] = []
+        for before, after in segments([d.size for d in dims], sizes):
+            found = self.regroup(dims[before], sizes[after])
+            if found is None:
+                why = reason()
+                for dim in dims[before]:
+                    self.freeze(dim, why)
+                found = [self.fixed(size, why) for size in sizes[after]]
+            out += found
+        return out
+
     def regroup(self, dims: Sequence[Expr], sizes: Sequence[int]) -> list[Expr] | None:
         """The dims of a row-major tensor after ``reshape(sizes)``; None where it can't be followed."""
         rest = product(map(resolve, dims))
@@ -365,3 +378,20 @@ def _factors(exprs: Sequence[Expr]) -> list[Expr]:
     """The resolved factors of a list of factors, flattened."""
     whole = product(map(resolve, exprs))
     return list(whole.factors) if isinstance(whole, Prod) else [whole]
+
+
+def segments(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """A reshape in parts that are independent: the shortest runs of both shapes with the same product."""
+    if 0 in after:
+        yield slice(0, len(before)), slice(0, len(after))
+        return
+    i = j = 0
+    while i < len(before) or j < len(after):
+        first, start = i, j
+        left = right = 1
+        while left != right or (i == first and j == start):
+            if j >= len(after) or (i < len(before) and left <= right):
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        yield slice(first, i), slice(start, j)

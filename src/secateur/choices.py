@@ -1,8 +1,8 @@
 """Choices between equals: two models that compute the same up to rounding may sort equal scores in another order.
 
-The proof compares outputs. Where a model picks by value (top-k, sorting, thresholds: all detection models do), a difference
-in the last bit can swap two detections. So what one run picked is noted, and the other run is made to pick the same,
-wherever its own values leave that choice open.
+The proof compares outputs. Where a model picks by value (top-k, sorting, thresholds: all detection models do), a
+difference in the last bit can swap two detections. So what one run picked is noted, and the other run is made to pick
+the same, wherever its own values leave that choice open.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.tracing.rules.registry import argument_names
+from secateur.tracing.rules.registry import signature
 
 COMPARISONS = {"aten::gt", "aten::lt", "aten::ge", "aten::le"}
 RANKINGS = {"aten::sort", "aten::topk", "aten::argsort", "aten::argmax", "aten::argmin", "aten::max", "aten::min"}
@@ -68,7 +68,7 @@ class Follow(TorchDispatchMode):
             return out
         if choice.name in COMPARISONS:
             return _compare(args, out, choice.result, self.tolerance)
-        names = dict(argument_names(func))
+        names = dict(signature(func).arguments)
         given = {**names, **dict(zip(names, args, strict=False)), **(kwargs or {})}["dim"]
         dim = None if given is None else int(given) % max(args[0].dim(), 1)
         return _rank(args[0], dim, out, choice.result, self.tolerance)

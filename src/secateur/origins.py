@@ -108,6 +108,9 @@ class Session(Protocol):
     def escaped(self, origin: Origin) -> None:
         """A size became a float: from there on it counts as a number, not only as a size."""
 
+    def compared(self, a: Origin, b: Origin) -> None:
+        """Two sizes were compared, and were equal."""
+
 
 class SourcedInt(int):
     """An int with an origin, for as long as the trace that made it (``session``) runs."""
@@ -159,6 +162,18 @@ class SourcedInt(int):
 
     def __rmod__(self, other: Any) -> Any:
         return self._apply("%", other, reflected=True)
+
+    def __eq__(self, other: object) -> bool:
+        equal = int.__eq__(self, other)  # type: ignore[operator]
+        if equal is True and isinstance(other, SourcedInt) and other.session is self.session:
+            self.session.compared(self.origin, other.origin)
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = int.__hash__
 
     def __float__(self) -> float:
         self.session.escaped(self.origin)

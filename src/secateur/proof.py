@@ -22,7 +22,7 @@ from secateur.precision import Precise
 from secateur.surgery.reindex import index
 from secateur.tracing.kernels import Kernels
 from secateur.tracing.leavings import nothing_left
-from secateur.tracing.rules.registry import Dims, Op
+from secateur.tracing.rules.registry import Dims, Op, raised_at
 from secateur.tracing.running import describe_inputs, tensors_in
 from secateur.tracing.shadow import copy_with, fake, named_tensors, separate
 from secateur.tracing.sizes import SizeMode
@@ -172,11 +172,13 @@ def perturbed(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
 
     def noisy(tensor: Tensor) -> Tensor:
-        if not (isinstance(tensor, nn.Parameter) and tensor.is_floating_point()):
+        if not (isinstance(tensor, nn.Parameter) and (tensor.is_floating_point() or tensor.is_complex())):
             return tensor.detach().clone()
-        spread = float(tensor.detach().float().std()) if tensor.numel() > 1 else 0.0
-        noise = torch.randn(tensor.shape).to(tensor.device, tensor.dtype) * (0.1 * spread + 0.01)
-        return nn.Parameter(tensor.detach() + noise, requires_grad=tensor.requires_grad)
+        values = tensor.detach()
+        wide = values.to(torch.complex64 if values.is_complex() else torch.float32)
+        spread = float(wide.std()) if tensor.numel() > 1 else 0.0
+        noise = torch.randn(tensor.shape, dtype=wide.dtype).to(tensor.device, tensor.dtype) * (0.1 * spread + 0.01)
+        return nn.Parameter(values + noise, requires_grad=tensor.requires_grad)
 
     return copy_with(model, noisy)
 
@@ -216,6 +218,8 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor) and value.is_complex():
+        return value.to(dtype.to_complex())
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -246,7 +250,7 @@ def silenced(
         info = graph.tensors[first[id(tensors[name])]]
         tracer.introduce(tensor, [_live(d, axes, tracer) for d in info.dims])
     over = _KeptOnly(plan, noted)
-    tracer.adopted = over
+    tracer.adopted, tracer.repaired = over, over.repair
     with tracer, SizeMode(tracer, tagging=False):
         out = copy(*args, **kwargs)
     return tensors_in(out), tuple(over.seen)
@@ -346,6 +350,18 @@ class _KeptOnly:
         outputs = [self._original(t, op.named.get(k)) for k, t in enumerate(outputs)]
         wide = [self._widen(t, dims) for t, dims in zip(outputs, results, strict=True)]
         return wide[0] if isinstance(out, Tensor) else tuple(wide)
+
+    def repair(self, out: Tensor, dims: Dims) -> None:
+        """Where a silenced unit gives no number (zero by zero), it counts as zero, in place."""
+        if not out.is_floating_point() or bool(out.isfinite().all()):
+            return
+        for k, dim in enumerate(dims):
+            at = self._positions(dim, set(self.plan.axes))
+            if at is not None:
+                gone = torch.ones(out.shape[k], dtype=torch.bool, device=out.device)
+                gone[at.to(out.device)] = False
+                wide = gone.view(-1, *[1] * (out.dim() - k - 1))
+                out.masked_fill_(wide & ~out.isfinite(), 0)
 
     def _positions(self, dim: Expr, axes: set[str]) -> Tensor | None:
         dim = resolve(dim)
@@ -468,8 +484,8 @@ def check_outputs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None 
         except Exception as error:
             inputs = describe_inputs(positional, keywords)
             raise TraceError(
-                f"{type(model).__name__} does not run on the example inputs {inputs}: {type(error).__name__}: {error}. "
-                "Pass inputs that model(*args, **kwargs) accepts."
+                f"{type(model).__name__} does not run on the example inputs {inputs}: {type(error).__name__}: {error} "
+                f"(at {raised_at(error)}). Pass inputs that model(*args, **kwargs) accepts."
             ) from error
     if any(bool(t.isnan().any()) for t in outputs if t.is_floating_point()):
         raise ModelError(

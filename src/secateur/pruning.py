@@ -18,6 +18,7 @@ from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
 from secateur.tracing import trace
+from secateur.tracing.shadow import check_kind
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -115,6 +116,7 @@ def prune(
     """
     if budget is None and threshold is None and keep is None:
         budget = Budget(macs=0.5)
+    check_kind(model)
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)

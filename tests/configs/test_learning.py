@@ -241,6 +241,28 @@ class Halves(nn.Module):
         return self.fc2(self.fc1(x).relu())
 
 
+class Windowed(Net):
+    """Reads a window that short inputs never reach, and refuses some widths."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.window = config.label
+        if config.width in (10, 15, 19):
+            raise ValueError(f"{config.width} is no width")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[-self.window :])
+
+
+def test_a_value_that_no_example_notices_is_left_alone() -> None:
+    """The widths that are tried first can't be built. With the window of 15, four fifths is: the window is needless."""
+    model = Windowed(Config(width=20, inner=24, label=15))
+    _, wording = learned(model)
+    assert set(words(wording)) == {("config.width",), ("config.inner",)}
+    result = sc.prune(model, torch.randn(2, 4), keep=0.6, uniform=True)
+    assert (result.model.config.width, result.model.config.label) == (12, 15)  # type: ignore[union-attr]
+
+
 def test_values_stay_whole_numbers() -> None:
     model = Halves(Config(width=8))
     result = sc.prune(model, torch.randn(2, 4), keep=0.45, uniform=True)  # 10.8 of 24

@@ -24,6 +24,16 @@ def test_positions_against_brute_force(expr: Expr, axis: str) -> None:
     assert got == [wanted[k] for k in sorted(wanted)]
 
 
+def test_complex_weights_count_by_their_size() -> None:
+    net = nn.Sequential(nn.Linear(2, 3, dtype=torch.cfloat), nn.Linear(3, 1, dtype=torch.cfloat))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net[0].weight[1, 0] = 3 + 4j  # type: ignore[operator]
+    graph = sc.trace(net, torch.randn(2, 2, dtype=torch.cfloat))
+    assert sc.score(net, graph, "l2")["0.weight:0"].tolist() == [0.0, 25.0, 0.0]
+
+
 def test_positions_by_hand() -> None:
     heads, width = Leaf("heads", 2), Leaf("width", 3)
     fused = concat([product((heads, width))] * 2)

@@ -1,4 +1,4 @@
-"""Operations of the user's own: what no rule knows freezes and is named, and a rule of a few lines makes it prunable."""
+"""Operations of the user's own: what no rule knows freezes and is named; a rule of a few lines makes it prunable."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,6 +50,18 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("secateur_test::centre", mutates_args=())
+def centre(xs: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+    """The mean of several tensors over the batch, and each without it."""
+    mean = torch.stack(xs).mean((0, 1))
+    return mean, [factor * (x - mean) for x in xs]
+
+
+@centre.register_fake
+def _(xs: list[Tensor], factor: float = 1.0) -> tuple[Tensor, list[Tensor]]:
+    return xs[0].new_empty(xs[0].shape[1]), [torch.empty_like(x) for x in xs]
+
+
 @torch.library.custom_op("secateur_test::peak", mutates_args=())
 def peak(x: Tensor) -> float:
     """Its value leaves the tensors."""
@@ -87,6 +99,11 @@ def tagged(layer: nn.Linear, x: Tensor) -> Tensor:
     return twice(layer(x))
 
 
+def centred(layer: nn.Linear, x: Tensor) -> Tensor:
+    mean, (one, other) = centre([layer(x), 2 * layer(x)], factor=0.5)
+    return one + other + mean
+
+
 def read(layer: nn.Linear, x: Tensor) -> Tensor:
     return layer(x) / peak(layer(x))
 
@@ -117,6 +134,7 @@ def place_in_this_file(code: str) -> str:
         (fused, "linear_gelu", "return linear_gelu(x", {"first.weight:0", "touched.weight:0"}),
         (swapped, "swap", "return swap(layer", {"touched.weight:0"}),
         (in_place, "scale_", "scale_(h :=", {"touched.weight:0"}),
+        (centred, "centre", "= centre([layer", {"touched.weight:0"}),
     ],
 )
 def test_it_freezes_what_it_touches_and_is_named(operation: Any, name: str, code: str, frozen: set[str]) -> None:
@@ -222,6 +240,19 @@ def test_a_rule_for_an_operation_that_writes_to_its_argument(rules: dict[str, An
         return []
 
     result = sc.prune(Net(in_place), X, keep=0.5)
+    assert result.model.touched.out_features == 4  # type: ignore[union-attr]
+    assert result.proof.status == "proved"
+
+
+def test_a_rule_for_tensors_in_lists(rules: dict[str, Any]) -> None:
+    @sc.rule("secateur_test::centre")
+    def centre_dims(op: Op) -> Any:
+        first, *others = (op.dims(x) for x in op["xs"])
+        for other in others:
+            op.unify(first[1], other[1])
+        return [[first[1]], *(op.dims(x) for x in op["xs"])]
+
+    result = sc.prune(Net(centred), X, keep=0.5)
     assert result.model.touched.out_features == 4  # type: ignore[union-attr]
     assert result.proof.status == "proved"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import secateur as sc
-from support.operations import IMAGES, LINES, ROWS, VOLUMES, chain, halved
+from support.operations import CHANNELS, IMAGES, LINES, ROWS, VOLUMES, Net, chain, halved, images, weight
 
 AXIS = ("a.weight:0 channels 12>6",)
 ROW = ("a.weight:0 hidden 12>6",)
@@ -53,6 +53,32 @@ def test_local_response_norm_names_its_place() -> None:
     assert not graph.axes
     (reason, *_) = graph.frozen["a.weight:0"].frozen
     assert re.search(r"aten::avg_pool3d at .*operations\.py:\d+", reason)
+
+
+WITHOUT_EPSILON = {
+    "norm in space": lambda x: x / x.norm(dim=(2, 3), keepdim=True),
+    "deviation in space": lambda x: x / x.std((2, 3), keepdim=True),
+    "root of a sum": lambda x: x * x.pow(2).sum((2, 3), keepdim=True).rsqrt(),
+    "logarithm": lambda x: x * x.abs().log(),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_EPSILON)
+def test_what_a_silenced_unit_has_no_number_for_counts_as_zero(name: str) -> None:
+    halved(*images(WITHOUT_EPSILON[name])[:2], CHANNELS)
+
+
+def test_directions_and_lengths_by_hand() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        return net.out(F.linear(x, net.v / net.v.norm(dim=1, keepdim=True) * net.g).relu())
+
+    halved(Net(forward, v=weight(8, 4), g=weight(8, 1), out=nn.Linear(8, 3)), ROWS, "v:0 hidden 8>4")
+
+
+def test_a_silenced_unit_that_reaches_others_is_found_out() -> None:
+    net, inputs, _ = images(lambda x: x * (1 / (x + 0.1)).sum(1, keepdim=True))
+    with pytest.raises(sc.SecateurError, match="differs from the silenced original"):
+        sc.prune(net, inputs, keep=0.5)
 
 
 class Standardised(nn.Conv2d):

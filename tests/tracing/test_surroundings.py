@@ -213,3 +213,30 @@ def test_code_that_needs_values_needs_weights() -> None:
     assert "a.weight:0" in sc.trace(Net(picky), X).axes
     with pytest.raises(TraceError, match=rf"depends on values .*{__file__}:\d+.*Load its weights"):
         sc.trace(Net(picky).to("meta"), X)
+
+
+# ---------------------------------------------------------------------- on inputs that do not fit
+
+IMAGE = torch.randn(2, 3, 8, 8)
+UNFIT: list[tuple[nn.Module, Tensor]] = [
+    (nn.Linear(5, 8), X),
+    (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(7)), X),
+    (nn.Conv2d(4, 8, 3), IMAGE),
+    (nn.Conv2d(3, 8, 9), IMAGE),
+    (nn.ConvTranspose2d(4, 8, 3), IMAGE),
+    (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(7)), IMAGE),
+    (nn.Embedding(4, 8), X),
+    (Net(lambda net, h: torch.cat([h, h[:1]], 1)), X),
+    (Net(lambda net, h: torch.bmm(h[None], h[None])), X),
+    (Net(lambda net, h: h @ h), X),
+    (Net(lambda net, h: h + torch.ones(3)), X),
+    (Net(lambda net, h: h.view(3, 3)), X),
+    (Net(lambda net, h: torch.nn.functional.scaled_dot_product_attention(h[None], h[None, :, :3], h[None])), X),
+]
+
+
+@pytest.mark.parametrize(("model", "x"), UNFIT)
+def test_a_trace_says_that_they_do_not(model: nn.Module, x: Tensor) -> None:
+    """Shapes are worked out without running operations, which would else not be noticed."""
+    with pytest.raises(TraceError, match="does not run on the example inputs"):
+        sc.trace(model, x)

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.axes import Expr, Leaf, Prod, Sum
 from secateur.configs.blueprint import Blueprint, Shapes, Unbuildable, quietly, shapes
+from secateur.configs.dims import Dims
 from secateur.configs.wording import Word, Wording
 from secateur.errors import SecateurError
-from secateur.graph import Graph, named
+from secateur.graph import Graph
 from secateur.origins import Attribute
 from secateur.planning.planning import make_plan
 from secateur.proof import perturbed
 from secateur.tracing.shadow import named_tensors
 
 TOGETHER = 4  # values of a config that are changed together at most
+SETS = 500  # sets of values of one size that are built at most
 Values = dict[Attribute, int]
 
 
@@ -75,6 +76,8 @@ class Learner:
             open_ = self.dims.along([k for k, group in enumerate(self.groups) if not self._said() & set(group)])
             useful = [v for v in values.items() if count == 1 or not self.moved[v[0]] or self.moved[v[0]] & open_]
             together = [dict(c) for c in combinations(useful, count) if self._meet([site for site, _ in c])]
+            if len(together) > SETS:
+                break
             for found, share in self._candidates(together if open_ else []):
                 self._take(found, share, noisy)
         return Wording(self.blueprint, tuple(self.words), self.unsaid)
@@ -86,7 +89,21 @@ class Learner:
             return
         found = replace(found, needs=self._needs(found, share))
         if self._holds(found, share, noisy):
+            found = self._least(found, share, noisy)
             self.words = [word for word in self.words if word not in parts] + [found]
+
+    def _least(self, word: Word, share: Fraction, noisy: nn.Module) -> Word:
+        """The word without values that make no difference: a window, say, that no example is long enough to notice."""
+        wanted = shapes(self._build(_scaled(word.values, share)))
+        for site in list(word.values):
+            rest = replace(word, values={s: v for s, v in word.values.items() if s != site})
+            try:
+                same = bool(rest.values) and shapes(self._build(_scaled(rest.values, share))) == wanted
+            except Unbuildable:
+                continue
+            if same and self._holds(rest, share, noisy):
+                word = rest
+        return word
 
     def _needs(self, word: Word, share: Fraction) -> Values:
         """The open values without which others than the word's axes would change."""
@@ -223,72 +240,6 @@ def groups(graph: Graph) -> list[tuple[str, ...]]:
     tie = {name: group for group in graph.ties for name in group}
     every = dict.fromkeys(tie.get(name, (name,)) for name in graph.axes)
     return [group for group in every if not any(graph.axes[name].rewrite for name in group)]
-
-
-class Dims:
-    """Every dim of every tensor, as far as groups of axes can tell them apart."""
-
-    def __init__(self, graph: Graph, grouped: Sequence[tuple[str, ...]]) -> None:
-        self.count = len(grouped)
-        number = {name: k for k, group in enumerate(grouped) for name in group}
-        self.exprs = {n: tuple(_numbered(d, number) for d in t.dims) for n, t in graph.tensors.items()}
-
-    def along(self, chosen: Iterable[int]) -> set[tuple[str, int]]:
-        """The dims that run along the given groups."""
-        wanted = {str(k) for k in chosen}
-        dims = ((n, k, set(named([e]))) for n, exprs in self.exprs.items() for k, e in enumerate(exprs))
-        return {(n, k) for n, k, names in dims if names & wanted}
-
-    def fixed(self, new: Shapes, among: Iterable[str]) -> str | None:
-        """A dim that runs along no prunable axis but has another size."""
-        for name in among:
-            for dim, (expr, size) in enumerate(zip(self.exprs.get(name, ()), new[name], strict=False)):
-                if size != expr.size and not named([expr]):
-                    return f"{name}:{dim}"
-        return None
-
-    def explain(self, new: Shapes, share: Fraction, *, partly: bool = False) -> list[tuple[int, ...]]:
-        """The sets of groups that, scaled by the share, give the new shapes; ``partly``: where groups decide them."""
-        if any(len(new[name]) != len(exprs) for name, exprs in self.exprs.items()):
-            return []
-        pairs = ((e, s) for name, exprs in self.exprs.items() for e, s in zip(exprs, new[name], strict=True))
-        wanted = {(e, s) for e, s in pairs if named([e]) or not partly}
-        by_last: dict[int, list[tuple[Expr, int]]] = {}
-        for expr, size in wanted:
-            by_last.setdefault(max((int(n) for n in named([expr])), default=-1), []).append((expr, size))
-
-        def fits(chosen: tuple[int, ...], last: int) -> bool:
-            return all(_size(expr, chosen, share) == size for expr, size in by_last.get(last, ()))
-
-        found = [()] if fits((), -1) else []
-        for k in range(self.count):
-            found = [c for chosen in found for c in (chosen, (*chosen, k)) if fits(c, k)]
-        return [chosen for chosen in found if chosen]
-
-
-def _numbered(expr: Expr, number: Mapping[str, int]) -> Expr:
-    """The expression with the numbers of groups in place of their axes' names; other axes are nameless."""
-    match expr:
-        case Prod():
-            return Prod(tuple(_numbered(f, number) for f in expr.factors), expr.size)
-        case Sum():
-            return Sum(tuple(_numbered(p, number) for p in expr.parts), expr.size)
-        case _:
-            return Leaf(str(number[expr.name]) if expr.name is not None and expr.name in number else None, expr.size)
-
-
-def _size(expr: Expr, chosen: Sequence[int], share: Fraction) -> Fraction:
-    match expr:
-        case Prod():
-            size = Fraction(1)
-            for factor in expr.factors:
-                size *= _size(factor, chosen, share)
-            return size
-        case Sum():
-            return sum((_size(p, chosen, share) for p in expr.parts), Fraction(0))
-        case _:
-            scaled = expr.name is not None and int(expr.name) in chosen
-            return expr.size * share if scaled else Fraction(expr.size)
 
 
 def _shares(values: Iterable[int]) -> Iterator[Fraction]:

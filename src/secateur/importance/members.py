@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from secateur.axes import Expr, Leaf, Prod, Sum
 from secateur.graph import Graph
 
-
 CHUNK = 2**18  # weights that are worked on at a time, so that they stay in the cache
 
 
@@ -22,7 +21,7 @@ class Member:
     Attributes:
         axis: name of the axis.
         name, dim: the parameter and its dim.
-        tensor: the parameter's values.
+        tensor: the parameter's values; absolute values where it is complex.
         places: where each unit sits in the dim, (units, places), int64; None where the dim is the axis itself.
         module: the class of the module that owns the parameter (``torch.nn.BatchNorm2d``), for criteria that ask.
         role: the parameter's name on that module (``weight``).
@@ -67,6 +66,10 @@ def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
         part = chunk.float()
         total += (part.square() if p == 2 else part.abs().pow(p)).sum(0)
     return total.reshape(size, -1).sum(1)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return tensor.abs() if tensor.is_complex() else tensor
 
 
 def positions(expr: Expr, axis: str) -> list[Tensor]:
@@ -122,7 +125,7 @@ def members(
         if not info.parameter:
             continue
         expr = info.dims[dim]
-        tensor, plain = tensors[name].detach(), isinstance(expr, Leaf) and expr.name == axis
+        tensor, plain = _real(tensors[name].detach()), isinstance(expr, Leaf) and expr.name == axis
         places = None if plain else torch.cat(positions(expr, axis), 1).to(tensor.device)
         owner, _, role = name.rpartition(".")
         module = type(model.get_submodule(owner))

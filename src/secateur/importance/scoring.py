@@ -147,7 +147,7 @@ def check_weights(model: nn.Module) -> None:
     """
     check_loaded(model)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    bad = [name for name, p in parameters.items() if p.is_floating_point() and not torch.isfinite(p).all()]
+    bad = [name for name, p in parameters.items() if not torch.isfinite(p).all()]
     if not bad:
         return
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""

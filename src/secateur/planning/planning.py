@@ -2,7 +2,7 @@
 
 import difflib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import lcm
 from typing import Literal
@@ -15,6 +15,7 @@ from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
 from secateur.graph import AxisInfo, Graph, Scale, named
 from secateur.origins import NodeArgument
 from secateur.planning import families
+from secateur.planning.agreeing import affordable, agreed
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
 from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
@@ -22,7 +23,6 @@ from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTenso
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
 Multiples = int | Mapping[str, int]
-NEAR = 128  # narrower widths of a lane that are tried where widths don't agree with each other
 KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
@@ -118,53 +118,13 @@ def choose(
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
     if agrees is not None:
-        affordable = (lambda sizes: True) if budget is None else _affordable(graph, budget)
-        removed = _agreed(lanes, removed, agrees, affordable)
+        removed = agreed(lanes, removed, agrees, affordable(graph, budget))
     return {
         axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
         for axis, order, share in zip(ln.axes, ln.order, ln.shares, strict=True)
         if gone
     }
-
-
-def _agreed(
-    lanes: Sequence[Lane],
-    removed: Sequence[int],
-    agrees: Callable[[dict[str, int]], bool],
-    affordable: Callable[[dict[str, int]], bool],
-) -> list[int]:
-    """Units removed from each lane, one lane as little narrower, or wider, as makes the sizes agree.
-
-    Raises:
-        PlanError: nothing near does.
-    """
-
-    def sizes(gone: Sequence[int]) -> dict[str, int]:
-        lost = [(ln, n) for ln, n in zip(lanes, gone, strict=True) if n]
-        return {a: (ln.sizes[0] - n) * share for ln, n in lost for a, share in zip(ln.axes, ln.shares, strict=True)}
-
-    def others() -> Iterator[tuple[float, int, list[int]]]:
-        for k, ln in enumerate(lanes):
-            now = ln.sizes[0] - removed[k]
-            for size in sorted((s for s in ln.sizes if s != now), key=lambda s, now=now: abs(s - now))[: 2 * NEAR]:
-                yield abs(size - now) / ln.sizes[0], size > now, [*removed[:k], ln.sizes[0] - size, *removed[k + 1 :]]
-
-    if not any(removed) or agrees(sizes(removed)):
-        return list(removed)
-    for _, wider, gone in sorted(others()):
-        if (not wider or affordable(sizes(gone))) and agrees(sizes(gone)):
-            return gone
-    raise PlanError(
-        f"the config can't say these widths together: {sizes(removed)}, nor any near them. Try another budget, or "
-        "multiple_of, or leave some out with ignore="
-    )
-
-
-def _affordable(graph: Graph, budget: Budget) -> Callable[[dict[str, int]], bool]:
-    """Whether a model of given sizes meets the budget."""
-    targets = budget.targets(graph.cost())
-    return lambda sizes: all(graph.cost(sizes)[kind] <= target for kind, target in targets.items())
 
 
 def _check_arguments(

@@ -89,6 +89,15 @@ def _cell(module: Any) -> None:
     module.input_size, module.hidden_size = _shape(module, "weight_ih")[1], _shape(module, "weight_hh")[1]
 
 
+def _attention(module: Any) -> None:
+    """In-projection weights (heads * head size, input); the three may be one."""
+    packed = _shape(module, "in_proj_weight")
+    width, module.embed_dim = (packed[0] // 3, packed[1]) if packed else _shape(module, "q_proj_weight")
+    module.kdim = packed[1] if packed else _shape(module, "k_proj_weight")[1]
+    module.vdim = packed[1] if packed else _shape(module, "v_proj_weight")[1]
+    module.head_dim = width // module.num_heads
+
+
 REFRESH: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (_ConvNd, _conv),
     (nn.Linear, _linear),
@@ -102,4 +111,5 @@ REFRESH: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (nn.PReLU, _prelu),
     (nn.RNNBase, _recurrent),
     (RNNCellBase, _cell),
+    (nn.MultiheadAttention, _attention),
 )

@@ -1,7 +1,7 @@
 """Weight normalisation holds a weight as directions and lengths. What loses a part of a direction gets a new length."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +35,9 @@ def lengths(model: nn.Module, kept: Mapping[int, Mapping[int, Tensor]]) -> dict[
 def _normalised(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Lengths, directions, and the dim that has a length for each position (-1: one for all)."""
     for module in model.modules():
-        computed: Any = module._modules.get("parametrizations", {})
-        for weight in cast("dict[str, Any]", computed).values():
-            if isinstance(weight, ParametrizationList) and isinstance(weight[0], _WeightNorm):
-                yield weight.original0, weight.original1, weight[0].dim
+        if isinstance(module, ParametrizationList) and isinstance(module[0], _WeightNorm):
+            computed: Any = module
+            yield computed.original0, computed.original1, computed[0].dim
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
                 yield getattr(module, f"{hook.name}_g"), getattr(module, f"{hook.name}_v"), hook.dim

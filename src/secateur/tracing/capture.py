@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from secateur.errors import SurgeryError
+from secateur.tracing.factories import recorded_factories
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.shadow import fake
 from secateur.tracing.surroundings import quiet_backends
@@ -168,7 +169,7 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         try:
             tracer = _Tracer(mode, inputs)
             before = _plain_state(double)
-            with _faithful(tracer):
+            with _faithful(tracer), recorded_factories(tracer):
                 graph = tracer.trace(caller)
             _check_unchanged(before, _plain_state(double))
         except Exception as error:

@@ -5,7 +5,7 @@ import copyreg
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,19 +44,24 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _copied(state: dict[str, Any], memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in state.items():
-        kind = type(value)
-        if name == "_compiled_call_impl":  # `nn.Module` leaves it out of its state
-            continue
-        if kind in ATOMS:
-            yield name, value
-        elif kind in TABLES and id(value) not in memo:
-            table = kind()
-            memo[id(value)] = table
-            for key, item in cast("dict[Any, Any]", value).items():
-                plain = type(item) in ATOMS
-                table[copy.deepcopy(key, memo) if type(key) not in ATOMS else key] = (
-                    item if plain else copy.deepcopy(item, memo)
-                )
-            yield name, table
-        else:
-            yield name, copy.deepcopy(value, memo)
+        if name != "_compiled_call_impl":  # `nn.Module` leaves it out of its state
+            yield name, _copy(value, memo)
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in TABLES:
+        table = memo[id(value)] = kind()
+        for key, item in value.items():
+            table[key if type(key) in ATOMS else copy.deepcopy(key, memo)] = _copy(item, memo)
+        return table
+    if kind is tuple and all(type(item) in ATOMS for item in value):
+        return value
+    if kind is set and all(type(item) in ATOMS for item in value):
+        memo[id(value)] = set(value)
+        return memo[id(value)]
+    return copy.deepcopy(value, memo)

@@ -8,14 +8,14 @@ Whatever needs a value of a hollow tensor raises `NeedsValues`; the trace then b
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_iter, tree_map
 
 from secateur.tracing.kernels import call
-from secateur.tracing.rules.registry import argument_names
+from secateur.tracing.rules.registry import Signature, signature, tensors_among
 
 Shape = Sequence[int]
 
@@ -78,44 +78,43 @@ class Hollow:
         Raises:
             NeedsValues: it depends on values that are not there.
         """
-        tensors = tensors_of(args, kwargs)
+        tensors = tensors_among((*args, *kwargs.values()))
         if not any(id(t) in self.known for t in tensors):
             return func(*args, **kwargs)
-        name: str = func._schema.name
+        said = signature(func)
+        name = said.name
         if name in REFUSED:
             raise NeedsValues(name)
-        if func._schema.is_mutable and name not in NATIVE:
-            return self._in_place(func, args)
-        if func.is_view or name in NATIVE:
+        if said.writes and name not in NATIVE:
+            return self._in_place(said, args)
+        if said.is_view or name in NATIVE:
             out = func(*args, **kwargs)
         else:
-            out = self._worked_out(func, name, args, kwargs, tensors)
-        for value in out if isinstance(out, list | tuple) else (out,):
+            out = self._worked_out(func, said, args, kwargs, tensors)
+        for value in tree_iter(out) if isinstance(out, list | tuple) else (out,):
             if isinstance(value, Tensor):
                 self.known[id(value)] = value
         return out
 
-    def _in_place(self, func: Any, args: Sequence[Any]) -> Any:
+    def _in_place(self, said: Signature, args: Sequence[Any]) -> Any:
         """The first argument, left as it is. Values that were there must not be overwritten by ones that are not."""
-        if not isinstance(args[0], Tensor) or id(args[0]) not in self.known or len(func._schema.returns) != 1:
-            raise NeedsValues(func._schema.name)
+        if not isinstance(args[0], Tensor) or id(args[0]) not in self.known or said.returns != 1:
+            raise NeedsValues(said.name)
         return args[0]
 
-    def _worked_out(
-        self, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]
+    def _worked_out(self, func: Any, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]
     ) -> Any:
-        known = SHAPES.get(name)
+        known = SHAPES.get(said.name)
         if known is not None:
-            names = argument_names(func)
-            arguments = dict(names)
-            arguments.update(zip((n for n, _ in names), args, strict=False))
+            arguments = dict(said.arguments)
+            arguments.update(zip((n for n, _ in said.arguments), args, strict=False))
             arguments.update(kwargs)
             try:
                 made = [hollow(s, tensors[0].dtype) for s in known(arguments)]
             except Unsure:
                 return self._by_meta(func, args, kwargs)
-            return made[0] if len(func._schema.returns) == 1 else tuple(made)
-        if name in SAME or self.pointwise(func):
+            return made[0] if said.returns == 1 else tuple(made)
+        if said.name in SAME or self.pointwise(func):
             shape = broadcast([tuple(t.shape) for t in tensors])
             return self._dressed(_tiny(func, args, kwargs, tensors), shape)
         return self._by_meta(func, args, kwargs)
@@ -143,19 +142,7 @@ class Hollow:
             return hollow(out.shape, out.dtype)
         if not isinstance(out, list | tuple):
             raise NeedsValues(func._schema.name)
-        parts = [hollow(t.shape, t.dtype) if isinstance(t, Tensor) else t for t in cast("list[Any]", out)]
-        return parts if isinstance(out, list) else tuple(parts)
-
-
-def tensors_of(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Every tensor among the arguments, those in lists included."""
-    found: list[Tensor] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
-    return found
+        return tree_map(lambda t: hollow(t.shape, t.dtype) if isinstance(t, Tensor) else t, out)
 
 
 def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -207,11 +194,22 @@ def shape_of(*names: str) -> Callable[[Callable[[Arguments], Sequence[Shape]]], 
     return register
 
 
+def demand(fits: bool, *tensors: Tensor) -> None:
+    """Leave it to torch to say what does not fit; all operands are of one type.
+
+    Raises:
+        NeedsValues: they do not fit.
+    """
+    if not fits or len({t.dtype for t in tensors}) > 1:
+        raise NeedsValues("operands do not fit")
+
+
 @shape_of("aten::convolution")
 def convolution(a: Arguments) -> Sequence[Shape]:
     x, weight, rank = a["input"].shape, a["weight"].shape, len(a["weight"].shape) - 2
     if len(x) != rank + 2:
         raise NeedsValues("a convolution without a batch")
+    demand(x[1] == (weight[0] if a["transposed"] else weight[1] * a["groups"]), a["input"], a["weight"])
 
     def each(name: str) -> list[int]:
         values = [int(v) for v in a[name]]
@@ -225,18 +223,22 @@ def convolution(a: Arguments) -> Sequence[Shape]:
             spatial.append((x[2 + k] - 1) * stride[k] - 2 * padding[k] + reach + each("output_padding")[k] + 1)
         else:
             spatial.append((x[2 + k] + 2 * padding[k] - reach - 1) // stride[k] + 1)
+    demand(all(size > 0 for size in spatial))
     channels = weight[1] * a["groups"] if a["transposed"] else weight[0]
     return [(x[0], channels, *spatial)]
 
 
 @shape_of("aten::native_batch_norm", "aten::_native_batch_norm_legit_no_training")
 def batch_norm(a: Arguments) -> Sequence[Shape]:
+    tables = [a[name] for name in ("weight", "bias", "running_mean", "running_var") if a[name] is not None]
+    demand(all(tuple(t.shape) == tuple(a["input"].shape[1:2]) for t in tables))
     return [a["input"].shape, (0,), (0,)]
 
 
 @shape_of("aten::native_layer_norm")
 def layer_norm(a: Arguments) -> Sequence[Shape]:
     shape = tuple(a["input"].shape)
+    demand(shape[-len(a["normalized_shape"]) :] == tuple(a["normalized_shape"]), a["input"])
     batch = shape[: len(shape) - len(a["normalized_shape"])]
     side = (*batch, *(1 for _ in a["normalized_shape"]))
     return [shape, side, side]
@@ -244,16 +246,21 @@ def layer_norm(a: Arguments) -> Sequence[Shape]:
 
 @shape_of("aten::addmm")
 def addmm(a: Arguments) -> Sequence[Shape]:
+    first, second = a["mat1"], a["mat2"]
+    demand(first.shape[1] == second.shape[0] and a["self"].shape[-1] in (1, second.shape[1]), first, second, a["self"])
     return [(a["mat1"].shape[0], a["mat2"].shape[1])]
 
 
 @shape_of("aten::mm")
 def mm(a: Arguments) -> Sequence[Shape]:
+    demand(a["self"].shape[1] == a["mat2"].shape[0], a["self"], a["mat2"])
     return [(a["self"].shape[0], a["mat2"].shape[1])]
 
 
 @shape_of("aten::bmm")
 def bmm(a: Arguments) -> Sequence[Shape]:
+    first, second = a["self"], a["mat2"]
+    demand(first.shape[2] == second.shape[1] and first.shape[0] == second.shape[0], first, second)
     return [(*a["self"].shape[:2], a["mat2"].shape[2])]
 
 
@@ -266,6 +273,7 @@ def grouped_mm(a: Arguments) -> Sequence[Shape]:
 
 @shape_of("aten::embedding")
 def embedding(a: Arguments) -> Sequence[Shape]:
+    demand(a["indices"].dtype in (torch.int32, torch.int64))
     return [(*a["indices"].shape, a["weight"].shape[1])]
 
 
@@ -286,10 +294,12 @@ def cat(a: Arguments) -> Sequence[Shape]:
     if len({t.dtype for t in a["tensors"]}) > 1 or any(len(s) != len(shapes[0]) for s in shapes):
         raise Unsure
     at = a["dim"] % len(shapes[0])
+    demand(len({(*s[:at], *s[at + 1 :]) for s in shapes}) == 1)
     return [(*shapes[0][:at], sum(s[at] for s in shapes), *shapes[0][at + 1 :])]
 
 
 @shape_of("aten::_scaled_dot_product_flash_attention_for_cpu")
 def attention(a: Arguments) -> Sequence[Shape]:
-    query, value = a["query"].shape, a["value"].shape
+    query, key, value = (a[name].shape for name in ("query", "key", "value"))
+    demand(query[:-2] == key[:-2] == value[:-2] and query[-1] == key[-1] and key[-2] == value[-2])
     return [(*query[:-1], value[-1]), query[:-1]]

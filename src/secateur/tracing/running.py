@@ -102,6 +102,7 @@ def run(
     name_units(double, sizes)
     call = _interpret(double, sizes) if isinstance(double, fx.GraphModule) and graph is not None else double
     stand_ins = named_tensors(double)
+    tracer.originals = {id(tensor): name for name, tensor in named_tensors(original).items()}
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
     for name, tensor in stand_ins.items():

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.tracing.rules.registry import Op, segments
+from secateur.axes import segments
+from secateur.tracing.rules.registry import Op
 
 Masks = list[Tensor]  # for each dim, (size,) bool
 

@@ -1,6 +1,9 @@
 """A stand-in for the user's model that can be run and tampered with, so that the model itself never is."""
 
 import copy
+import io
+import threading
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -14,7 +17,10 @@ from secateur.origins import Attribute, Session, SourcedInt
 from secateur.tracing.copying import copy_module
 
 TAGGED = {int, tuple, list, torch.Size}
-OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef)  # these refuse to be copied
+# These refuse to be copied; a copy of the model holds the same ones.
+SHARED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef, torch.library.Library,
+          types.ModuleType, io.IOBase, type(threading.Lock()), type(threading.RLock()))  # fmt: skip
+PARALLEL = ("torch.nn.parallel.distributed", "torch.distributed.")
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -34,14 +40,9 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     Raises:
         ModelError: where the model holds something that can't be copied.
     """
-    scripted = [path or "the model" for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
-    if scripted:
-        raise ModelError(
-            f"{scripted[0]} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be changed. "
-            "Pass the model as it was before."
-        )
+    check_kind(model)
     values = [v for m in model.modules() for v in vars(m).values()]
-    memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, OPERATORS)}
+    memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, SHARED)}
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
@@ -58,6 +59,28 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         ) from error
     _check_copy(model, double, memo)
     return double
+
+
+def check_kind(model: nn.Module) -> None:
+    """Refuse modules that can't be copied or changed: what torch made of the user's own, and what is not made yet.
+
+    Raises:
+        ModelError: with what to pass in their place.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path or 'the model'} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be "
+                "changed. Pass the model as it was before."
+            )
+        lazy = [name for name, tensor in module.named_parameters(path, recurse=False) if nn.parameter.is_lazy(tensor)]
+        if lazy:
+            raise ModelError(f"{lazy[0]} has no shape yet: call the model once on the example inputs first.")
+        if type(module).__module__.startswith(PARALLEL):
+            raise ModelError(
+                f"{path or 'the model'} is wrapped in {type(module).__name__} for training in parallel. Pass the "
+                "module inside (model.module), and wrap the smaller one."
+            )
 
 
 def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> None:
@@ -118,8 +141,9 @@ def tag_attributes(model: nn.Module, session: Session, original: nn.Module) -> N
             tagged = _tagged(getattr(module, name, None), path, name, session)
             if tagged is not None:
                 object.__setattr__(module, name, tagged)
-    own = {id(held) for _, _, held in objects.on_modules(original)}
-    for path, inner, held in list(objects.on_modules(model)):
+    configs = list(objects.on_modules(model))
+    own = {id(held) for _, _, held in objects.on_modules(original)} if configs else set[int]()
+    for path, inner, held in configs:
         for step, value in objects.items(held).items() if id(held) not in own else ():
             tagged = _tagged(value, path, f"{inner}.{step}", session)
             if tagged is not None:
@@ -132,6 +156,6 @@ def _tagged(value: Any, path: str, name: str, session: Session) -> Any:
     if type(value) not in (tuple, list, torch.Size):
         return None
     items = cast("list[Any]", value)
-    if not items or any(type(v) is not int for v in items):
+    if not any(type(v) is int and v > 1 for v in items) or any(type(v) is not int for v in items):
         return None
     return type(value)(SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(items))

@@ -76,7 +76,7 @@ class Builder:
 
     def build(self) -> Graph:
         scales = self._scales()
-        found = relax([*self.run.uses, *self._numbers()], self.names, self.infos, self.run.dims)
+        found = relax([*self.run.uses, *self._numbers(), *self._comparisons()], self.names, self.infos, self.run.dims)
         captured = self._capture(found.stuck) if found.stuck else None
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
@@ -121,6 +121,15 @@ class Builder:
         """Sizes that the code calculates with must keep their values."""
         found = self.run.tracer.numbers
         return [Use(origin, Leaf(None, evaluate(origin, {}, {})), NUMBER, place) for origin, place in found]
+
+    def _comparisons(self) -> list[Use]:
+        """Sizes that the code found to be equal must stay so, or it would go another way."""
+        uses: list[Use] = []
+        for a, b, place in self.run.tracer.comparisons:
+            origin, shape = (a, b) if isinstance(b, Shape) else (b, a)
+            if isinstance(shape, Shape):
+                uses.append(Use(origin, shape.dim, "==", place))
+        return uses
 
     def _capture(self, stuck: list[Equation]) -> Sizes | None:
         """The sizes of the captured graph, which can all be set; without one, what is stuck freezes."""

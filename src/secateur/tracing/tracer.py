@@ -12,16 +12,18 @@ from torch.utils._pytree import tree_iter
 
 from secateur.axes import Algebra, Expr, resolve
 from secateur.errors import TraceError
-from secateur.origins import Origin
+from secateur.origins import Origin, Shape
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
-from secateur.tracing.rules.registry import location
+from secateur.tracing.rules.registry import location, signature
 
 # Queries that dispatch sees but that compute nothing.
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
 # Copies of a tensor as it is, or in another form: they compute nothing with it.
 COPIES = {"aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::lift_fresh_copy"}
+# Operations that have no result for some numbers, zero among them.
+QUOTIENTS = {"aten::div", "aten::reciprocal", "aten::rsqrt", "aten::log", "aten::pow", "aten::_weight_norm_interface"}
 # Operations whose output holds values of their one tensor, besides the views of it.
 CARRIERS = COPIES | {"aten::contiguous", "aten::repeat", "aten::flip", "aten::roll", "aten::_reshape_alias"}
 
@@ -40,8 +42,8 @@ def is_pointwise(func: Any) -> bool:
 
 def find_rule(func: Any) -> Rule | None:
     """The rule of an operation: its own, its functional twin's, the pointwise one, or None."""
-    name = func._schema.name
-    found = RULES.get(name) or RULES.get(name.rstrip("_"))
+    said = signature(func)
+    found = RULES.get(said.name) or RULES.get(said.plain)
     return found or (pointwise if is_pointwise(func) else None)
 
 
@@ -77,8 +79,11 @@ class Tracer(TorchDispatchMode):
         hollow: how results of hollow tensors come about; None where operations are run.
         made: for each tensor, by id, the operation that made it, and which of its outputs it is.
         numbers: sizes that became floats (a scale, most often), with the place.
+        comparisons: pairs of sizes that the code found to be equal, one of a tensor at least, with the place.
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
             normalises, and the dims of its outputs (the proof's way to look at kept units alone).
+        repaired: what is done in place to results of operations that may divide nothing by nothing.
+        originals: names of the tensors of the model that the run is on a copy of, by id.
         unknown: operations without a rule, with their place.
         least: dims with the fewest units that an operation on them can do with (the k of a top-k).
         steps: dims with a number that their size must be a multiple of.
@@ -94,12 +99,15 @@ class Tracer(TorchDispatchMode):
         self.normalising: list[tuple[Expr, str]] = []
         self.implicit_scales: list[tuple[Tensor, Expr, str]] = []
         self.numbers: list[tuple[Origin, str]] = []
+        self.comparisons: list[tuple[Origin, Origin, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.least: list[tuple[Expr, int]] = []
         self.steps: list[tuple[Expr, int]] = []
         self.adopted: Callable[[Op, Sequence[Expr], Sequence[Dims]], Any] | None = None
+        self.repaired: Callable[[Tensor, Dims], None] | None = None
         self.made: dict[int, tuple[Op, int]] = {}
         self.hollow: Hollow | None = None
+        self.originals: dict[int, str] = {}
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
@@ -113,9 +121,16 @@ class Tracer(TorchDispatchMode):
         """The resolved dims of a tensor; frozen ones for a constant that nobody introduced."""
         known = self._dims.get(id(tensor))
         if known is None:
-            reason = f"a tensor that is neither a parameter, a buffer nor computed from one, at {location()}"
+            reason = f"{self._unknown(tensor)}, at {location()}"
             known = self.set_dims(tensor, [self.algebra.fixed(s, reason) for s in tensor.shape])
         return [resolve(d) for d in known]
+
+    def _unknown(self, tensor: Tensor) -> str:
+        """What a tensor is that nobody introduced."""
+        own = self.originals.get(id(tensor))
+        if own is not None:
+            return f"a function that holds the model itself, whose {own} it uses, and would go on using uncut"
+        return "a tensor that is neither a parameter, a buffer nor computed from one"
 
     def set_dims(self, tensor: Tensor, dims: Dims) -> Dims:
         if [d.size for d in dims] != list(tensor.shape):
@@ -159,6 +174,10 @@ class Tracer(TorchDispatchMode):
         self.normalising.extend((dim, reason) for dim in dims)
         self._pending = (*self._pending, *dims)
 
+    def compared(self, a: Origin, b: Origin) -> None:
+        if a != b and (isinstance(a, Shape) or isinstance(b, Shape)):
+            self.comparisons.append((a, b, location()))
+
     def escaped(self, origin: Origin) -> None:
         self.numbers.append((origin, location()))
 
@@ -171,11 +190,12 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._opaque(func, args, kwargs)
-        name = func._schema.name
+        said = signature(func)
+        name, writes = said.name, said.writes  # an operation may give its result in an argument, and return nothing
         strides = args[0].stride() if name.startswith("aten::as_strided") else ()  # in place, it changes them
         out = self.hollow.compute(func, args, kwargs) if self.hollow else call(func, args, kwargs)
-        writes = func._schema.is_mutable  # an operation may give its result in an argument, and return nothing
-        if name in QUERIES or not (writes or any(isinstance(v, Tensor) for v in tree_iter(out))):
+        gives = isinstance(out, Tensor) or writes or any(isinstance(v, Tensor) for v in tree_iter(out))
+        if name in QUERIES or not gives:
             self._freeze_read(func, args, kwargs, out)
             return out
         op = Op(self, func, args, kwargs, out)
@@ -188,12 +208,14 @@ class Tracer(TorchDispatchMode):
             self.unknown.append((name, location()))
             results = freeze_everything(op)
         else:
-            results = _results(op, found)
+            results = self._by_rule(op, found)
         if self._positions:
             self._settle_positions(op)
         if self._pending and self.adopted is not None:
             out = op.out = self.adopted(op, self._pending, results)
-        if not (func.is_view or name in COPIES):
+        elif self.repaired is not None and said.plain in QUOTIENTS:
+            self.repaired(op.outputs()[0], results[0])
+        if not (said.is_view or name in COPIES):
             weights = [t for t in op.tensors() if self.is_weight(t)]
             self.computed.update((id(d), d) for t in weights for d in self._dims[id(t)])
         from_weights = all(self.is_weight(t) or id(t) in op.accounted for t in op.tensors())
@@ -221,12 +243,23 @@ class Tracer(TorchDispatchMode):
                 self.set_dims(tensor, [self.algebra.fixed(size, reason) for size in tensor.shape])
         return out
 
+    def _by_rule(self, op: Op, found: Rule) -> Sequence[Dims]:
+        """What the rule says. A form of one of torch's operations that its rule does not fit counts as unknown."""
+        try:
+            return _results(op, found)
+        except (LookupError, TypeError, ValueError, AttributeError, TraceError):
+            if not op.name.startswith("aten::"):
+                raise
+        self._pending = ()
+        self.unknown.append((op.name, location()))
+        return freeze_everything(op)
+
     def _settle_positions(self, op: Op) -> None:
         """Positions stay positions when they are moved or copied. In an operation that uses them otherwise than its
         rule says they are numbers like others, and what they number must not shift.
         """
         tensors = list(op.tensors())
-        if len(tensors) == 1 and (op.func.is_view or op.name in CARRIERS) and _can_count(op):
+        if len(tensors) == 1 and (signature(op.func).is_view or op.name in CARRIERS) and _can_count(op):
             op.carry(tensors[0])
         for tensor in tensors:
             if id(tensor) in self._positions and id(tensor) not in op.accounted:

@@ -3,6 +3,7 @@
 from secateur.tracing.rules import contraction as contraction
 from secateur.tracing.rules import creation as creation
 from secateur.tracing.rules import indexing as indexing
+from secateur.tracing.rules import matrices as matrices
 from secateur.tracing.rules import movement as movement
 from secateur.tracing.rules import normalisation as normalisation
 from secateur.tracing.rules import positions as positions

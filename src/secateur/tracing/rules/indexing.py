@@ -25,6 +25,12 @@ def embedding_renorm(op: Op) -> Dims:
     return [rows, width]
 
 
+@rule("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::bincount", "aten::histc")
+def census(op: Op) -> list[Dims]:
+    """Which values there are, and how often: every one of them counts."""
+    return freeze_everything(op)
+
+
 @rule("aten::_pack_padded_sequence")
 def pack(op: Op) -> list[Dims]:
     """(steps, batch, ...) or (batch, steps, ...) becomes (steps of all samples, ...)."""
@@ -41,6 +47,16 @@ def bucketize(op: Op) -> Dims | list[Dims]:
         return freeze_everything(op)
     op.freeze(*op.dims("boundaries"))
     return op.dims("self")
+
+
+@rule("aten::isin")
+def contained(op: Op) -> Dims | list[Dims]:
+    """Whether each number is among some others."""
+    if not isinstance(op.arguments.get("elements"), Tensor):
+        return freeze_everything(op)
+    if isinstance(op.arguments.get("test_elements"), Tensor):
+        op.freeze(*op.dims("test_elements"))
+    return op.dims("elements")
 
 
 @rule("aten::searchsorted")

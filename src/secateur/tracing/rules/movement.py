@@ -9,7 +9,9 @@ from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule, s
 
 
 @rule("aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias", "aten::unflatten", "aten::flatten")
-def reshape(op: Op) -> Dims:
+def reshape(op: Op) -> Dims | list[Dims]:
+    if "dtype" in op and op["self"].element_size() != op.out.element_size():
+        return freeze_everything(op)  # the same bytes, read as numbers of another size
     if list(op.out.shape) == list(op["self"].shape):
         return same(op)
     return op.regroup(op.dims("self"), op.out.shape)

@@ -94,7 +94,7 @@ def vector_norm(op: Op) -> Dims:
     return reduced(op)[1]
 
 
-@rule("aten::mean", "aten::amax", "aten::amin", "aten::var", "aten::std")
+@rule("aten::mean", "aten::amax", "aten::amin", "aten::var", "aten::std", "aten::logsumexp", "aten::prod")
 def mean(op: Op) -> Dims:
     gone, result = reduced(op)
     op.normalises(*gone)
@@ -136,8 +136,6 @@ def best(op: Op) -> Dims:
 
 
 @rule(
-    "aten::logsumexp",
-    "aten::prod",
     "aten::all",
     "aten::any",
     "aten::median",

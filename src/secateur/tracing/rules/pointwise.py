@@ -36,6 +36,7 @@ UNTAGGED = (
     "aten::imag",
     "aten::complex",
     "aten::polar",
+    "aten::renorm",
 )
 
 
@@ -45,6 +46,13 @@ def pointwise(op: Op) -> Dims | list[Dims]:
     outputs, operands = op.outputs(), list(op.tensors())
     dims = broadcast(op, outputs[0] if outputs else max(operands, key=Tensor.numel), operands)
     return [list(dims) for _ in outputs] if len(outputs) > 1 else dims
+
+
+@rule("aten::log_sigmoid_forward")
+def with_buffer(op: Op) -> list[Dims]:
+    """A second output helps the backward pass; some devices leave it empty."""
+    dims = op.dims("self")
+    return [dims if t.shape == op["self"].shape else op.fixed(t) for t in op.outputs()]
 
 
 @rule("aten::glu")

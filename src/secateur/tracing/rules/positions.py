@@ -9,8 +9,6 @@ from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
 
 
 @rule(
-    "aten::_log_softmax",
-    "aten::log_softmax",
     "aten::cumprod",
     "aten::logcumsumexp",
     "aten::sort",
@@ -36,7 +34,7 @@ def _replaced(op: Op, dims: Dims, at: int, out: Tensor) -> Dims:
     return list(dims)
 
 
-@rule("aten::_softmax", "aten::softmax", "aten::_safe_softmax")
+@rule("aten::_softmax", "aten::softmax", "aten::_safe_softmax", "aten::_log_softmax", "aten::log_softmax")
 def softmax(op: Op) -> Dims:
     """Shares of a whole: when a unit goes, those of the others grow."""
     dims = op.dims("self")

@@ -8,7 +8,7 @@ from secateur.tracing.rules.registry import Dims, Op, rule
 
 @rule("aten::_thnn_fused_lstm_cell")
 def lstm_cell(op: Op) -> list[Dims]:
-    """Gates (N, 4H) of inputs and of hidden states, cell state (N, H): new states, and the gates for the backward pass."""
+    """Gates (N, 4H) of inputs and of hidden states, cell state (N, H): new states, and gates for the backward pass."""
     n, h = _gates(op, op.dims("cx"), 4)
     return [[n, h], [n, h], [n, op.algebra.concat([h] * 4)]]
 

@@ -1,7 +1,8 @@
 """How a rule sees one ATen operation, and where rules are kept."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -31,10 +32,39 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What torch says of an operation, looked up once.
+
+    Attributes:
+        name: ``aten::relu_``.
+        plain: the name without the mark of operations in place, ``aten::relu``.
+        is_view: the result is a view of an argument.
+        writes: it changes an argument.
+        returns: number of results.
+        arguments: names and defaults of the arguments, in order.
+    """
+
+    name: str
+    plain: str
+    is_view: bool
+    writes: bool
+    returns: int
+    arguments: tuple[tuple[str, Any], ...]
+
+
 @cache
-def argument_names(func: Any) -> tuple[tuple[str, Any], ...]:
-    """Names and defaults of an operation's arguments, in order."""
-    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in func._schema.arguments)
+def signature(func: Any) -> Signature:
+    """The signature of an operation."""
+    schema = func._schema
+    return Signature(
+        name=schema.name,
+        plain=schema.name.rstrip("_"),
+        is_view=bool(func.is_view),
+        writes=bool(schema.is_mutable),
+        returns=len(schema.returns),
+        arguments=tuple((a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments),
+    )
 
 
 INTERNAL = ("/torch/", "/secateur/tracing/", "/secateur/origins.py", "importlib", "<eval_with_key", "<string>",
@@ -57,14 +87,28 @@ def location() -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """File and line of the last of the user's code that an error came through."""
-    place, trace = "unknown place", error.__traceback__
+    """File and line of the last of the user's code that an error came through, or of the last of torch's layers."""
+    place = layer = ""
+    trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if not any(part in name for part in INTERNAL) and not name.endswith(CALLERS):
             place = f"{name}:{trace.tb_lineno}"
+        elif "/torch/nn/modules/" in name and not name.endswith(("/module.py", "/container.py")):
+            layer = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return place
+    return place or layer or "unknown place"
+
+
+def tensors_among(values: Iterable[Any]) -> list[Tensor]:
+    """Every tensor of a call's arguments, those in lists included."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
+    return found
 
 
 class Op:
@@ -73,6 +117,7 @@ class Op:
     Attributes:
         out: what the operation returned.
         func: the overload that ran.
+        name: of the operation, without overload.
         strides: those that the first tensor had before an operation that may change them.
     """
 
@@ -81,16 +126,15 @@ class Op:
     def __init__(self, tracer: Any, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         self.tracer, self.func, self.out = tracer, func, out
         self.algebra: Algebra = tracer.algebra
-        names = argument_names(func)
+        said = signature(func)
+        self.name = said.name
+        names = said.arguments
         self.arguments: dict[str, Any] = dict(names)
         self.arguments.update(zip((n for n, _ in names), args, strict=False))
         self.arguments.update(kwargs)
+        self._operands: list[Tensor] | None = None
         self.named: dict[int, Expr] = {}  # outputs whose values are positions, by number, and along which dim
         self.accounted: set[int] = set()  # ids of operands whose values are positions, and used as such
-
-    @property
-    def name(self) -> str:
-        return str(self.func._schema.name)
 
     def __getitem__(self, argument: str) -> Any:
         if argument not in self.arguments:
@@ -111,17 +155,17 @@ class Op:
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor among the arguments, those in lists included."""
-        for value in self.arguments.values():
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, list | tuple):
-                yield from (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
+        if self._operands is None:
+            self._operands = tensors_among(self.arguments.values())
+        return iter(self._operands)
 
     def outputs(self) -> list[Tensor]:
-        """Every tensor among the outputs."""
+        """Every tensor among the outputs, those in lists included."""
         if isinstance(self.out, Tensor):
             return [self.out]
-        return [v for v in self.out if isinstance(v, Tensor)] if isinstance(self.out, list | tuple) else []
+        if not isinstance(self.out, list | tuple):
+            return []
+        return [t for v in self.out for t in (v if isinstance(v, list) else (v,)) if isinstance(t, Tensor)]
 
     # ------------------------------------------------------------------ statements
 
@@ -141,15 +185,7 @@ class Op:
 
     def regroup(self, dims: Dims, sizes: Sequence[int]) -> Dims:
         """The dims after a reshape; those that can't be followed freeze, the others pass."""
-        out: Dims = []
-        wanted = [int(s) for s in sizes]
-        for before, after in segments([d.size for d in dims], wanted):
-            found = self.algebra.regroup(dims[before], wanted[after])
-            if found is None:
-                self.freeze(*dims[before])
-                found = [self.algebra.fixed(s, self.why) for s in wanted[after]]
-            out += found
-        return out
+        return self.algebra.reshape(dims, [int(s) for s in sizes], lambda: self.why)
 
     def pieces(self, dim: Expr, sizes: Sequence[int]) -> Dims:
         """The parts of a dim; frozen where it can't be followed."""
@@ -233,23 +269,6 @@ class Op:
 
     def wrap(self, dim: int, tensor: Tensor) -> int:
         return dim % max(tensor.dim(), 1)
-
-
-def segments(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """A reshape in parts that are independent: the shortest runs of both shapes with the same product."""
-    if 0 in after:
-        yield slice(0, len(before)), slice(0, len(after))
-        return
-    i = j = 0
-    while i < len(before) or j < len(after):
-        first, start = i, j
-        left = right = 1
-        while left != right or (i == first and j == start):
-            if j >= len(after) or (i < len(before) and left <= right):
-                left, i = left * before[i], i + 1
-            else:
-                right, j = right * after[j], j + 1
-        yield slice(first, i), slice(start, j)
 
 
 def freeze_everything(op: Op) -> list[Dims]:

@@ -68,6 +68,15 @@ def unfold(op: Op) -> Dims:
     return [*dims[:at], places, *dims[at + 1 :], inner]
 
 
+@rule("aten::unfold_backward")
+def overlap_add(op: Op) -> Dims:
+    """Windows of one dim, their positions last, are added up where they overlap."""
+    *dims, inner = op.dims("grad_in")
+    at = int(op["dim"]) % len(dims)
+    op.freeze(dims[at], inner)
+    return [*dims[:at], op.algebra.fixed(int(op.out.shape[at]), op.why), *dims[at + 1 :]]
+
+
 @rule("aten::im2col")
 def im2col(op: Op) -> Dims:
     """(B, C, H, W) becomes (B, (C window), places)."""
