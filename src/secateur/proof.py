@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -30,6 +31,7 @@ from secateur.tracing.surroundings import quiet_backends, seed_draws
 from secateur.tracing.tracer import Tracer
 
 Inputs = tuple[Args, Kwargs]
+HOOKED = ("g", "v", "orig", "u")  # what a weight that a hook computes is kept as
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}  # share of an output's scale
 
 
@@ -240,7 +242,8 @@ def silenced(
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
     hooked = _normed_by_hook(model)
-    direct = {n: at for n, at in plan.kept.items() if ".parametrizations." not in f".{n}" and n[:-2] not in hooked}
+    made = {f"{name}_{part}" for name in hooked for part in HOOKED}
+    direct = {n: at for n, at in plan.kept.items() if ".parametrizations." not in f".{n}" and n not in made}
     copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
     _silence_parametrised(copy, plan)
     _silence_hooked(copy, plan)
@@ -293,20 +296,22 @@ def _silence_parametrised(model: nn.Module, plan: Plan) -> None:
 
 
 def _normed_by_hook(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Weights that the old weight_norm computes before each call, by qualified name."""
+    """Weights that the old weight_norm and spectral_norm compute before each call, by qualified name."""
     return {
         f"{path}.{hook.name}".removeprefix("."): (module, hook.name)
         for path, module in model.named_modules()
         for hook in module._forward_pre_hooks.values()
-        if isinstance(hook, WeightNorm)
+        if isinstance(hook, WeightNorm | SpectralNorm)
     }
 
 
 def _silence_hooked(model: nn.Module, plan: Plan) -> None:
     """The same for weights that a hook computes: another hook behind it."""
     for weight, (module, name) in _normed_by_hook(model).items():
-        if kept := plan.kept.get(f"{weight}_v"):
-            module.register_forward_pre_hook(partial(_mask_hooked, name, _Mask(getattr(module, f"{name}_v"), kept)))
+        original = "orig" if hasattr(module, f"{name}_orig") else "v"
+        if kept := plan.kept.get(f"{weight}_{original}"):
+            mask = _Mask(getattr(module, f"{name}_{original}"), kept)
+            module.register_forward_pre_hook(partial(_mask_hooked, name, mask))
 
 
 def _mask_hooked(name: str, mask: _Mask, module: nn.Module, args: Any) -> None:

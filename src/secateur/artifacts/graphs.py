@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from secateur.errors import ArtifactError
+from secateur.tracing.factories import FACTORIES
 
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "matmul", "getitem", "eq", "ne", "lt",
              "le", "gt", "ge", "and_", "or_", "invert", "iadd", "isub", "imul", "itruediv", "setitem")  # fmt: skip
-READ_ATTRIBUTES = ("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda")
+READ_ATTRIBUTES = ("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda", "min", "max", "eps", "tiny")
 NAMESPACES: dict[str, Any] = {
     "torch.nn.functional": F,
     "torch": torch,
@@ -53,7 +54,7 @@ def functions() -> dict[str, Any]:
             ):
                 table[f"{prefix}.{name}"] = function
     table |= {f"operator.{name}": getattr(operator, name) for name in OPERATORS}
-    for name in ("zeros", "ones", "full", "arange", "empty", "tensor", "eye"):
+    for name in FACTORIES:
         table[f"torch.{name}"] = getattr(torch, name)
     return table | {"getattr": getattr, "operator.not_": operator.not_, "torch._assert": torch._assert}
 

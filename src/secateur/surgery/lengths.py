@@ -1,26 +1,33 @@
-"""Weight normalisation holds a weight as directions and lengths. What loses a part of a direction gets a new length."""
+"""Weights that are computed with a norm keep what they compute: what loses a part gets the old norm back.
+
+Weight normalisation holds a weight as directions and lengths: a direction that loses a part gets a new length. Spectral
+normalisation divides a weight by ``u @ weight @ v``: new vectors u and v give the number that the whole weight gave.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.surgery.reindex import take
 
+STEPS = 15  # of the power iteration, as torch does when it makes u and v
+
 
 def lengths(model: nn.Module, kept: Mapping[int, Mapping[int, Tensor]]) -> dict[int, Tensor]:
-    """New lengths where they must change, so that the part of a weight that stays is what it was.
+    """New lengths and vectors where they must change, so that the part of a weight that stays is what it was.
 
     Args:
         model: before surgery.
         kept: positions of each dim that stay, by the id of the tensor.
 
     Returns:
-        The new lengths by the id of the old ones.
+        The new tensors by the id of the old ones.
     """
     found: dict[int, Tensor] = {}
     for length, direction, dim in _normalised(model):
@@ -29,7 +36,41 @@ def lengths(model: nn.Module, kept: Mapping[int, Mapping[int, Tensor]]) -> dict[
             exact = torch.promote_types(direction.dtype, torch.float32)
             weight = torch._weight_norm(direction.detach().to(exact), length.detach().to(exact), dim)
             found[id(length)] = torch.norm_except_dim(take(weight, at), 2, dim).to(length.dtype)
+    for weight, u, v, dim in _divided(model):
+        if at := kept.get(id(weight)):
+            found[id(u)], found[id(v)] = _vectors(weight, u, v, dim, at)
     return found
+
+
+def _vectors(weight: Tensor, u: Tensor, v: Tensor, dim: int, kept: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first singular vectors of what is kept, u as long as it takes for ``u @ kept @ v`` to be what it was."""
+    exact = torch.float64  # vectors that were never iterated nearly cancel
+    whole = weight.detach().to(exact)
+    norm = u.to(exact) @ _matrix(whole, dim) @ v.to(exact)
+    matrix = _matrix(take(whole, kept), dim)
+    left, right = u.new_ones(matrix.shape[0], dtype=exact), v.new_ones(matrix.shape[1], dtype=exact)
+    for _ in range(STEPS):
+        left = nn.functional.normalize(matrix @ right, dim=0)
+        right = nn.functional.normalize(matrix.T @ left, dim=0)
+    found = left @ matrix @ right
+    return (left * (norm / found) if found else left).to(u.dtype), right.to(v.dtype)
+
+
+def _matrix(weight: Tensor, dim: int) -> Tensor:
+    return weight.movedim(dim, 0).flatten(1)
+
+
+def _divided(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """Weights that spectral normalisation divides, its vectors u and v, and the dim that it takes for rows."""
+    for module in model.modules():
+        if isinstance(module, ParametrizationList):
+            computed: Any = module
+            for norm in (p for p in module if isinstance(p, _SpectralNorm) and hasattr(p, "_u")):
+                yield computed.original, norm._u, norm._v, norm.dim
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                weight, u, v = (getattr(module, f"{hook.name}_{part}") for part in ("orig", "u", "v"))
+                yield weight, u, v, hook.dim
 
 
 def _normalised(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:

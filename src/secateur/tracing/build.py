@@ -158,13 +158,13 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     equations = [_equation(use, names) for use in binding(uses, names.frozen | names.names.keys())]
     settings: dict[Site, Expr] = {}
     for equation in equations:
-        if isinstance(equation.origin, Attribute) and set(equation.axes) & prunable.keys():
+        if isinstance(equation.origin, Site) and set(equation.axes) & prunable.keys():
             settings.setdefault(equation.origin, equation.target)
     for equation in equations:
         _solve(equation, settings, prunable)
     rest: dict[tuple[Origin, Expr], Equation] = {}
     for equation in equations:
-        sites = {a for a in atoms(equation.origin) if isinstance(a, Attribute)}
+        sites = {a for a in atoms(equation.origin) if isinstance(a, Site)}
         concerned = set(equation.axes) & prunable.keys() or sites & settings.keys()
         if concerned and settings.get(equation.origin) != equation.target:  # type: ignore[arg-type]
             rest.setdefault((equation.origin, equation.target), equation)
@@ -276,7 +276,7 @@ def _satisfied(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) ->
 
 def _solve(equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int]) -> None:
     """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold."""
-    unknown = [a for a in atoms(equation.origin) if isinstance(a, Attribute) and a not in settings]
+    unknown = [a for a in atoms(equation.origin) if isinstance(a, Site) and a not in settings]
     if len(set(unknown)) != 1 or not set(equation.axes) & prunable.keys():
         return
     for part in _parts(equation.target):
@@ -332,7 +332,7 @@ def describe(origin: Origin) -> str:
 
 def _involved(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> list[str]:
     """The prunable axes that an equation depends on, through shapes, settings and its target."""
-    set_by = [sizes.settings[a] for a in atoms(equation.origin) if isinstance(a, Attribute) and a in sizes.settings]
+    set_by = [sizes.settings[a] for a in atoms(equation.origin) if isinstance(a, Site) and a in sizes.settings]
     return [n for n in dict.fromkeys([*equation.axes, *named(set_by)]) if n in prunable]
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import TraceError
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.errors import SurgeryError
 from secateur.tracing.factories import recorded_factories
@@ -25,6 +24,7 @@ CONSTANT = "secateur_constant"
 OTHER_BRANCH = (
     "this rewritten model was captured on inputs that take another branch of forward; prune with inputs like these"
 )
+NOT_USERS = ("tracing/capture.py", "tracing/factories.py", '"<string>"', "torch/fx/", "torch/functional.py")
 SKIPPED = "model"  # name of the traced model inside its caller
 
 
@@ -77,6 +77,16 @@ class _Proxy(fx.Proxy):
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
+    def __add__(self, other: Any) -> Any:
+        return (*self, *other) if self._is_shape() else super().__add__(other)  # type: ignore[misc]
+
+    def __radd__(self, other: Any) -> Any:
+        return (*other, *self) if self._is_shape() else super().__radd__(other)  # type: ignore[misc]
+
+    def _is_shape(self) -> bool:
+        """Whether this is a tuple: what is put together with another has places for sizes."""
+        return isinstance(self.node.meta.get("value", UNKNOWN), tuple)
+
     def __len__(self) -> int:
         value = self.node.meta.get("value", UNKNOWN)
         if not isinstance(value, list | tuple):
@@ -101,6 +111,10 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         proxy.node.meta["value"] = self._value(proxy.node)
+        value = proxy.node.meta["value"]
+        graded = [v for v in tree_leaves(value) if v is UNKNOWN or (isinstance(v, Tensor) and v.requires_grad)]
+        if graded and not torch.is_grad_enabled() and kind != "get_attr":
+            raise TraceError("forward switches gradients on or off")
         return proxy
 
     def _value(self, node: fx.Node) -> Any:
@@ -111,7 +125,7 @@ class _Tracer(fx.Tracer):
         try:
             if node.op == "get_attr":
                 return _reach(self.root, str(node.target))
-            with self.mode:
+            with self.mode, torch.enable_grad():  # so that the result tells whether there is a gradient to lose
                 match node.op:
                     case "call_function":
                         return node.target(*args, **kwargs)  # type: ignore[operator]
@@ -127,6 +141,9 @@ class _Tracer(fx.Tracer):
             self.running = False
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        made_here = not self.running and not any(m is part for part in self.root.modules())
+        if made_here and not any(True for _ in (*m.parameters(), *m.buffers())):
+            return forward(*args, **kwargs)  # a layer that forward makes for itself
         return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -203,19 +220,6 @@ def _check_unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> Non
         raise TraceError(f"forward changes the attribute {changed[0]}, which a graph would not")
 
 
-class _Watch(TorchFunctionMode):
-    """Refuses to capture what a graph of calls can't hold: gradients switched on or off along the way."""
-
-    def __init__(self, tracer: _Tracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._C._set_grad_enabled and not self.tracer.running:
-            raise TraceError("forward switches gradients on or off")
-        return func(*args, **(kwargs or {}))
-
-
 @contextmanager
 def _faithful(tracer: _Tracer) -> Generator[None]:
     """While this lasts, code whose gradients a graph would lose is refused."""
@@ -228,7 +232,7 @@ def _faithful(tracer: _Tracer) -> Generator[None]:
 
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
     try:
-        with _Watch(tracer):
+        with torch.enable_grad():
             yield
     finally:
         torch.autograd.Function.apply = own
@@ -297,7 +301,7 @@ def _flag(graph: fx.Graph, node: fx.Node, value: Any, other: Any) -> Any:
 def place_of(node: fx.Node) -> str:
     """File and line of the user's code behind a node."""
     lines = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File")]
-    lines = [line for line in lines if "tracing/capture.py" not in line and '"<string>"' not in line]
+    lines = [line for line in lines if not any(part in line for part in NOT_USERS)]
     if not lines:
         return "unknown place"
     file, _, rest = lines[-1].removeprefix('File "').partition('", line ')

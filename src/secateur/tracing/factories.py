@@ -1,4 +1,4 @@
-"""Functions of torch that make tensors from sizes alone: they refuse the stand-ins that `torch.fx` passes for sizes."""
+"""Functions of torch that work on sizes and types alone: they refuse the stand-ins that `torch.fx` passes for these."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,15 +9,18 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-FACTORIES = ("zeros", "ones", "empty", "full", "eye", "arange", "linspace", "rand", "randn")
+UNIFORM = ("zeros", "ones", "empty", "full", "eye", "rand", "randn")  # right in any size, or drawn anew in each call
+FACTORIES = (*UNIFORM, "arange", "linspace", "tensor", "finfo", "iinfo")
 
 
 @contextmanager
 def recorded_factories(tracer: Any) -> Generator[None]:
-    """While this lasts, a factory that is given a stand-in is recorded as a call of the graph."""
+    """While this lasts, a factory that is given a stand-in is recorded as a call of the graph; those whose results a
+    constant could not stand for are recorded always.
+    """
     own = {name: getattr(torch, name) for name in FACTORIES}
     for name, function in own.items():
-        setattr(torch, name, _recording(function, tracer))
+        setattr(torch, name, _recording(name, function, tracer))
     try:
         yield
     finally:
@@ -25,11 +28,13 @@ def recorded_factories(tracer: Any) -> Generator[None]:
             setattr(torch, name, function)
 
 
-def _recording(function: Any, tracer: Any) -> Any:
+def _recording(name: str, function: Any, tracer: Any) -> Any:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+        given = any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs)))
+        made = None if given else function(*args, **kwargs)
+        if given or (name in UNIFORM and not tracer.running and "out" not in kwargs and made.dim()):
             return tracer.create_proxy("call_function", function, args, kwargs)
-        return function(*args, **kwargs)
+        return made
 
     return call

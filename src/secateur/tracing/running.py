@@ -12,9 +12,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.parametrize import ParametrizationList
-from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from secateur.axes import Expr
@@ -118,7 +115,6 @@ def run(
     fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
         tracer.set_dims(tensor, [tracer.algebra.fixed(int(s), "an input of the model") for s in tensor.shape])
-    _freeze_hooked(tracer, double, stand_ins)
     positional, keywords = tree_unflatten(fakes, spec)
     try:
         with as_if_exported() if on != "real" else nullcontext(), mode or nullcontext(), tracer, sizes:
@@ -159,19 +155,6 @@ def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
         slots = [name for name in getattr(type(out), "__slots__", ()) if hasattr(out, name)]
         parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name) for name in slots)]
     return [tensor for part in parts for tensor in tensors_in(part, seen | {id(out)})]
-
-
-def _freeze_hooked(tracer: Tracer, model: nn.Module, stand_ins: Mapping[str, Tensor]) -> None:
-    """Weights that spectral norm computes, in a hook or a parametrization: what is taken away would change the norm."""
-    reason = "spectral_norm divides {} by a norm of the whole weight"
-    for path, module in model.named_modules():
-        if isinstance(module, ParametrizationList) and any(isinstance(p, _SpectralNorm) for p in module):
-            name = path.replace("parametrizations.", "")
-            tracer.freeze_all(list(module.parameters(recurse=False)), reason.format(name))
-        for hook in module._forward_pre_hooks.values():
-            name = f"{path}.{getattr(hook, 'name', '')}_orig".removeprefix(".")
-            if isinstance(hook, SpectralNorm) and name in stand_ins:
-                tracer.freeze_all(stand_ins[name], reason.format(name.removesuffix("_orig")))
 
 
 def _interpret(graph: fx.GraphModule, sizes: SizeMode) -> nn.Module:

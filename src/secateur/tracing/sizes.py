@@ -65,9 +65,7 @@ class SizeMode(TorchFunctionMode):
         if func in (torch.numel, torch.Tensor.numel):
             return self._tag(func(*args), product(self.tracer.dims(args[0])))
         if func is F.multi_head_attention_forward:
-            self.note(func, args[3], self.tracer.dims(args[0])[-1], ())  # compared, as embed_dim_to_check
-            with self:
-                return _multi_head_attention(*args, **kwargs)
+            return self._attention(func, args, kwargs)
         func, args, kwargs = rephrase(func, args, kwargs)
         handler = HANDLERS.get(func)
         if handler is None:
@@ -86,6 +84,20 @@ class SizeMode(TorchFunctionMode):
             if func in READS and self.tracer.hollow.holds(args[0]):
                 raise NeedsValues(func.__name__)
         return func(*args, **kwargs)
+
+    def _attention(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        """Torch's own code of multi-head attention, run with its sizes known as arguments of the call."""
+        node, sizes = self.node, args[3:5]  # embed_dim_to_check, num_heads
+        if node is not None:
+            sites = [NodeArgument(node, (0, 3 + k), int(size)) for k, size in enumerate(sizes)]
+            sizes = [SourcedInt(site.value, site, self.tracer) for site in sites]
+        self.node = None  # no size within is an argument of the call itself
+        try:
+            self.note(func, sizes[0], self.tracer.dims(args[0])[-1], ())  # compared
+            with self:
+                return _multi_head_attention(*args[:3], *sizes, *args[5:], **kwargs)
+        finally:
+            self.node = node
 
     def _tag(self, value: int, dim: Expr) -> int:
         return SourcedInt(value, Shape(dim), self.tracer) if value > 1 and self.tagging else value

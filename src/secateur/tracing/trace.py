@@ -136,20 +136,32 @@ class Builder:
         axes = list(dict.fromkeys(n for e in stuck for n in e.axes if n in self.infos and not self.infos[n].frozen))
         if not axes:
             return None
+        before = dict(self.infos)
         try:
             sizes = self._captured_sizes()
         except (SecateurError, *NEEDS_DATA) as error:
-            for equation in stuck:
-                freeze(
-                    self.infos,
-                    [n for n in equation.axes if n in self.infos],
-                    f"{equation.text} can't follow it while the class is kept, and {error}",
-                )
+            self._keep(stuck, str(error))
+            return None
+        if self._covered(self.infos) < self._covered({n: i for n, i in before.items() if n not in axes}):
+            self.infos.update(before)
+            self.captured_ties = []
+            self._keep(stuck, "a rewritten graph would hold more parameters whole")
             return None
         for name in axes:
             texts = tuple(dict.fromkeys(e.text for e in stuck if name in e.axes))
             self.infos[name] = replace(self.infos[name], rewrite=texts)
         return sizes
+
+    def _keep(self, stuck: list[Equation], reason: str) -> None:
+        """Freeze what the sizes in the class hold in place."""
+        for equation in stuck:
+            axes = [n for n in equation.axes if n in self.infos]
+            freeze(self.infos, axes, f"{equation.text} can't follow it while the class is kept, and {reason}")
+
+    def _covered(self, infos: Mapping[str, AxisInfo]) -> int:
+        """How many parameters lie on an axis that is not frozen."""
+        on_axis = {tensor for info in infos.values() if not info.frozen for tensor, _ in info.members}
+        return sum(self.tensors[n].numel() for n in on_axis if isinstance(self.tensors[n], nn.Parameter))
 
     def _example(self) -> Any:
         try:
@@ -162,6 +174,9 @@ class Builder:
         double = shadow(self.model)
         graph = to_module(capture(double, positional, keywords), double)
         captured = run_shapes(self.model, *self.inputs, graph.eval())
+        own_names = {id(tensor): name for name, tensor in reversed(named_tensors(double).items())}
+        renamed = {name: own_names.get(id(tensor), name) for name, tensor in named_tensors(graph).items()}
+        captured.dims = {renamed[name]: dims for name, dims in captured.dims.items()}  # tied weights have several names
         ordered = [*self.run.dims, *(n for n in captured.dims if n not in self.run.dims)]  # it has an order of its own
         names = collect(captured.tracer, {n: captured.dims[n] for n in ordered if n in captured.dims})
         found, own = _shape(names.infos), _shape(self.names.infos)
@@ -184,7 +199,6 @@ class Builder:
         self.captured_ties = [*fixed.ties, *self._shared_arguments(settable, names)]
         kept = {s: d for s, d in settings.items() if prunable.keys() & follow.get(s, set(named([d])))}
         return Sizes(settings=kept, equations=())
-
 
     def _shared_arguments(self, uses: list[Use], names: Names) -> Iterator[tuple[str, ...]]:
         """One argument for several dims (the size of equal splits) keeps these equal."""
