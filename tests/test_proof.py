@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur.errors import ModelError, NothingToPrune, ProofFailed, TraceError
 from secateur.inputs import as_call
+from secateur.modules import named_tensors
 from secateur.planning import make_plan
 from secateur.proof import prove, silenced
-from secateur.tracing.shadow import named_tensors
 from support.networks import (
     Attention,
     Chunked,

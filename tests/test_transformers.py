@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.configs import per_layer
+from secateur.modules import named_tensors
 from secateur.tracing.running import tensors_in
-from secateur.tracing.shadow import named_tensors
 
 transformers: Any = pytest.importorskip("transformers")
 

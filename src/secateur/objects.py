@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.modules import named_parts
+
 DEPTH = 4  # objects within objects that are looked into
 LONGEST = 1000  # items of a list or dict that is looked into: longer ones are data
 FOREIGN = (sys.stdlib_module_names | {"torch", "numpy"}) - {"__main__"}
@@ -99,7 +101,7 @@ def _simple(value: Any) -> bool:
 def on_modules(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Every plain object that hangs on a module, once: path of the first module that holds it, path to it, itself."""
     seen: set[int] = set()
-    for path, module in model.named_modules():
+    for path, module in named_parts(model):
         for name, value in list(vars(module).items()):
             if type(value) in ATOMS or name.startswith("_") or not (is_plain(value) or (type(value) is dict and value)):
                 continue

@@ -18,6 +18,7 @@ from secateur.choices import Follow, Note
 from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
 from secateur.graph import Graph
 from secateur.inputs import Args, Kwargs, as_call, fresh
+from secateur.modules import named_tensors
 from secateur.planning.plan import Plan
 from secateur.precision import Precise
 from secateur.surgery.reindex import index
@@ -25,7 +26,7 @@ from secateur.tracing.kernels import Kernels
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.rules.registry import Dims, Op, raised_at
 from secateur.tracing.running import describe_inputs, tensors_in
-from secateur.tracing.shadow import copy_with, fake, named_tensors, separate
+from secateur.tracing.shadow import copy_with, fake, separate
 from secateur.tracing.sizes import SizeMode
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 from secateur.tracing.tracer import Tracer

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur.artifacts.graphs import decode_graph, encode_graph, functions, methods
 from secateur.errors import ArtifactError
-from secateur.tracing.shadow import named_tensors
+from secateur.modules import named_tensors
 from support.networks import LiteralNet, example
 
 

@@ -19,7 +19,7 @@ from secateur.artifacts import store
 from secateur.artifacts.store import _fingerprint
 from secateur.errors import ArtifactError, OutputError
 from secateur.inputs import run
-from secateur.tracing.shadow import named_tensors
+from secateur.modules import named_tensors
 from support.networks import Attention, Cnn, LiteralNet, Mlp, Residual, Tied, bert, example
 
 SOURCE = Path(sc.__file__).parent

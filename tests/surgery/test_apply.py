@@ -10,8 +10,8 @@ from torch.nn.utils.parametrize import register_parametrization
 import secateur as sc
 from secateur.errors import SurgeryError
 from secateur.inputs import run
+from secateur.modules import named_tensors
 from secateur.planning import make_plan
-from secateur.tracing.shadow import named_tensors
 from support.networks import Attention, Cnn, Grouped, LiteralNet, Mlp, Normed, Residual, Tied, Transposed, example
 
 MAKERS = [Mlp, Cnn, Residual, Grouped, Transposed, Attention, Tied, LiteralNet]

@@ -25,11 +25,11 @@ from secateur.artifacts.graphs import decode_graph, encode_graph
 from secateur.errors import ArtifactError, OutputError, SecateurError
 from secateur.files import atomic, write_text
 from secateur.inputs import as_call
+from secateur.modules import named_tensors
 from secateur.planning.plan import Plan
 from secateur.provenance import recall, remember
 from secateur.pruning import Result
 from secateur.surgery.apply import put
-from secateur.tracing.shadow import named_tensors
 
 FORMAT, VERSION = "secateur", 1
 FILES = ("model.safetensors", "plan.json", "probe.safetensors")

@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from secateur import objects
 from secateur.errors import SecateurError
+from secateur.modules import named_tensors
 from secateur.origins import Attribute
 from secateur.surgery.apply import set_attributes
-from secateur.tracing.shadow import named_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 FILLING = ("normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_", "copy_")

@@ -18,10 +18,10 @@ from secateur.configs.dims import Dims
 from secateur.configs.wording import Word, Wording
 from secateur.errors import SecateurError
 from secateur.graph import Graph
+from secateur.modules import named_tensors
 from secateur.origins import Attribute
 from secateur.planning.planning import make_plan
 from secateur.proof import perturbed
-from secateur.tracing.shadow import named_tensors
 
 TOGETHER = 4  # values of a config that are changed together at most
 SETS = 500  # sets of values of one size that are built at most

@@ -15,12 +15,13 @@ from secateur.configs.blueprint import Blueprint, Unbuildable, quietly, shapes
 from secateur.errors import ProofFailed
 from secateur.graph import Graph
 from secateur.inputs import fresh
+from secateur.modules import named_tensors
 from secateur.origins import Attribute, Site
 from secateur.planning import families
 from secateur.planning.plan import Plan
 from secateur.surgery.apply import put
 from secateur.tracing.running import tensors_in
-from secateur.tracing.shadow import copy_with, named_tensors, of_kind
+from secateur.tracing.shadow import copy_with, of_kind
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # share of an output's scale: the operations are the same ones
 

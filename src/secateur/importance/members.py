@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum
 from secateur.graph import Graph
+from secateur.modules import named_parameters, named_parts
 
 CHUNK = 2**18  # weights that are worked on at a time, so that they stay in the cache
 
@@ -50,6 +51,20 @@ class Member:
             self.known[key] = power_sums(self.tensor, self.dim, p)
         sums = self.known[key]
         return sums if self.places is None else sums[self.places].sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A model's parameters and the classes of its modules by name, looked up once, and power sums made so far."""
+
+    parameters: Mapping[str, Tensor]
+    owners: Mapping[str, type[nn.Module]]
+    known: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
+
+    @staticmethod
+    def of(model: nn.Module) -> "Weights":
+        owners = {path: type(module) for path, module in named_parts(model, repeated=True)}
+        return Weights(parameters=named_parameters(model), owners=owners)
 
 
 def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
@@ -108,27 +123,23 @@ def members(
     model: nn.Module,
     graph: Graph,
     axis: str,
-    tensors: Mapping[str, Tensor] | None = None,
-    known: dict[Any, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> Iterator[Member]:
     """Every parameter that an axis runs through, buffers left out.
 
     Args:
-        tensors: the model's parameters by name, where they are at hand.
-        known: where power sums are kept from one axis to the next.
+        weights: the model's, where several axes are looked at.
     """
-    if tensors is None:
-        tensors = dict(model.named_parameters(remove_duplicate=False))
-    shared = {} if known is None else known
+    weights = weights or Weights.of(model)
     for name, dim in graph.axes[axis].members:
         info = graph.tensors[name]
         if not info.parameter:
             continue
         expr = info.dims[dim]
-        tensor, plain = _real(tensors[name].detach()), isinstance(expr, Leaf) and expr.name == axis
+        tensor, plain = _real(weights.parameters[name].detach()), isinstance(expr, Leaf) and expr.name == axis
         places = None if plain else torch.cat(positions(expr, axis), 1).to(tensor.device)
         owner, _, role = name.rpartition(".")
-        module = type(model.get_submodule(owner))
+        module = weights.owners[owner]
         yield Member(
-            axis=axis, name=name, dim=dim, tensor=tensor, places=places, module=module, role=role, known=shared
+            axis=axis, name=name, dim=dim, tensor=tensor, places=places, module=module, role=role, known=weights.known
         )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from secateur.errors import ModelError, ScoreError, UnknownImportance
 from secateur.graph import Graph
 from secateur.importance.criteria import BatchNormScale, Magnitude, Random
-from secateur.importance.members import Member, members
+from secateur.importance.members import Member, Weights, members
+from secateur.modules import named_parameters
 
 
 class Criterion(Protocol):
@@ -79,9 +80,8 @@ def score(
     rate = criterion(importance, seed)
     check_loaded(model)
     _check_fit(model, graph)
-    tensors = dict(model.named_parameters(remove_duplicate=False))
-    known: dict[Any, Tensor] = {}
-    found = {axis: list(members(model, graph, axis, tensors, known)) for axis in graph.axes}
+    weights = Weights.of(model)
+    found = {axis: list(members(model, graph, axis, weights)) for axis in graph.axes}
     scores = {axis: _score(graph, axis, rate, found[axis]) for axis in graph.axes}
     bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
     if bad:
@@ -91,7 +91,7 @@ def score(
 
 
 def _check_fit(model: nn.Module, graph: Graph) -> None:
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     wrong = [n for n, t in graph.tensors.items() if t.parameter and shapes.get(n) != t.shape]
     if wrong:
         got = shapes.get(wrong[0], "missing")

@@ -9,13 +9,14 @@ from torch import Tensor, fx, nn
 
 from secateur import nests, objects
 from secateur.errors import SurgeryError
+from secateur.modules import named_tensors, parts
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.provenance import recall, remember
 from secateur.surgery.layers import update
 from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
 from secateur.tracing.capture import capture, set_argument, to_module
-from secateur.tracing.shadow import copy_with, named_tensors, of_kind
+from secateur.tracing.shadow import copy_with, of_kind
 from secateur.tracing.surroundings import no_collection
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def own_configs(plan: "Plan", model: nn.Module) -> None:
     copies: dict[int, Any] = {}
     for held in shared.values():
         copy.deepcopy(held, copies)
-    for module in model.modules() if shared else ():
+    for module in parts(model) if shared else ():
         for name, value in list(vars(module).items()):
             if id(value) in copies and not name.startswith("_"):
                 vars(module)[name] = copies[id(value)]

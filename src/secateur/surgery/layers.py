@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.rnn import RNNCellBase
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -15,8 +16,10 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 def update(module: nn.Module) -> None:
     """Set what a standard layer says of itself from the shapes of its tensors."""
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm):  # the old kind keeps the weight that it last computed
+        if isinstance(hook, WeightNorm):  # the old kinds keep the weight that they last computed
             hook(module, None)
+        elif isinstance(hook, SpectralNorm):
+            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False).detach())
     for kind, refresh in REFRESH:
         if isinstance(module, kind):
             refresh(module)
@@ -25,8 +28,20 @@ def update(module: nn.Module) -> None:
 def _shape(module: nn.Module, name: str = "weight") -> tuple[int, ...]:
     tensor: Any = module._parameters.get(name)
     if tensor is None:  # a parametrised weight lives elsewhere, and reading it computes it
-        tensor = getattr(module, name, None)
+        tensor = _computed(module, name)
     return tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
+
+
+def _computed(module: nn.Module, name: str) -> Any:
+    """A weight that is no parameter, read as in evaluation: in training, reading may change buffers."""
+    makers = module._modules.get("parametrizations") or nn.Module()
+    modes = [(part, part.training) for part in makers.modules()]
+    makers.eval()
+    try:
+        return getattr(module, name, None)
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _conv(module: Any) -> None:
@@ -35,6 +50,7 @@ def _conv(module: Any) -> None:
         return
     outer, inner = shape[0], shape[1] * module.groups
     module.in_channels, module.out_channels = (outer, inner) if isinstance(module, _ConvTransposeNd) else (inner, outer)
+    module.kernel_size = shape[2:]
 
 
 def _linear(module: Any) -> None:

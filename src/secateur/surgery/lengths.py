@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from secateur.modules import parts
 from secateur.surgery.reindex import take
 
 STEPS = 15  # of the power iteration, as torch does when it makes u and v
@@ -62,7 +63,7 @@ def _matrix(weight: Tensor, dim: int) -> Tensor:
 
 def _divided(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """Weights that spectral normalisation divides, its vectors u and v, and the dim that it takes for rows."""
-    for module in model.modules():
+    for module in parts(model):
         if isinstance(module, ParametrizationList):
             computed: Any = module
             for norm in (p for p in module if isinstance(p, _SpectralNorm) and hasattr(p, "_u")):
@@ -75,7 +76,7 @@ def _divided(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
 
 def _normalised(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Lengths, directions, and the dim that has a length for each position (-1: one for all)."""
-    for module in model.modules():
+    for module in parts(model):
         if isinstance(module, ParametrizationList) and isinstance(module[0], _WeightNorm):
             computed: Any = module
             yield computed.original0, computed.original1, computed[0].dim

@@ -1,6 +1,6 @@
 """From what the tracer saw to a `Graph`: names, kinds, reasons, and what the sizes in the code demand of a plan."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import gcd
@@ -210,6 +210,39 @@ def relax(uses: list[Use], names: Names, infos: dict[str, AxisInfo], tensors: Ma
             return found
 
 
+def keep_whole(
+    uses: list[Use],
+    names: Names,
+    infos: dict[str, AxisInfo],
+    reason: str,
+    covered: Callable[[Mapping[str, AxisInfo]], int],
+) -> Demands:
+    """The demands when no graph can take the class's place: of the axes that a size holds, those freeze that cover the
+    fewest parameters.
+    """
+    while True:
+        prunable = prunable_sizes(infos)
+        found = demands(uses, names, prunable)
+        for equation in found.stuck:
+            axes = _least(equation, found.sizes, infos, covered)
+            freeze(infos, axes, f"{equation.text} can't follow it while the class is kept, and {reason}")
+        if len(prunable_sizes(infos)) == len(prunable):
+            return found
+
+
+def _least(
+    equation: Equation, sizes: Sizes, infos: dict[str, AxisInfo], covered: Callable[[Mapping[str, AxisInfo]], int]
+) -> tuple[str, ...]:
+    """The axes that hold an equation when they freeze, and leave the most parameters on others."""
+    prunable = prunable_sizes(infos)
+    involved = _involved(equation, sizes, prunable)
+    groups = [tuple(involved)]
+    if not isinstance(equation.origin, Literal):
+        groups += [g for count in (1, 2) for g in combinations(involved, count) if len(involved) <= 8]
+        groups = [g for g in groups if _satisfied(equation, sizes, {n: s for n, s in prunable.items() if n not in g})]
+    return max(groups, key=lambda g: covered({n: i for n, i in infos.items() if n not in g}), default=tuple(involved))
+
+
 def _hold_numbers(stuck: list[Equation], infos: dict[str, AxisInfo]) -> list[str]:
     """Freeze the axes of tensors whose size the code calculates with: no attribute and no argument can undo that."""
     held: list[str] = []
@@ -252,9 +285,7 @@ def _beside(expr: Expr, name: str, rest: Mapping[str, int], *, beside: bool) -> 
         case Prod():
             factors = [set(named([f])) for f in expr.factors]
             others = [any(n in rest for j, f in enumerate(factors) if j != k for n in f) for k in range(len(factors))]
-            return all(
-                _beside(factor, name, rest, beside=beside or others[k]) for k, factor in enumerate(expr.factors)
-            )
+            return all(_beside(factor, name, rest, beside=beside or others[k]) for k, factor in enumerate(expr.factors))
         case Sum():
             return all(_beside(part, name, rest, beside=beside) for part in expr.parts)
         case _:

@@ -117,6 +117,10 @@ class _Tracer(fx.Tracer):
             raise TraceError("forward switches gradients on or off")
         return proxy
 
+    def create_arg(self, a: Any) -> Any:
+        """A number of numpy's would need numpy in the code of the graph."""
+        return super().create_arg(a.item() if type(a).__module__ == "numpy" and not getattr(a, "ndim", 1) else a)
+
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.inputs.get(str(node.target), UNKNOWN)

@@ -3,13 +3,14 @@
 import copy
 import copyreg
 from collections import OrderedDict
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+
+from secateur.modules import parts
 
 ATOMS = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
 HOOKS = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__",
@@ -34,7 +35,7 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     Args:
         memo: copies by the id of the original, as for deepcopy.
     """
-    shells = [m for m in model.modules() if is_plain_class(type(m)) and id(m) not in memo]
+    shells = [m for m in parts(model) if is_plain_class(type(m)) and id(m) not in memo]
     for module in shells:
         memo[id(module)] = object.__new__(type(module))
     for module in reversed(shells):  # children first: the copy of a module that is not plain may read theirs
@@ -42,10 +43,18 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _copied(state: dict[str, Any], memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+def _copied(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = {}
     for name, value in state.items():
-        if name != "_compiled_call_impl":  # `nn.Module` leaves it out of its state
-            yield name, _copy(value, memo)
+        kind = type(value)
+        if kind in ATOMS:
+            copied[name] = value
+        elif kind in TABLES and not value and name[0] == "_":  # a module's own table of hooks and the like
+            copied[name] = kind()
+        else:
+            copied[name] = _copy(value, memo)
+    copied.pop("_compiled_call_impl", None)  # `nn.Module` leaves it out of its state
+    return copied
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:

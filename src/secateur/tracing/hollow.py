@@ -102,7 +102,8 @@ class Hollow:
             raise NeedsValues(said.name)
         return args[0]
 
-    def _worked_out(self, func: Any, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]
+    def _worked_out(
+        self, func: Any, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]
     ) -> Any:
         known = SHAPES.get(said.name)
         if known is not None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.modules import parts
+
 FOREIGN = (stdlib_module_names | {"torch", "numpy", "secateur"}) - {"__main__"}
 LONGEST = 10_000  # entries of a dict or list that is looked through
 CONTAINERS = (dict, list, tuple, OrderedDict, defaultdict)
@@ -40,7 +42,7 @@ def nothing_left(model: nn.Module) -> Generator[None]:
 
 def _places(model: nn.Module) -> Iterator[Any]:
     """The user's classes in the model, the Python modules that define them, and those of their helper functions."""
-    classes = {cls: None for part in model.modules() for cls in type(part).__mro__ if _is_users(cls.__module__)}
+    classes = {cls: None for part in parts(model) for cls in type(part).__mro__ if _is_users(cls.__module__)}
     yield from classes
     names = dict.fromkeys(cls.__module__ for cls in classes)
     packages = {name.partition(".")[0] for name in names}

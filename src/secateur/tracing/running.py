@@ -17,13 +17,14 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from secateur.axes import Expr
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
+from secateur.modules import named_tensors
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
 from secateur.tracing.capture import place_of
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.rules.registry import raised_at
 from secateur.tracing.sequences import name_units
-from secateur.tracing.shadow import copy_with, named_tensors, separate, tag_attributes
+from secateur.tracing.shadow import copy_with, separate, tag_attributes
 from secateur.tracing.shadow import fake as on_fakes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.surroundings import as_if_exported

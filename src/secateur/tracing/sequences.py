@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.modules import parts
 from secateur.tracing.rules.registry import location
 from secateur.tracing.sizes import Found, SizeMode, handles, stands_in
 
@@ -75,7 +76,7 @@ def name_units(model: nn.Module, mode: SizeMode) -> None:
         start = starts.pop()
         mode.tracer.hints[start:] = [(dim, kind) for dim, kind in mode.tracer.hints[start:] if kind != "residual"]
 
-    for module in model.modules():
+    for module in parts(model):
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)

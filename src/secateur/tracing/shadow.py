@@ -13,25 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from secateur import objects
 from secateur.errors import ModelError
+from secateur.modules import named_parts, named_tensors, parts
 from secateur.origins import Attribute, Session, SourcedInt
-from secateur.tracing.copying import copy_module
+from secateur.tracing.copying import ATOMS, TABLES, copy_module
 
+ORDINARY = ATOMS | TABLES  # most values by far
 TAGGED = {int, tuple, list, torch.Size}
 # These refuse to be copied; a copy of the model holds the same ones.
 SHARED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef, torch.library.Library,
           types.ModuleType, io.IOBase, type(threading.Lock()), type(threading.RLock()))  # fmt: skip
 PARALLEL = ("torch.nn.parallel.distributed", "torch.distributed.")
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by qualified name, in the model's own order; tied ones under each of their names."""
-    parameters: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        parameters.update((prefix + k, t) for k, t in module._parameters.items() if t is not None)
-        buffers.update((prefix + k, t) for k, t in module._buffers.items() if t is not None)
-    return parameters | buffers
 
 
 def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -41,7 +32,7 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         ModelError: where the model holds something that can't be copied.
     """
     check_kind(model)
-    values = [v for m in model.modules() for v in vars(m).values()]
+    values = [v for m in parts(model) for v in vars(m).values() if type(v) not in ORDINARY]
     memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, SHARED)}
     for tensor in named_tensors(model).values():
         if id(tensor) not in memo:
@@ -67,15 +58,17 @@ def check_kind(model: nn.Module) -> None:
     Raises:
         ModelError: with what to pass in their place.
     """
-    for path, module in model.named_modules():
+    for path, module in named_parts(model):
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{path or 'the model'} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be "
                 "changed. Pass the model as it was before."
             )
-        lazy = [name for name, tensor in module.named_parameters(path, recurse=False) if nn.parameter.is_lazy(tensor)]
+        lazy = [name for name, tensor in module._parameters.items() if nn.parameter.is_lazy(tensor)]
         if lazy:
-            raise ModelError(f"{lazy[0]} has no shape yet: call the model once on the example inputs first.")
+            raise ModelError(
+                f"{f'{path}.{lazy[0]}'.lstrip('.')} has no shape yet: call the model once on the example inputs first."
+            )
         if type(module).__module__.startswith(PARALLEL):
             raise ModelError(
                 f"{path or 'the model'} is wrapped in {type(module).__name__} for training in parallel. Pass the "
@@ -85,7 +78,7 @@ def check_kind(model: nn.Module) -> None:
 
 def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> None:
     """Attributes in slots, which ``nn.Module`` leaves out of copies."""
-    for old, new in zip(model.modules(), double.modules(), strict=True):
+    for old, new in zip(parts(model), parts(double), strict=True):
         for name in objects.slots(old):
             if hasattr(old, name) and not hasattr(new, name):
                 object.__setattr__(new, name, copy.deepcopy(getattr(old, name), memo))
@@ -132,7 +125,7 @@ def tag_attributes(model: nn.Module, session: Session, original: nn.Module) -> N
     A config that several modules share is one object, under the path of the first. One that refused to be copied is
     the original's own, and stays as it is.
     """
-    for path, module in model.named_modules():
+    for path, module in named_parts(model):
         for name, value in list(vars(module).items()):
             tagged = _tagged(value, path, name, session) if type(value) in TAGGED else None
             if tagged is not None:

@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from secateur import nests
 from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError, SecateurError, SurgeryError
-from secateur.graph import AxisInfo, Equation, Graph, Scale, Sizes, named
+from secateur.graph import AxisInfo, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
+from secateur.modules import named_parameters, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
 from secateur.tracing.build import (
     NUMBER,
+    Demands,
     Names,
     collect,
     demands,
     freeze,
+    keep_whole,
     prunable_sizes,
     relax,
     spread_ties,
@@ -27,7 +30,7 @@ from secateur.tracing.capture import capture, has_argument, to_module
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.running import NEEDS_DATA, Run, describe_inputs, run_class, run_shapes
 from secateur.tracing.scales import NotLinear, makers, ranges
-from secateur.tracing.shadow import named_tensors, shadow
+from secateur.tracing.shadow import shadow
 from secateur.tracing.sizes import Use
 from secateur.tracing.surroundings import no_collection, quiet_backends
 
@@ -76,12 +79,13 @@ class Builder:
 
     def build(self) -> Graph:
         scales = self._scales()
-        found = relax([*self.run.uses, *self._numbers(), *self._comparisons()], self.names, self.infos, self.run.dims)
-        captured = self._capture(found.stuck) if found.stuck else None
+        self.uses = [*self.run.uses, *self._numbers(), *self._comparisons()]
+        found = relax(self.uses, self.names, self.infos, self.run.dims)
+        captured, found = self._capture(found) if found.stuck else (None, found)
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
-        params = set(dict(self.model.named_parameters(remove_duplicate=False)))
+        params = set(named_parameters(self.model))
         return Graph(
             model=type(self.model).__name__,
             axes=axes,
@@ -131,32 +135,29 @@ class Builder:
                 uses.append(Use(origin, shape.dim, "==", place))
         return uses
 
-    def _capture(self, stuck: list[Equation]) -> Sizes | None:
-        """The sizes of the captured graph, which can all be set; without one, what is stuck freezes."""
+    def _capture(self, found: Demands) -> tuple[Sizes | None, Demands]:
+        """The sizes of the captured graph, which can all be set; without one, what holds the class in place freezes."""
+        stuck = found.stuck
         axes = list(dict.fromkeys(n for e in stuck for n in e.axes if n in self.infos and not self.infos[n].frozen))
         if not axes:
-            return None
+            return None, found
         before = dict(self.infos)
         try:
             sizes = self._captured_sizes()
         except (SecateurError, *NEEDS_DATA) as error:
-            self._keep(stuck, str(error))
-            return None
-        if self._covered(self.infos) < self._covered({n: i for n, i in before.items() if n not in axes}):
-            self.infos.update(before)
+            return None, keep_whole(self.uses, self.names, self.infos, str(error), self._covered)
+        kept = dict(before)
+        settled = keep_whole(
+            self.uses, self.names, kept, "a rewritten graph would hold more parameters whole", self._covered
+        )
+        if self._covered(self.infos) < self._covered(kept):
+            self.infos.update(kept)
             self.captured_ties = []
-            self._keep(stuck, "a rewritten graph would hold more parameters whole")
-            return None
+            return None, settled
         for name in axes:
             texts = tuple(dict.fromkeys(e.text for e in stuck if name in e.axes))
             self.infos[name] = replace(self.infos[name], rewrite=texts)
-        return sizes
-
-    def _keep(self, stuck: list[Equation], reason: str) -> None:
-        """Freeze what the sizes in the class hold in place."""
-        for equation in stuck:
-            axes = [n for n in equation.axes if n in self.infos]
-            freeze(self.infos, axes, f"{equation.text} can't follow it while the class is kept, and {reason}")
+        return sizes, found
 
     def _covered(self, infos: Mapping[str, AxisInfo]) -> int:
         """How many parameters lie on an axis that is not frozen."""

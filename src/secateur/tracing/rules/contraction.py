@@ -3,11 +3,9 @@
 Shape letters: M rows, K contracted, N columns, B batch, O output channels, I input channels, G groups.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from secateur.axes import ONE, product
+from secateur.axes import ONE, Expr, product, resolve
 from secateur.tracing.rules.registry import Dims, Op, freeze_everything, rule
 
 
@@ -100,16 +98,30 @@ def convolution(op: Op) -> Dims:
     if groups > 1:
         op.hint("groups", g)
     op.hint("channels", channels, out_channels)
-    spatial = _window_dims(op, x[2:], op.out.shape[2:])
+    spatial = _window_dims(op, x[2:], weight[2:])
     sites = op["input"].shape[2:] if transposed else op.out.shape[2:]
     op.macs(batch, *(int(s) for s in sites), *weight)
-    op.freeze(*weight[2:], why="the window of a convolution")
     return [batch, out_channels, *spatial]
 
 
-def _window_dims(op: Op, before: Dims, after: Any) -> Dims:
-    op.freeze(*before, why="a spatial dim of a convolution")
-    return [op.algebra.fixed(int(s), "a spatial dim of a convolution") for s in after]
+def _window_dims(op: Op, before: Dims, window: Dims) -> Dims:
+    """A window moves along a spatial dim, so both freeze. One that is as wide as the dim is summed over with it."""
+    after = [int(s) for s in op.out.shape[2:]]
+    for k, (dim, width) in enumerate(zip(before, window, strict=True)):
+        if after[k] == 1 and _covers(op, k, dim, width):
+            op.unify(dim, width)
+        else:
+            op.freeze(dim, why="a spatial dim of a convolution")
+            op.freeze(width, why="the window of a convolution")
+    return [op.algebra.fixed(size, "a spatial dim of a convolution") for size in after]
+
+
+def _covers(op: Op, k: int, dim: Expr, width: Expr) -> bool:
+    """Whether a window takes in a whole dim that may still change: the embedding of each word, say."""
+    whole = (
+        dim.size == width.size > 1 and not op["transposed"] and not op["padding"][k if len(op["padding"]) > 1 else 0]
+    )
+    return whole and not any(resolve(e) == dim for e, _ in op.algebra.frozen)
 
 
 @rule(
