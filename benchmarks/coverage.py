@@ -242,7 +242,11 @@ def cell(row: Row, with_peer: bool) -> str:
         note, result = own["error"], "fail | | | "
     theirs = ""
     if with_peer:
-        theirs = f" {other['seconds']:.2f} s, {other['left'] - 1:+.0%} |" if "seconds" in other else f" {short(other['error'])} |"
+        theirs = (
+            f" {other['seconds']:.2f} s, {other['left'] - 1:+.0%} |"
+            if "seconds" in other
+            else f" {short(other['error'])} |"
+        )
     return f"| {name} | {result} | {seconds} |{theirs} {short(note)} |"
 
 
@@ -255,7 +259,9 @@ def short(text: str) -> str:
 
 def table(rows: list[Row], with_peer: bool, command: str) -> str:
     peer_head = " torch-pruning |" if with_peer else ""
-    versions = ", ".join(f"{m} {importlib.import_module(m).__version__}" for m in ("torch", "torchvision", "timm", "transformers"))
+    versions = ", ".join(
+        f"{m} {importlib.import_module(m).__version__}" for m in ("torch", "torchvision", "timm", "transformers")
+    )
     return "\n".join([
         "# Coverage", "",
         f"`{command}`", "",
@@ -270,7 +276,9 @@ def table(rows: list[Row], with_peer: bool, command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="parts of model names; all models where none is given")
-    parser.add_argument("--zoo", type=Path, default=Path(__file__).parents[2] / "shared/zoo/zoo.py", help="file with ZOO")
+    parser.add_argument(
+        "--zoo", type=Path, default=Path(__file__).parents[2] / "shared/zoo/zoo.py", help="file with ZOO"
+    )
     parser.add_argument("--out", type=Path, help="write the table here as Markdown, and the rows beside it as JSON")
     parser.add_argument("--limit", type=float, default=90.0, help="seconds for each model and tool")
     parser.add_argument("--no-peer", action="store_true", help="leave torch-pruning out")

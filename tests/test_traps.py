@@ -238,11 +238,13 @@ def test_a_recurrent_layer_in_the_middle() -> None:
     assert list(result.plan.axes) == ["inp.weight:0", "rnn.weight_ih_l0:0/hidden", "mid.weight:0"]
 
 
-def test_the_old_spectral_norm_freezes_its_layer() -> None:
+def test_the_old_spectral_norm_keeps_its_weight() -> None:
+    torch.manual_seed(0)
     normed = torch.nn.utils.spectral_norm(nn.Linear(6, 16))
     model = nn.Sequential(nn.Linear(3, 6), normed, nn.ReLU(), nn.Linear(16, 3))
-    with pytest.raises(sc.SecateurError, match="spectral_norm divides 1.weight by a norm of the whole weight"):
-        sc.prune(model, torch.randn(2, 3), keep=0.5)
+    result = sc.prune(model, torch.randn(2, 3), keep=0.5)
+    assert list(result.plan.axes) == ["0.weight:0", "1.bias:0"]
+    assert result.model[1].weight.shape == (8, 3), "the weight that was last computed is made anew"
 
 
 # ---------------------------------------------------------------------- what must stay as it is

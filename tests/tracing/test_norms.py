@@ -128,12 +128,29 @@ def test_weight_normalisation(dim: int | None, old: bool) -> None:
     assert torch.equal(other(inputs), result.model(inputs))
 
 
+@pytest.mark.parametrize("dim", [0, 1])
 @pytest.mark.parametrize("old", [False, True])
-def test_spectral_normalisation_says_why_it_stays(old: bool) -> None:
+def test_spectral_normalisation(old: bool, dim: int) -> None:
+    """Its vectors are taken anew where a part goes: what stays of the effective weight is what it was."""
     norm = torch.nn.utils.spectral_norm if old else parametrizations.spectral_norm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        first = norm(nn.Linear(4, 12))
-    net, inputs, axes = chain(ROWS, first, nn.Linear(12, 8), nn.Linear(8, 3), axes=("b.weight:0 hidden 8>4",))
-    result = halved(net, inputs, *axes)
-    assert result.graph.frozen["a.bias:0"].frozen[0] == "spectral_norm divides a.weight by a norm of the whole weight"
+        layers = [norm(nn.Conv2d(2, 12, 3)), norm(nn.Conv2d(12, 8, 3), dim=dim), nn.Conv2d(8, 3, 1)]
+    net, inputs, axes = chain(IMAGES, *layers, axes=("a.bias:0 channels 12>6", "b.bias:0 channels 8>4"))
+    plan = halved(net, inputs, *axes).plan
+    small = plan.apply(net.train())
+    at = plan.kept["b.weight_orig" if old else "b.parametrizations.weight.original"]
+    net.eval()(inputs), small.eval()(inputs)
+    assert torch.allclose(small.b.weight, net.b.weight[at[0]][:, at[1]], rtol=1e-4, atol=1e-6)
+    small.train()(inputs).sum().backward()
+    assert torch.linalg.matrix_norm(small.b.weight.detach().movedim(dim, 0).flatten(1), 2) < 1.5, "the norm is its own"
+
+
+def test_a_spectral_norm_of_zero_stays_zero() -> None:
+    layers = [parametrizations.spectral_norm(nn.Linear(4, 12)), nn.Linear(12, 3)]
+    net, inputs, _ = chain(ROWS, *layers, axes=())
+    with torch.no_grad():
+        net.a.parametrizations.weight[0]._u.zero_()
+    graph = sc.trace(net, inputs)
+    small = sc.plan(graph, sc.score(net, graph), keep=0.5).apply(net)
+    assert not small.a.parametrizations.weight[0]._u.any()

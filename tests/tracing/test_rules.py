@@ -37,6 +37,8 @@ PRUNABLE: dict[str, tuple[nn.Module, Any]] = {
     "relu": rows(F.relu),
     "in-place": rows(lambda x: x.mul_(2).relu_()),
     "hardswish in place": rows(lambda x: F.hardswish(x, inplace=True)),
+    "hardswish": rows(F.hardswish),
+    "reversed subtraction of tensors": rows(lambda x: torch.rsub(x, 2 * x)),
     "gelu of a sum": rows(lambda x: F.gelu(x + 0.5 * x)),
     "where": rows(lambda x: torch.where(x > 0, x, 0.1 * x)),
     "masked fill": rows(lambda x: x.masked_fill(x < 0, 0.0)),

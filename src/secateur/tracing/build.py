@@ -162,6 +162,8 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
             settings.setdefault(equation.origin, equation.target)
     for equation in equations:
         _solve(equation, settings, prunable)
+    for equation in equations:
+        _solve(equation, settings, prunable, multiples=True)
     rest: dict[tuple[Origin, Expr], Equation] = {}
     for equation in equations:
         sites = {a for a in atoms(equation.origin) if isinstance(a, Site)}
@@ -305,17 +307,30 @@ def _satisfied(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) ->
     )
 
 
-def _solve(equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int]) -> None:
-    """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold."""
-    unknown = [a for a in atoms(equation.origin) if isinstance(a, Site) and a not in settings]
-    if len(set(unknown)) != 1 or not set(equation.axes) & prunable.keys():
+def _solve(
+    equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int], *, multiples: bool = False
+) -> None:
+    """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold.
+
+    Args:
+        multiples: try a multiple of the dim too (``width // 2``), for each of several attributes.
+    """
+    unknown = dict.fromkeys(a for a in atoms(equation.origin) if isinstance(a, Site) and a not in settings)
+    if not set(equation.axes) & prunable.keys() or (len(unknown) != 1 and not multiples):
         return
-    for part in _parts(equation.target):
-        if part.size == unknown[0].value and set(named([part])) & prunable.keys():
-            trial = Sizes(settings={**settings, unknown[0]: part}, equations=())
-            if _holds(equation, trial, prunable, _involved(equation, trial, prunable), tied=False):
-                settings[unknown[0]] = part
-                return
+    for site in unknown:
+        parts = [_multiple(equation.target, site.value)] if multiples else _parts(equation.target)
+        for part in parts:
+            if part.size == site.value and set(named([part])) & prunable.keys():
+                trial = Sizes(settings={**settings, site: part}, equations=())
+                if _holds(equation, trial, prunable, _involved(equation, trial, prunable), tied=False):
+                    settings[site] = part
+                    return
+
+
+def _multiple(expr: Expr, size: int) -> Expr:
+    """So many times a dim that the size is reached, if it is a multiple."""
+    return product((Leaf(None, size // expr.size), expr))
 
 
 def _parts(expr: Expr) -> Iterable[Expr]:

@@ -6,6 +6,7 @@ they import come from, and once more from there within the same package.
 """
 
 import functools
+import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from secateur.modules import parts
 
 FOREIGN = (stdlib_module_names | {"torch", "numpy", "secateur"}) - {"__main__"}
 LONGEST = 10_000  # entries of a dict or list that is looked through
+HARMLESS = {int, float, bool, str, bytes, type(None), type, types.FunctionType, types.ModuleType, property,
+            types.BuiltinFunctionType, types.GenericAlias, types.UnionType, classmethod, staticmethod}  # fmt: skip
+PYTHONS = {"__builtins__", "__path__", "__all__", "__annotations__", "__dict__", "__doc__"}  # names in every namespace
 CONTAINERS = (dict, list, tuple, OrderedDict, defaultdict)
 Cached = functools._lru_cache_wrapper
 
@@ -96,10 +100,11 @@ def _put_back(place: Any, old: Mapping[str, Any], known: set[int]) -> None:
 def _worth_a_look(held: "Mapping[Any, Any] | list[Any]") -> list[tuple[Any, Any]]:
     """The entries of a namespace, dict or list that are tensors or may hold some."""
     values = held if isinstance(held, list) else held.values()
-    if len(held) > LONGEST or not any(_may_hold(kind) for kind in set(map(type, values))):
+    if len(held) > LONGEST or set(map(type, values)) <= HARMLESS:
         return []
     entries = enumerate(held) if isinstance(held, list) else list(held.items())
-    return [(key, value) for key, value in entries if _may_hold(type(value))]
+    found = [(key, value) for key, value in entries if type(value) not in HARMLESS and _may_hold(type(value))]
+    return [(key, value) for key, value in found if key not in PYTHONS]
 
 
 @functools.cache

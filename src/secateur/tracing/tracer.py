@@ -1,6 +1,6 @@
 """The dispatch tracer: runs a model once and turns each ATen operation into equations between dims."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -45,6 +45,17 @@ def find_rule(func: Any) -> Rule | None:
     said = signature(func)
     found = RULES.get(said.name) or RULES.get(said.plain)
     return found or (pointwise if is_pointwise(func) else None)
+
+
+def _flat(out: Any) -> Iterable[Any]:
+    return out if type(out) is tuple and not any(isinstance(v, list) for v in out) else tree_iter(out)
+
+
+def _created(op: Op, tensor: Tensor) -> Dims:
+    """Of a tensor made from nothing: positions may count, where there are any."""
+    if not tensor.numel():
+        return [op.algebra.dim(int(s)) for s in tensor.shape]
+    return op.fixed(tensor, f"created inside forward by {op.why}")
 
 
 def _results(op: Op, found: Rule) -> Sequence[Dims]:
@@ -194,7 +205,7 @@ class Tracer(TorchDispatchMode):
         name, writes = said.name, said.writes  # an operation may give its result in an argument, and return nothing
         strides = args[0].stride() if name.startswith("aten::as_strided") else ()  # in place, it changes them
         out = self.hollow.compute(func, args, kwargs) if self.hollow else call(func, args, kwargs)
-        gives = isinstance(out, Tensor) or writes or any(isinstance(v, Tensor) for v in tree_iter(out))
+        gives = isinstance(out, Tensor) or writes or any(isinstance(v, Tensor) for v in _flat(out))
         if name in QUERIES or not gives:
             self._freeze_read(func, args, kwargs, out)
             return out
@@ -203,7 +214,7 @@ class Tracer(TorchDispatchMode):
         found = find_rule(func)
         self._pending = ()
         if found is None and not any(True for _ in op.tensors()):
-            results: Sequence[Dims] = [op.fixed(t, f"created inside forward by {op.why}") for t in op.outputs()]
+            results: Sequence[Dims] = [_created(op, t) for t in op.outputs()]
         elif found is None:
             self.unknown.append((name, location()))
             results = freeze_everything(op)
