@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
 from secateur.choices import Follow, Note
+from secateur.empties import Ancestors, Watch
 from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
 from secateur.graph import Graph
 from secateur.inputs import Args, Kwargs, as_call, fresh
@@ -138,6 +139,8 @@ def _agree_in(
         reference, normalised = silenced(model, graph, plan, *fresh((args, kwargs)), dtype=dtype)
     except (RuntimeError, TypeError, ValueError) as error:
         return error
+    if not any(t.numel() for t in reference):
+        return _agree_inside(model, small, graph, plan, (args, kwargs), dtype)
     seed_draws()
     try:
         return _compare(reference, _run_small(small, *fresh((args, kwargs)), dtype=dtype), dtype, normalised)
@@ -168,6 +171,32 @@ def _agree_between_equals(
     with Follow(noted.choices, TOLERANCE[dtype]):
         got = _run_small(small, *fresh(inputs), dtype=dtype)
     return _compare(reference, got, dtype, normalised)
+
+
+def _agree_inside(
+    model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, dtype: torch.dtype
+) -> Proof:
+    """Compare what modules give, where the outputs are empty.
+
+    Raises:
+        ProofFailed: they differ, or a tensor that was pruned takes part in none of it.
+    """
+    before, after, ancestors = Watch(), Watch(), Ancestors()
+    seed_draws()
+    with ancestors:
+        reference, normalised = silenced(model, graph, plan, *fresh(inputs), dtype=dtype, watch=before)
+    seed_draws()
+    got = _run_small(small, *fresh(inputs), dtype=dtype, watch=after)
+    pairs = before.pairs(after)
+    seen = ancestors.of(a for a, _ in pairs)
+    unseen = [name for name in plan.kept if id(before.tensors[name]) not in seen]
+    if not pairs or unseen:
+        raise ProofFailed(
+            "the outputs are empty, so they prove nothing"
+            + (f", and {unseen[0]} takes part in nothing else that could be compared" if pairs else "")
+            + ": give example inputs of at least one sample, on which the model gives something"
+        )
+    return _compare([*reference, *(a for a, _ in pairs)], [*got, *(b for _, b in pairs)], dtype, normalised)
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -238,6 +267,7 @@ def silenced(
     *,
     dtype: torch.dtype,
     noted: Note | None = None,
+    watch: Watch | None = None,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
     tensors = named_tensors(model)
@@ -248,6 +278,8 @@ def silenced(
     copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
     _silence_parametrised(copy, plan)
     _silence_hooked(copy, plan)
+    if watch is not None:
+        watch.on(copy)
     tracer = Tracer()
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     for name, tensor in named_tensors(copy).items():
@@ -421,8 +453,12 @@ def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan)
 # ---------------------------------------------------------------------- comparing
 
 
-def _run_small(small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype) -> list[Tensor]:
+def _run_small(
+    small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype, watch: Watch | None = None
+) -> list[Tensor]:
     copy = copy_with(small, lambda t: _silence(t, {}, dtype)).eval()
+    if watch is not None:
+        watch.on(copy)
     try:
         with Kernels():
             return tensors_in(

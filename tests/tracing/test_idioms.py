@@ -1,6 +1,5 @@
 """Ways in which people write models, each in a small one: pruned to half of every axis, and proved."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
-from support.operations import IDS, IMAGES, ROWS, SEQUENCES, Case, Net, halved, trains, weight
+from support.operations import IDS, SEQUENCES, Net, halved, trains, weight
 
 
 def test_a_window_as_wide_as_a_dim_is_a_sum_over_it() -> None:
@@ -21,8 +20,8 @@ def test_a_window_as_wide_as_a_dim_is_a_sum_over_it() -> None:
         return net.last(F.max_pool1d(y, y.size(2)).squeeze(2))
 
     net = Net(forward, words=nn.Embedding(20, 12), windows=nn.Conv2d(1, 8, (3, 12)), last=nn.Linear(8, 3))
-    result = halved(net, IDS, "words.weight:1 hidden 12>6", "windows.weight:0 channels 8>4")
-    assert result.model.windows.kernel_size == (3, 6)
+    small: Any = halved(net, IDS, "words.weight:1 hidden 12>6", "windows.weight:0 channels 8>4").model
+    assert small.windows.kernel_size == (3, 6)
 
 
 @pytest.mark.parametrize("window", [nn.Conv2d(1, 8, (3, 12), padding=(0, 1)), nn.Conv2d(1, 8, (3, 11))])
@@ -49,7 +48,8 @@ class Literal(nn.Module):
             setattr(self, name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.extra(self, self.first(x)).reshape(-1, 5 * 12))
+        extra: Any = self.extra
+        return self.last(extra(self, self.first(x)).reshape(-1, 5 * 12))
 
 
 def smallest(net: Any, x: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ def without_gradients(net: Any, x: Tensor) -> Tensor:
 
 def whole_shape(net: Any, x: Tensor) -> Tensor:
     """A literal put together with a part of a shape."""
-    return x.view(x.shape[:-1] + (3, 4)).sin().flatten(-2)
+    return x.view(x.shape[:-1] + (3, 4)).sin().flatten(-2)  # noqa: RUF005, people write so
 
 
 def made_on_the_way(net: Any, x: Tensor) -> Tensor:
     """A layer without weights, made at each call; a matrix of any size."""
-    return nn.Tanh()(x) @ torch.eye(12)
+    return nn.Tanh()(x) @ torch.eye(12, dtype=x.dtype)
 
 
 def tied(net: Any, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def test_what_a_graph_of_calls_can_hold(extra: Any) -> None:
 
 
 def test_a_tied_weight_has_one_name_in_the_class_and_another_in_the_graph() -> None:
-    model = Literal(tied, unused=nn.Linear(12, 8, bias=False), other=nn.Linear(12, 8, bias=False))
+    model: Any = Literal(tied, unused=nn.Linear(12, 8, bias=False), other=nn.Linear(12, 8, bias=False))
     model.other.weight = model.unused.weight
     result = sc.prune(model.eval(), SEQUENCES, keep=0.5)
     assert {a["name"]: a["after"] for a in result.axes} == {"first.weight:0": 6, "unused.weight:0": 4}
@@ -131,5 +131,55 @@ def test_attention_as_a_function_has_its_sizes_among_its_arguments() -> None:
     net = Net(forward, first=nn.Linear(6, 12), last=nn.Linear(12, 3), **parts).eval()
     result = sc.prune(net, SEQUENCES, keep=0.5)
     assert result.rewritten is not None
-    assert result.model.in_weight.shape[0] == 3 * result.model.out_weight.shape[1]
-    assert result.graph.coverage == 1
+    small: Any = result.model
+    assert small.in_weight.shape[0] == 3 * small.out_weight.shape[1]
+    assert {"first.weight:0", "in_weight:1"} & {a["name"] for a in result.axes}
+
+
+# ---------------------------------------------------------------------- attention as people write it
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary positions, (batch, heads, length, 2 * angles)."""
+    half = x.shape[-1] // 2
+    cos, sin = (torch.cat([t, t], -1) for t in (angles.cos(), angles.sin()))
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+class Rotary(nn.Module):
+    """Fused projections, rotary positions from a buffer, attention without ``scale=``."""
+
+    frequencies: Tensor
+
+    def __init__(self, split: bool) -> None:
+        super().__init__()
+        self.heads, self.head, self.split = 4, 8, split
+        self.words, self.leave = nn.Embedding(20, 32), nn.Linear(32, 3)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.register_buffer("frequencies", 100.0 ** -torch.arange(0, 1, 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.words(x)
+        n, length, width = x.shape
+        head = width // self.heads if self.split else self.head
+        q, k, v = self.qkv(x).view(n, length, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
+        angles = torch.arange(length)[:, None] * self.frequencies
+        y = F.scaled_dot_product_attention(turned(q, angles), turned(k, angles), v)
+        return self.leave(x + self.out(y.transpose(1, 2).reshape(n, length, -1)))
+
+
+def test_a_rotated_query_is_scaled_once() -> None:
+    """Each of its weights reaches it twice: as it is, and turned."""
+    model = Rotary(split=False).eval()
+    result = sc.prune(model, IDS, keep=0.5, ignore=["words.*"])
+    sizes = {a["kind"]: (a["before"], a["after"]) for a in result.axes if a["name"].startswith("qkv")}
+    assert sizes["head_dim"] == (4, 2)
+    assert result.proof.status == "proved"
+
+
+def test_a_table_of_the_head_size_does_not_keep_the_heads_whole() -> None:
+    """Where ``width // heads`` must hold, the head size stays, though a buffer has it alone."""
+    result = sc.prune(Rotary(split=True).eval(), IDS, keep=0.5)
+    assert result.rewritten is None
+    assert result.model.heads == 2
+    assert result.model.frequencies.shape == (4,)

@@ -163,7 +163,7 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
     for equation in equations:
         _solve(equation, settings, prunable)
     for equation in equations:
-        _solve(equation, settings, prunable, multiples=True)
+        _solve(equation, settings, prunable, tied=True)
     rest: dict[tuple[Origin, Expr], Equation] = {}
     for equation in equations:
         sites = {a for a in atoms(equation.origin) if isinstance(a, Site)}
@@ -197,12 +197,12 @@ def relax(uses: list[Use], names: Names, infos: dict[str, AxisInfo], tensors: Ma
     """The demands when axes that need not be pruned stay whole: the head size where heads can go, so that
     ``width // heads`` holds. The model's class is kept that way, and every parameter stays on a prunable axis.
     """
-    dims = [names.finish(e) for es in tensors.values() for e in es]
+    dims = [[names.finish(e) for e in exprs] for exprs in tensors.values()]
     while True:
         prunable = prunable_sizes(infos)
         found = demands(uses, names, prunable)
-        chosen: set[str] = set()
-        for equation in found.stuck:
+        chosen = set(_hold_numbers([e for e in found.stuck if isinstance(e.origin, Shape)], infos))
+        for equation in [] if chosen else found.stuck:
             victims = _victims(equation, found.sizes, prunable_sizes(infos), infos, dims)
             freeze(infos, victims, f"stays whole so that {equation.text} holds for the others")
             chosen.update(victims)
@@ -272,14 +272,21 @@ def _victims(
         groups = [g for count in (1, 2) for g in combinations(order, count)]
     for group in groups:
         rest = {n: s for n, s in prunable.items() if n not in group}
-        if all(_spared(n, rest, dims) for n in group) and _satisfied(equation, sizes, rest):
+        if all(_spared(n, rest, dims, infos[n].kind) for n in group) and _satisfied(equation, sizes, rest):
             return group
     return ()
 
 
-def _spared(name: str, rest: Mapping[str, int], dims: Iterable[Expr]) -> bool:
-    """Whether an axis is, wherever it occurs, a factor beside one that can be pruned."""
-    return all(_beside(expr, name, rest, beside=False) for expr in dims if name in named([expr]))
+def _spared(name: str, rest: Mapping[str, int], tensors: Iterable[list[Expr]], kind: str) -> bool:
+    """Whether an axis is, wherever it occurs, a factor beside one that can be pruned; of a head size it is enough that
+    another dim of the parameter can be.
+    """
+    for dims in tensors:
+        if any(name in named([d]) and not _beside(d, name, rest, beside=False) for d in dims):
+            others = named([d for d in dims if name not in named([d])])
+            if kind != "head_dim" or not rest.keys() & set(others):
+                return False
+    return True
 
 
 def _beside(expr: Expr, name: str, rest: Mapping[str, int], *, beside: bool) -> bool:
@@ -307,30 +314,50 @@ def _satisfied(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) ->
     )
 
 
-def _solve(
-    equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int], *, multiples: bool = False
-) -> None:
-    """An attribute that only occurs within an expression is set to the part of the dim that makes the equation hold.
+def _solve(equation: Equation, settings: dict[Site, Expr], prunable: Mapping[str, int], *, tied: bool = False) -> None:
+    """An attribute that only occurs within an expression is set to what makes the equation hold: a part of the dim, or
+    what the expression was computed from.
 
     Args:
-        multiples: try a multiple of the dim too (``width // 2``), for each of several attributes.
+        tied: it may hold while equal axes stay equal, and one of several attributes may change alone.
     """
     unknown = dict.fromkeys(a for a in atoms(equation.origin) if isinstance(a, Site) and a not in settings)
-    if not set(equation.axes) & prunable.keys() or (len(unknown) != 1 and not multiples):
+    if not set(equation.axes) & prunable.keys() or (len(unknown) != 1 and not tied):
         return
     for site in unknown:
-        parts = [_multiple(equation.target, site.value)] if multiples else _parts(equation.target)
-        for part in parts:
+        inverse = _inverse(equation.origin, equation.target, site, settings)
+        for part in [*([] if inverse is None else [inverse]), *_parts(equation.target)]:
             if part.size == site.value and set(named([part])) & prunable.keys():
                 trial = Sizes(settings={**settings, site: part}, equations=())
-                if _holds(equation, trial, prunable, _involved(equation, trial, prunable), tied=False):
+                if _holds(equation, trial, prunable, _involved(equation, trial, prunable), tied=tied):
                     settings[site] = part
                     return
 
 
-def _multiple(expr: Expr, size: int) -> Expr:
-    """So many times a dim that the size is reached, if it is a multiple."""
-    return product((Leaf(None, size // expr.size), expr))
+def _inverse(origin: Origin, target: Expr, site: Site, settings: Mapping[Site, Expr]) -> Expr | None:
+    """What an attribute must be for ``width // n`` or ``width - n`` to be the target; None for other expressions."""
+    if origin == site:
+        return target
+    if not isinstance(origin, Operation) or origin.symbol not in ("//", "-"):
+        return None
+    other = _as_expr(origin.right, settings)
+    if other is None:
+        return None
+    whole = product((other, target)) if origin.symbol == "//" else concat((other, target))
+    return _inverse(origin.left, whole, site, settings)
+
+
+def _as_expr(origin: Origin, settings: Mapping[Site, Expr]) -> Expr | None:
+    """A size as a dim expression, where it is a plain one."""
+    match origin:
+        case Literal():
+            return Leaf(None, origin.value) if origin.value > 0 else None
+        case Attribute() | NodeArgument():
+            return settings.get(origin, Leaf(None, origin.value) if origin.value > 0 else None)
+        case Shape():
+            return origin.dim
+        case Operation():
+            return None
 
 
 def _parts(expr: Expr) -> Iterable[Expr]:

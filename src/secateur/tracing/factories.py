@@ -31,9 +31,10 @@ def recorded_factories(tracer: Any) -> Generator[None]:
 def _recording(name: str, function: Any, tracer: Any) -> Any:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs)))
-        made = None if given else function(*args, **kwargs)
-        if given or (name in UNIFORM and not tracer.running and "out" not in kwargs and made.dim()):
+        if any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+            return tracer.create_proxy("call_function", function, args, kwargs)
+        made = function(*args, **kwargs)
+        if name in UNIFORM and not tracer.running and "out" not in kwargs and made.dim():
             return tracer.create_proxy("call_function", function, args, kwargs)
         return made
 

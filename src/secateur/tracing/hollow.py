@@ -47,6 +47,9 @@ def attend(*args: Any, **kwargs: Any) -> Tensor:
     given = dict(zip(names, args, strict=False)) | kwargs
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     query, key, value = (given[n] for n in names[:3])
+    if query.shape[:-2] != key.shape[:-2] or key.shape[:-2] != value.shape[:-2]:
+        batch = broadcast([tuple(t.shape[:-2]) for t in (query, key, value)])
+        query, key, value = (t.expand(*batch, *t.shape[-2:]) for t in (query, key, value))
     return kernel(query, key, value, attn_mask=given.get("attn_mask"), scale=given.get("scale"))[0]
 
 

@@ -51,16 +51,30 @@ def makers(query: Tensor, made: dict[int, tuple[Op, int]]) -> list[Part]:
     Raises:
         NotLinear: there are none, or they can't be told.
     """
-    found: dict[tuple[int, int, bytes], Part] = {}
+    found: dict[int, Part] = {}
     for parameter, masks in _back(query, [torch.ones(s, dtype=torch.bool) for s in query.shape], made):
         partial = [k for k, m in enumerate(masks) if not bool(m.all())]
         if len(partial) > 1:
             raise NotLinear
         dim = partial[0] if partial else 0
-        found[id(parameter), dim, masks[dim].numpy().tobytes()] = Part(parameter, dim, masks[dim])
+        found[id(parameter)] = _together(Part(parameter, dim, masks[dim]), found.get(id(parameter)))
     if not found:
         raise NotLinear
     return list(found.values())
+
+
+def _together(part: Part, other: Part | None) -> Part:
+    """Positions that reach the query on several ways (a rotation takes each twice) are scaled once.
+
+    Raises:
+        NotLinear: the two are of different dims.
+    """
+    whole = next((p for p in (part, other) if p is not None and bool(p.mask.all())), None)
+    if other is None or whole is not None:
+        return whole or part
+    if part.dim != other.dim:
+        raise NotLinear
+    return Part(part.parameter, part.dim, part.mask | other.mask)
 
 
 def ranges(mask: Tensor) -> tuple[tuple[int, int], ...]:

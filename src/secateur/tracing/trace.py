@@ -80,7 +80,8 @@ class Builder:
     def build(self) -> Graph:
         scales = self._scales()
         self.uses = [*self.run.uses, *self._numbers(), *self._comparisons()]
-        found = relax(self.uses, self.names, self.infos, self.run.dims)
+        parameters = {n: dims for n, dims in self.run.dims.items() if isinstance(self.tensors[n], nn.Parameter)}
+        found = relax(self.uses, self.names, self.infos, parameters)
         captured, found = self._capture(found) if found.stuck else (None, found)
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting

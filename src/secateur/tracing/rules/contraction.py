@@ -99,28 +99,37 @@ def convolution(op: Op) -> Dims:
         op.hint("groups", g)
     op.hint("channels", channels, out_channels)
     spatial = _window_dims(op, x[2:], weight[2:])
-    sites = op["input"].shape[2:] if transposed else op.out.shape[2:]
-    op.macs(batch, *(int(s) for s in sites), *weight)
+    op.macs(batch, *(x[2:] if transposed else spatial), *weight)
     return [batch, out_channels, *spatial]
 
 
 def _window_dims(op: Op, before: Dims, window: Dims) -> Dims:
-    """A window moves along a spatial dim, so both freeze. One that is as wide as the dim is summed over with it."""
-    after = [int(s) for s in op.out.shape[2:]]
-    for k, (dim, width) in enumerate(zip(before, window, strict=True)):
-        if after[k] == 1 and _covers(op, k, dim, width):
+    """A window moves along a spatial dim, so both freeze. One that is as wide as the dim is summed over with it, and
+    one of a single position leaves the dim as it is.
+    """
+    after: Dims = []
+    for k, (dim, width, size) in enumerate(zip(before, window, op.out.shape[2:], strict=True)):
+        if width.size == 1 and _setting(op, "stride", k) == 1 and dim.size == size > 1:
+            after.append(dim)
+            continue
+        if size == 1 and _covers(op, k, dim, width):
             op.unify(dim, width)
         else:
             op.freeze(dim, why="a spatial dim of a convolution")
             op.freeze(width, why="the window of a convolution")
-    return [op.algebra.fixed(size, "a spatial dim of a convolution") for size in after]
+        after.append(op.algebra.fixed(int(size), "a spatial dim of a convolution"))
+    return after
+
+
+def _setting(op: Op, name: str, k: int) -> int:
+    """Stride or padding along a spatial dim; one value may stand for all of them."""
+    values = op[name]
+    return int(values[k if len(values) > 1 else 0])
 
 
 def _covers(op: Op, k: int, dim: Expr, width: Expr) -> bool:
     """Whether a window takes in a whole dim that may still change: the embedding of each word, say."""
-    whole = (
-        dim.size == width.size > 1 and not op["transposed"] and not op["padding"][k if len(op["padding"]) > 1 else 0]
-    )
+    whole = dim.size == width.size > 1 and not op["transposed"] and not _setting(op, "padding", k)
     return whole and not any(resolve(e) == dim for e, _ in op.algebra.frozen)
 
 

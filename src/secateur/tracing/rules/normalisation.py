@@ -138,6 +138,8 @@ def best(op: Op) -> Dims:
 @rule(
     "aten::all",
     "aten::any",
+    "aten::_is_all_true",
+    "aten::_is_any_true",
     "aten::median",
     "aten::mode",
 )
