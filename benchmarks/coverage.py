@@ -209,6 +209,7 @@ def load_zoo(path: Path) -> list[Entry]:
     spec = importlib.util.spec_from_file_location("zoo", path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"{path} is no Python file")
+    sys.path.append(str(path.resolve().parent))  # its name is left out of places
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return list(module.ZOO)

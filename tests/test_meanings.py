@@ -138,7 +138,7 @@ class Truth(Net):
 
 
 NUMBERS = [
-    Loop, Compared, ComparedShape, Divisor, Summand, Mean, Reciprocal, Root, Counted, Best, Key, Place, Name, Twins,
+    Loop, Divisor, Summand, Mean, Reciprocal, Root, Counted, Best, Key, Place, Name, Twins,
     Truth,
 ]  # fmt: skip
 
@@ -155,6 +155,14 @@ def test_a_width_that_is_also_a_number(net: type[Net], keep_class: bool) -> None
         assert axis.frozen or (keep_class and axis.rewrite)
     else:  # then the number is still the one that it was
         assert result.rewritten is not None
+
+
+@pytest.mark.parametrize("net", [Compared, ComparedShape])
+@pytest.mark.parametrize("keep_class", [False, True])
+def test_a_width_that_the_code_compares_keeps_the_answer(net: type[Net], keep_class: bool) -> None:
+    result = prune_and_compare(net(), torch.randn(5, 4), keep_class=keep_class)
+    assert result.rewritten is None
+    assert result.plan.sizes["a.weight:0"] == result.graph.axes["a.weight:0"].least == 7
 
 
 def test_a_width_that_is_also_the_number_of_classes() -> None:

@@ -111,6 +111,9 @@ class Session(Protocol):
     def compared(self, a: Origin, b: Origin) -> None:
         """Two sizes were compared, and were equal."""
 
+    def bounded(self, origin: Origin, least: int) -> None:
+        """The code took the way of a size that is at least so large."""
+
 
 class SourcedInt(int):
     """An int with an origin, for as long as the trace that made it (``session``) runs."""
@@ -167,6 +170,8 @@ class SourcedInt(int):
         equal = int.__eq__(self, other)  # type: ignore[operator]
         if equal is True and isinstance(other, SourcedInt) and other.session is self.session:
             self.session.compared(self.origin, other.origin)
+        elif equal is False and type(other) is int and other == 1:
+            self._bound(2)
         return equal
 
     def __ne__(self, other: object) -> bool:
@@ -174,6 +179,31 @@ class SourcedInt(int):
         return equal if equal is NotImplemented else not equal
 
     __hash__ = int.__hash__
+
+    def _bound(self, least: int) -> None:
+        """Sizes only shrink, so what the code does for larger ones needs so many units."""
+        if 1 < least <= int(self) and isinstance(self.origin, Attribute | Shape):
+            self.session.bounded(self.origin, least)
+
+    def __gt__(self, other: Any) -> bool:
+        if type(other) is int:
+            self._bound(other + 1)
+        return int.__gt__(self, other)
+
+    def __ge__(self, other: Any) -> bool:
+        if type(other) is int:
+            self._bound(other)
+        return int.__ge__(self, other)
+
+    def __lt__(self, other: Any) -> bool:
+        if type(other) is int:
+            self._bound(other)
+        return int.__lt__(self, other)
+
+    def __le__(self, other: Any) -> bool:
+        if type(other) is int:
+            self._bound(other + 1)
+        return int.__le__(self, other)
 
     def __float__(self) -> float:
         self.session.escaped(self.origin)

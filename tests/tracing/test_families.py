@@ -68,6 +68,23 @@ class Threefold(nn.Module):
         return self.leave(y.transpose(1, 2).flatten(2))
 
 
+class Radix(nn.Module):
+    """Groups that compete by a softmax where there are several; the code asks whether there are."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.enter, self.split = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1, groups=groups)
+        self.leave = nn.Conv2d(12 // groups, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.split(self.enter(x))
+        if self.groups > 1:
+            x = x.unflatten(1, (self.groups, x.shape[1] // self.groups))
+            return self.leave((x * x.mean((3, 4), keepdim=True).softmax(1)).sum(1))
+        return self.leave(x * x.mean((2, 3), keepdim=True).sigmoid())
+
+
 class TokenMixer(nn.Module):
     """A convolution of a single position along the channels mixes tokens: the channels pass."""
 
@@ -113,6 +130,16 @@ def test_an_attribute_in_a_product_ties_what_must_stay_equal() -> None:
     assert result.rewritten is None
     assert ("qkv.weight:0/head_dim1", "qkv.weight:0/head_dim2") in result.graph.ties
     assert (result.model.heads, result.model.size) == (1, 4)
+
+
+def test_a_size_that_the_code_asks_about_keeps_the_answer() -> None:
+    graph = sc.trace(Radix(2), torch.randn(2, 3, 4, 4))
+    (frozen,) = [a for a in graph.frozen.values() if a.kind == "groups"]
+    assert frozen.frozen[0].startswith("with fewer units the code would go another way at ")
+    wider = sc.trace(Radix(3), torch.randn(2, 3, 4, 4))
+    assert [a.least for a in wider.axes.values() if a.kind == "groups"] == [2]
+    result = sc.prune(Radix(3), torch.randn(2, 3, 4, 4), keep=0.1)
+    assert result.model.groups == 2
 
 
 def test_a_convolution_of_one_position_passes_its_dims() -> None:

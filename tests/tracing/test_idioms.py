@@ -183,3 +183,37 @@ def test_a_table_of_the_head_size_does_not_keep_the_heads_whole() -> None:
     assert result.rewritten is None
     assert result.model.heads == 2
     assert result.model.frequencies.shape == (4,)
+
+
+class Biased(nn.Module):
+    """The head size is an attribute, a number, and a dim of a table for each head."""
+
+    def __init__(self, table: int) -> None:
+        super().__init__()
+        self.heads, self.head = 4, 8
+        self.words, self.leave = nn.Embedding(20, 32), nn.Linear(32, 3)
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.bias = nn.Parameter(torch.rand(4, 8))
+        self.table = nn.Parameter(torch.rand(table, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.words(x)
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).view(n, length, 3, self.heads, self.head).unbind(2)
+        q = q + self.bias + self.table[0]
+        weights = (torch.einsum("nihd,njhd->nhij", q, k) / self.head**0.5).softmax(-1)
+        return self.leave(x + self.out(torch.einsum("nhij,njhd->nihd", weights, v).reshape(n, length, -1)))
+
+
+def test_the_class_is_worth_a_head_size_and_few_parameters() -> None:
+    """The table of five rows is on no prunable axis then; one of many rows is worth a rewritten graph."""
+    few = sc.prune(Biased(5).eval(), IDS, keep=0.5)
+    assert few.rewritten is None
+    assert type(few.model) is Biased
+    assert (few.model.heads, few.model.head) == (2, 8)
+    assert 0.97 < few.graph.coverage < 1
+    many = sc.prune(Biased(500).eval(), IDS, keep=0.5)
+    assert many.rewritten is not None
+    assert many.graph.coverage > 0.97
+    small: Any = many.model
+    assert small.table.shape == (500, 4)

@@ -437,6 +437,19 @@ def freeze(infos: dict[str, AxisInfo], axes: Iterable[str], reason: str) -> None
             infos[name] = replace(infos[name], frozen=(reason,))
 
 
+def keep_bounds(
+    infos: dict[str, AxisInfo], bounds: Mapping[tuple[Origin, int], str], sizes: Sizes, names: Names
+) -> None:
+    """Axes keep as many units as the way that the code takes needs: below, it goes another (``if self.groups > 1``)."""
+    for (origin, least), place in bounds.items():
+        dim = names.finish(origin.dim) if isinstance(origin, Shape) else sizes.settings.get(origin)  # type: ignore[arg-type]
+        if isinstance(dim, Leaf) and dim.name in infos and not infos[dim.name].frozen:
+            if least >= dim.size:
+                freeze(infos, [dim.name], f"with fewer units the code would go another way at {place}")
+            elif least > infos[dim.name].least:
+                infos[dim.name] = replace(infos[dim.name], least=least)
+
+
 def prunable_sizes(infos: Mapping[str, AxisInfo]) -> dict[str, int]:
     return {n: a.size for n, a in infos.items() if not a.frozen}
 

@@ -25,6 +25,8 @@ HARMLESS = {int, float, bool, str, bytes, type(None), type, types.FunctionType, 
 PYTHONS = {"__builtins__", "__path__", "__all__", "__annotations__", "__dict__", "__doc__"}  # names in every namespace
 CONTAINERS = (dict, list, tuple, OrderedDict, defaultdict)
 Cached = functools._lru_cache_wrapper
+CODE = {types.FunctionType, Cached}
+CACHES = {Cached, staticmethod, classmethod}
 
 
 @contextmanager
@@ -57,13 +59,9 @@ def _places(model: nn.Module) -> Iterator[Any]:
 
 def _helpers(names: Iterable[str]) -> list[str]:
     """The users' modules that the functions in the given ones come from."""
-    functions = [value for name in names for value in list(vars(loaded[name]).values()) if _is_code(value)]
-    found = dict.fromkeys(getattr(function, "__module__", None) for function in functions)
+    values = [value for name in names for value in list(vars(loaded[name]).values()) if type(value) in CODE]
+    found = dict.fromkeys(value.__module__ for value in values)
     return [name for name in found if isinstance(name, str) and _is_users(name)]
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) and hasattr(type(value), "__get__")  # a function, or a cache of one
 
 
 def _is_users(module: str) -> bool:
@@ -71,11 +69,11 @@ def _is_users(module: str) -> bool:
 
 
 def _caches(places: list[tuple[Any, dict[str, Any]]]) -> Iterator[Any]:
-    for _, held in places:
-        for value in held.values():
-            inner = getattr(value, "__func__", value) if isinstance(value, staticmethod | classmethod) else value
-            if type(inner) is Cached:
-                yield inner
+    values = [value for _, held in places for value in held.values() if type(value) in CACHES]
+    for value in values:
+        inner = value if type(value) is Cached else value.__func__
+        if type(inner) is Cached:
+            yield inner
 
 
 def _known(places: Iterable[tuple[Any, Mapping[str, Any]]]) -> set[int]:

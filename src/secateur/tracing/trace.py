@@ -20,6 +20,7 @@ from secateur.tracing.build import (
     collect,
     demands,
     freeze,
+    keep_bounds,
     keep_whole,
     prunable_sizes,
     relax,
@@ -33,6 +34,9 @@ from secateur.tracing.scales import NotLinear, makers, ranges
 from secateur.tracing.shadow import shadow
 from secateur.tracing.sizes import Use
 from secateur.tracing.surroundings import no_collection, quiet_backends
+
+KEPT = "a rewritten graph would put few more parameters on prunable axes"
+WORTH = 0.97  # share of the parameters on prunable axes for which head sizes stay whole and the class is kept
 
 
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -83,6 +87,7 @@ class Builder:
         parameters = {n: dims for n, dims in self.run.dims.items() if isinstance(self.tensors[n], nn.Parameter)}
         found = relax(self.uses, self.names, self.infos, parameters)
         captured, found = self._capture(found) if found.stuck else (None, found)
+        keep_bounds(self.infos, self.run.tracer.bounds, found.sizes, self.names)
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
@@ -142,15 +147,16 @@ class Builder:
         axes = list(dict.fromkeys(n for e in stuck for n in e.axes if n in self.infos and not self.infos[n].frozen))
         if not axes:
             return None, found
-        before = dict(self.infos)
+        kept = dict(self.infos)
+        settled = keep_whole(self.uses, self.names, kept, KEPT, self._covered)
+        lost = {a.kind for n, a in kept.items() if a.frozen and not self.infos[n].frozen}
+        if lost == {"head_dim"} and self._covered(kept) > WORTH * self._covered(self.infos):
+            self.infos.update(kept)
+            return None, settled
         try:
             sizes = self._captured_sizes()
         except (SecateurError, *NEEDS_DATA) as error:
             return None, keep_whole(self.uses, self.names, self.infos, str(error), self._covered)
-        kept = dict(before)
-        settled = keep_whole(
-            self.uses, self.names, kept, "a rewritten graph would hold more parameters whole", self._covered
-        )
         if self._covered(self.infos) < self._covered(kept):
             self.infos.update(kept)
             self.captured_ties = []

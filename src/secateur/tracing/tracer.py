@@ -16,7 +16,7 @@ from secateur.origins import Origin, Shape
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
-from secateur.tracing.rules.registry import location, signature
+from secateur.tracing.rules.registry import asked_by_user, location, signature
 
 # Queries that dispatch sees but that compute nothing.
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
@@ -91,6 +91,7 @@ class Tracer(TorchDispatchMode):
         made: for each tensor, by id, the operation that made it, and which of its outputs it is.
         numbers: sizes that became floats (a scale, most often), with the place.
         comparisons: pairs of sizes that the code found to be equal, one of a tensor at least, with the place.
+        bounds: sizes with the least value for which the code goes the way that it went, and the place.
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
             normalises, and the dims of its outputs (the proof's way to look at kept units alone).
         repaired: what is done in place to results of operations that may divide nothing by nothing.
@@ -111,6 +112,7 @@ class Tracer(TorchDispatchMode):
         self.implicit_scales: list[tuple[Tensor, Expr, str]] = []
         self.numbers: list[tuple[Origin, str]] = []
         self.comparisons: list[tuple[Origin, Origin, str]] = []
+        self.bounds: dict[tuple[Origin, int], str] = {}
         self.unknown: list[tuple[str, str]] = []
         self.least: list[tuple[Expr, int]] = []
         self.steps: list[tuple[Expr, int]] = []
@@ -188,6 +190,10 @@ class Tracer(TorchDispatchMode):
     def compared(self, a: Origin, b: Origin) -> None:
         if a != b and (isinstance(a, Shape) or isinstance(b, Shape)):
             self.comparisons.append((a, b, location()))
+
+    def bounded(self, origin: Origin, least: int) -> None:
+        if (origin, least) not in self.bounds and asked_by_user():
+            self.bounds[origin, least] = location()
 
     def escaped(self, origin: Origin) -> None:
         self.numbers.append((origin, location()))

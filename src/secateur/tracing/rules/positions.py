@@ -48,6 +48,12 @@ def running_total(op: Op) -> Dims:
     return op.dims("self")
 
 
+@rule("aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive")
+def distinct(op: Op) -> list[Dims]:
+    """As many as the values say."""
+    return freeze_everything(op)
+
+
 @rule("aten::embedding")
 def embedding(op: Op) -> Dims:
     rows, *width = op.dims("weight")

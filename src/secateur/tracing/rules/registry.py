@@ -69,6 +69,7 @@ def signature(func: Any) -> Signature:
 
 INTERNAL = ("/torch/", "/secateur/tracing/", "/secateur/origins.py", "importlib", "<eval_with_key", "<string>",
             "/contextlib.py")  # fmt: skip
+OWN = ("/secateur/origins.py", "/secateur/tracing/tracer.py", "/secateur/tracing/rules/registry.py")
 CALLERS = ("/secateur/tracing/trace.py", "/secateur/proof.py")  # no user's code lies between these and the model
 
 
@@ -84,6 +85,14 @@ def location() -> str:
             layer = f"{name}:{frame.f_lineno}"
         frame = cast(Any, frame.f_back)
     return layer or "unknown place"
+
+
+def asked_by_user() -> bool:
+    """Whether the code that deals with a size just now is the user's, neither torch's nor ours."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.endswith(OWN):
+        frame = cast(Any, frame.f_back)
+    return frame is not None and not any(part in frame.f_code.co_filename for part in INTERNAL)
 
 
 def raised_at(error: BaseException) -> str:
