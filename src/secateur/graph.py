@@ -29,6 +29,7 @@ class AxisInfo:
         frozen: why it must keep its size; empty where it may be pruned.
         rewrite: the sizes in ``forward`` that pruning it makes stale, so that the graph is rewritten; empty if none.
         least: the fewest units that the operations along it can do with: routing to the best two needs two experts.
+        asked: the fewest units with which the code goes the way that it went, and where it asks (``if groups > 1``).
         step: what its size must be a multiple of, where a kernel wants aligned rows.
     """
 
@@ -39,6 +40,7 @@ class AxisInfo:
     frozen: tuple[str, ...] = ()
     rewrite: tuple[str, ...] = ()
     least: int = 1
+    asked: tuple[int, str] = (1, "")
     step: int = 1
 
     @property

@@ -134,6 +134,9 @@ def prune(
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
+            if asked := {n for n, size in made.sizes.items() if size < graph.axes[n].asked[0]}:
+                graph = as_asked(graph, asked)  # the likeliest cause, and tried in no time
+                continue
             graph = without(
                 graph,
                 culprits(model, graph, made, wording, args, kwargs),
@@ -194,6 +197,16 @@ def carried_out(
     if wording is not None:
         wording.check(small, *as_call(args, kwargs))
     return small, proof
+
+
+def as_asked(graph: Graph, axes: set[str]) -> Graph:
+    """The graph in which the axes keep as many units as the way that the code takes needs."""
+    kept = {n: replace(graph.axes[n], least=graph.axes[n].asked[0]) for n in axes}
+    whole = [n for n, info in kept.items() if info.least >= info.size]
+    for name in whole:
+        reason = f"with fewer units the code would go another way at {graph.axes[name].asked[1]}"
+        graph = without(graph, [name], reason)
+    return replace(graph, axes={n: kept.get(n, info) for n, info in graph.axes.items()})
 
 
 def culprits(

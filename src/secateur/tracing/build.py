@@ -261,7 +261,7 @@ def _victims(
     sizes: Sizes,
     prunable: Mapping[str, int],
     infos: Mapping[str, AxisInfo],
-    dims: list[Expr],
+    tensors: list[list[Expr]],
 ) -> tuple[str, ...]:
     """The fewest axes that could stay whole for an equation to hold, in dims that another axis can make smaller."""
     involved = _involved(equation, sizes, prunable)
@@ -272,7 +272,7 @@ def _victims(
         groups = [g for count in (1, 2) for g in combinations(order, count)]
     for group in groups:
         rest = {n: s for n, s in prunable.items() if n not in group}
-        if all(_spared(n, rest, dims, infos[n].kind) for n in group) and _satisfied(equation, sizes, rest):
+        if all(_spared(n, rest, tensors, infos[n].kind) for n in group) and _satisfied(equation, sizes, rest):
             return group
     return ()
 
@@ -437,17 +437,14 @@ def freeze(infos: dict[str, AxisInfo], axes: Iterable[str], reason: str) -> None
             infos[name] = replace(infos[name], frozen=(reason,))
 
 
-def keep_bounds(
+def note_questions(
     infos: dict[str, AxisInfo], bounds: Mapping[tuple[Origin, int], str], sizes: Sizes, names: Names
 ) -> None:
-    """Axes keep as many units as the way that the code takes needs: below, it goes another (``if self.groups > 1``)."""
+    """Note how many units an axis needs for the way that the code takes: below, it goes another (``if groups > 1``)."""
     for (origin, least), place in bounds.items():
         dim = names.finish(origin.dim) if isinstance(origin, Shape) else sizes.settings.get(origin)  # type: ignore[arg-type]
-        if isinstance(dim, Leaf) and dim.name in infos and not infos[dim.name].frozen:
-            if least >= dim.size:
-                freeze(infos, [dim.name], f"with fewer units the code would go another way at {place}")
-            elif least > infos[dim.name].least:
-                infos[dim.name] = replace(infos[dim.name], least=least)
+        if isinstance(dim, Leaf) and dim.name in infos and least > infos[dim.name].asked[0]:
+            infos[dim.name] = replace(infos[dim.name], asked=(least, place))
 
 
 def prunable_sizes(infos: Mapping[str, AxisInfo]) -> dict[str, int]:

@@ -64,7 +64,8 @@ def check_kind(model: nn.Module) -> None:
                 f"{path or 'the model'} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be "
                 "changed. Pass the model as it was before."
             )
-        lazy = [name for name, tensor in module._parameters.items() if nn.parameter.is_lazy(tensor)]
+        held = [(name, tensor) for name, tensor in module._parameters.items() if tensor is not None]
+        lazy = [name for name, tensor in held if nn.parameter.is_lazy(tensor)]
         if lazy:
             raise ModelError(
                 f"{f'{path}.{lazy[0]}'.lstrip('.')} has no shape yet: call the model once on the example inputs first."

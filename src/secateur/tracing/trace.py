@@ -20,8 +20,8 @@ from secateur.tracing.build import (
     collect,
     demands,
     freeze,
-    keep_bounds,
     keep_whole,
+    note_questions,
     prunable_sizes,
     relax,
     spread_ties,
@@ -87,7 +87,7 @@ class Builder:
         parameters = {n: dims for n, dims in self.run.dims.items() if isinstance(self.tensors[n], nn.Parameter)}
         found = relax(self.uses, self.names, self.infos, parameters)
         captured, found = self._capture(found) if found.stuck else (None, found)
-        keep_bounds(self.infos, self.run.tracer.bounds, found.sizes, self.names)
+        note_questions(self.infos, self.run.tracer.bounds, found.sizes, self.names)
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
