@@ -38,7 +38,7 @@ class Note(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if (picked := _picked(func, args, out)) is not None:
-            self.choices.append(Choice(func._schema.name, tuple(args[0].shape), picked))
+            self.choices.append(Choice(signature(func).name, tuple(args[0].shape), picked))
         return out
 
 
@@ -62,21 +62,20 @@ class Follow(TorchDispatchMode):
             return out
         choice = self.choices[self.at] if self.at < len(self.choices) else None
         self.at += 1
-        if choice is None or (choice.name, choice.shape) != (func._schema.name, tuple(args[0].shape)):
+        if choice is None or (choice.name, choice.shape) != (signature(func).name, tuple(args[0].shape)):
             return out
         if choice.result.shape != picked.shape or torch.equal(choice.result, picked):
             return out
         if choice.name in COMPARISONS:
             return _compare(args, out, choice.result, self.tolerance)
-        names = dict(signature(func).arguments)
-        given = {**names, **dict(zip(names, args, strict=False)), **(kwargs or {})}["dim"]
+        given = signature(func).bind(args, kwargs or {})["dim"]
         dim = None if given is None else int(given) % max(args[0].dim(), 1)
         return _rank(args[0], dim, out, choice.result, self.tolerance)
 
 
 def _picked(func: Any, args: Sequence[Any], out: Any) -> Tensor | None:
     """The choice that an operation made: positions, or a mask."""
-    name = func._schema.name
+    name = signature(func).name
     if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return None
     if name in COMPARISONS:

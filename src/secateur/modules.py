@@ -10,21 +10,21 @@ def named_parts(model: nn.Module, *, repeated: bool = False) -> list[tuple[str, 
         repeated: name a module that has several places at each of them.
     """
     found: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
+    _visit(model, "", found, None if repeated else set())
+    return found
 
-    def visit(module: nn.Module, path: str) -> None:
-        if not repeated:
-            if id(module) in seen:
-                return
-            seen.add(id(module))
-        found.append((path, module))
+
+def _visit(module: nn.Module, path: str, found: list[tuple[str, nn.Module]], seen: set[int] | None) -> None:
+    if seen is not None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+    found.append((path, module))
+    if module._modules:
         start = f"{path}." if path else ""
         for name, part in module._modules.items():
             if part is not None:
-                visit(part, start + name)
-
-    visit(model, "")
-    return found
+                _visit(part, start + name, found, seen)
 
 
 def parts(model: nn.Module) -> list[nn.Module]:
@@ -37,9 +37,12 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
     for path, module in named_parts(model, repeated=True):
-        start = f"{path}." if path else ""
-        parameters.update((start + k, t) for k, t in module._parameters.items() if t is not None)
-        buffers.update((start + k, t) for k, t in module._buffers.items() if t is not None)
+        for held, found in ((module._parameters, parameters), (module._buffers, buffers)):
+            if held:
+                start = f"{path}." if path else ""
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        found[start + name] = tensor
     return parameters | buffers
 
 

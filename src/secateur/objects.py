@@ -12,7 +12,6 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from secateur.modules import named_parts
@@ -20,7 +19,6 @@ from secateur.modules import named_parts
 DEPTH = 4  # objects within objects that are looked into
 LONGEST = 1000  # items of a list or dict that is looked into: longer ones are data
 FOREIGN = (sys.stdlib_module_names | {"torch", "numpy"}) - {"__main__"}
-ATOMS = {int, float, bool, str, type(None), torch.dtype}  # the commonest values, which hold no others
 BARE = (types.SimpleNamespace, argparse.Namespace)
 
 
@@ -42,17 +40,29 @@ def _foreign(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in FOREIGN
 
 
+class _MayBePlain(dict[type, bool]):
+    """Whether values of a type may be plain objects, or dicts that hold some: hardly any on a module are."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = kind is dict or issubclass(kind, BARE) or not _foreign(kind)
+        return self[kind]
+
+
+MAY_BE_PLAIN = _MayBePlain()
+
+
 def _holds(value: Any) -> bool:
     return hasattr(value, "__dict__") or any(True for _ in slots(value))
 
 
 def slots(value: Any) -> tuple[str, ...]:
     """Names of the attributes that the classes of an object keep outside its ``__dict__``."""
-    return _slots_of(type(value))
+    return slots_of(type(value))
 
 
 @lru_cache(maxsize=4096)
-def _slots_of(kind: type) -> tuple[str, ...]:
+def slots_of(kind: type) -> tuple[str, ...]:
+    """Names of the attributes that a class, and those that it inherits from, keep outside an ``__dict__``."""
     return tuple(_named_slots(kind))
 
 
@@ -103,7 +113,9 @@ def on_modules(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     seen: set[int] = set()
     for path, module in named_parts(model):
         for name, value in list(vars(module).items()):
-            if type(value) in ATOMS or name.startswith("_") or not (is_plain(value) or (type(value) is dict and value)):
+            if not MAY_BE_PLAIN[type(value)] or name.startswith("_"):
+                continue
+            if not (is_plain(value) or (type(value) is dict and value)):
                 continue
             for inner, found in walk(value, name, seen):
                 yield path, inner, found

@@ -378,10 +378,9 @@ class _KeptOnly:
         self.seen.update(dict.fromkeys(sorted(axes)))
         arguments = {k: self._cut(op, v, axes) for k, v in op.arguments.items()}
         _resize(op, arguments, over, self.plan)
-        named_only = {a.name for a in op.func._schema.arguments if a.kwarg_only}
-        positional = [v for k, v in arguments.items() if k not in named_only]
+        positional = [v for k, v in arguments.items() if k not in op.said.keywords]
         before = len(self.noted.choices) if self.noted else 0
-        out = op.func(*positional, **{k: v for k, v in arguments.items() if k in named_only})
+        out = op.func(*positional, **{k: v for k, v in arguments.items() if k in op.said.keywords})
         if self.noted and len(self.noted.choices) > before:
             del self.noted.choices[before - 1]  # what the same call picked from all units
         outputs = [out] if isinstance(out, Tensor) else list(out)

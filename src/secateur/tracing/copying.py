@@ -44,14 +44,12 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
-    copied: dict[str, Any] = {}
+    copied = state.copy()
     for name, value in state.items():
         kind = type(value)
-        if kind in ATOMS:
-            copied[name] = value
-        elif kind in TABLES and not value and name[0] == "_":  # a module's own table of hooks and the like
+        if kind in TABLES and not value and name[0] == "_":  # a module's own table of hooks and the like
             copied[name] = kind()
-        else:
+        elif kind not in ATOMS:
             copied[name] = _copy(value, memo)
     copied.pop("_compiled_call_impl", None)  # `nn.Module` leaves it out of its state
     return copied

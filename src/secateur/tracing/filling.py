@@ -19,23 +19,24 @@ from secateur.tracing.sizes import Found, SizeMode, argument, handles, shaped, s
 
 @handles(torch.zeros, torch.ones, torch.empty, torch.full, torch.Tensor.new_zeros, torch.Tensor.new_ones,
          torch.Tensor.new_empty, torch.Tensor.new_full)  # fmt: skip
-def filled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def filled(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """One value everywhere: any size will do, where the ints that it is made with can follow."""
     values, _ = spread(args, kwargs, 1 if args and isinstance(args[0], Tensor) else 0, "size", "shape")
     if len(values) == out.dim() and "out" not in kwargs:
         fixed, algebra = mode.tracer.dims(out), mode.tracer.algebra
         free = [algebra.dim(v) if isinstance(v, int) else d for v, d in zip(values, fixed, strict=True)]
         mode.tracer.set_dims(out, free)
-        yield from shaped(mode, before, out, args, kwargs)
+        yield from shaped(mode, out, args, kwargs)
 
 
 @handles(F.pad)
-def padded(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def padded(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Each int is the size of a part before or behind a dim; computed ones may follow the dim, literal ones stay."""
     pads, path = argument(args, kwargs, 1, "pad")
     how, _ = argument(args, kwargs, 2, "mode")
-    if how not in (None, "constant") or before is None or any(p < 0 for p in pads):
+    if how not in (None, "constant") or any(p < 0 for p in pads):
         return
+    before = mode.tracer.dims(argument(args, kwargs, 0, "input")[0])
     dims, algebra = mode.tracer.dims(out), mode.tracer.algebra
     for k in range(0, len(pads), 2):
         at = len(dims) - 1 - k // 2
@@ -57,7 +58,7 @@ def _computed(mode: SizeMode, value: int) -> bool:
 
 
 @handles(torch.eye)
-def identity(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def identity(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """A square one is the same for whatever units are left."""
     if out.shape[0] != out.shape[1] or "out" in kwargs:
         return
@@ -70,7 +71,7 @@ def identity(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
 
 
 @handles(torch.Tensor.repeat, torch.Tensor.tile, torch.tile)
-def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def repeated(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """The last dims become (repeat dim): the ints are the outer factors."""
     values, paths = spread(args, kwargs, 1, "repeats", "dims")
     dims = mode.tracer.dims(out)
@@ -81,11 +82,11 @@ def repeated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
 
 
 @handles(torch.repeat_interleave, torch.Tensor.repeat_interleave)
-def interleaved(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def interleaved(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """A dim becomes (dim repeat): the int is the inner factor. A literal one stays."""
     repeats, path = argument(args, kwargs, 1, "repeats")
     dim, _ = argument(args, kwargs, 2, "dim")
-    if not isinstance(repeats, int) or before is None:
+    if not isinstance(repeats, int):
         return
     whole = mode.tracer.dims(out)[dim or 0]
     halves = mode.tracer.algebra.split(whole, whole.size // int(repeats))

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_map
 
 from secateur.tracing.kernels import call
-from secateur.tracing.rules.registry import Signature, signature, tensors_among
+from secateur.tracing.rules.registry import Op, Signature, signature, tensors_of
 
 Shape = Sequence[int]
 
@@ -54,49 +54,41 @@ def attend(*args: Any, **kwargs: Any) -> Tensor:
 
 
 class Hollow:
-    """Keeps apart which tensors of one trace are hollow, and computes with them.
+    """Keeps apart which tensors of one trace are hollow, and computes with them."""
 
-    Args:
-        pointwise: whether an operation works on each position alone.
-    """
-
-    def __init__(self, pointwise: Callable[[Any], bool]) -> None:
-        self.pointwise = pointwise
+    def __init__(self) -> None:
         self.known: dict[int, Tensor] = {}  # by id; held, so that ids stay unique
 
     def like(self, tensor: Tensor) -> Tensor:
         """A hollow tensor for a parameter, a buffer or an input."""
         made = hollow(tensor.shape, tensor.dtype)
         if isinstance(tensor, nn.Parameter):
-            made = nn.Parameter(made, requires_grad=False)
+            made = torch.Tensor._make_subclass(nn.Parameter, made, False)
         self.known[id(made)] = made
         return made
 
     def holds(self, tensor: Any) -> bool:
         return id(tensor) in self.known
 
-    def compute(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def compute(self, op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The result of an operation.
 
         Raises:
             NeedsValues: it depends on values that are not there.
         """
-        tensors = tensors_among((*args, *kwargs.values()))
-        if not any(id(t) in self.known for t in tensors):
-            return func(*args, **kwargs)
-        said = signature(func)
-        name = said.name
-        if name in REFUSED:
-            raise NeedsValues(name)
-        if said.writes and name not in NATIVE:
+        said, known = op.said, self.known
+        if known.keys().isdisjoint(map(id, op.operands)):
+            return op.func(*args, **kwargs)
+        if said.name in REFUSED:
+            raise NeedsValues(said.name)
+        native = said.name in NATIVE
+        if said.writes and not native:
             return self._in_place(said, args)
-        if said.is_view or name in NATIVE:
-            out = func(*args, **kwargs)
+        out = op.func(*args, **kwargs) if said.is_view or native else _worked_out(op, args, kwargs)
+        if isinstance(out, Tensor):
+            known[id(out)] = out
         else:
-            out = self._worked_out(func, said, args, kwargs, tensors)
-        for value in tree_iter(out) if isinstance(out, list | tuple) else (out,):
-            if isinstance(value, Tensor):
-                self.known[id(value)] = value
+            known.update((id(t), t) for t in tensors_of(out))
         return out
 
     def _in_place(self, said: Signature, args: Sequence[Any]) -> Any:
@@ -105,48 +97,47 @@ class Hollow:
             raise NeedsValues(said.name)
         return args[0]
 
-    def _worked_out(
-        self, func: Any, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> Any:
-        known = SHAPES.get(said.name)
-        if known is not None:
-            arguments = dict(said.arguments)
-            arguments.update(zip((n for n, _ in said.arguments), args, strict=False))
-            arguments.update(kwargs)
-            try:
-                made = [hollow(s, tensors[0].dtype) for s in known(arguments)]
-            except Unsure:
-                return self._by_meta(func, args, kwargs)
-            return made[0] if said.returns == 1 else tuple(made)
-        if said.name in SAME or self.pointwise(func):
-            shape = broadcast([tuple(t.shape) for t in tensors])
-            return self._dressed(_tiny(func, args, kwargs, tensors), shape)
-        return self._by_meta(func, args, kwargs)
 
-    def _dressed(self, out: Any, shape: Shape) -> Any:
-        if isinstance(out, Tensor):
-            return hollow(shape, out.dtype)
-        return type(out)(hollow(shape, t.dtype) if isinstance(t, Tensor) else t for t in out)
-
-    def _by_meta(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """By torch's own kernels for tensors without data."""
-
-        def meta(value: Any) -> Any:
-            return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
-
-        given = {
-            **tree_map(meta, kwargs),
-            **({"device": torch.device("meta")} if kwargs.get("device") is not None else {}),
-        }
+def _worked_out(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Hollow results of an operation on hollow tensors."""
+    known, first = SHAPES.get(op.name), op.operands[0]
+    if known is not None:
         try:
-            out = call(func, tree_map(meta, args), given)
-        except Exception as error:
-            raise NeedsValues(f"{func._schema.name}: {error}") from error
-        if isinstance(out, Tensor):
-            return hollow(out.shape, out.dtype)
-        if not isinstance(out, list | tuple):
-            raise NeedsValues(func._schema.name)
-        return tree_map(lambda t: hollow(t.shape, t.dtype) if isinstance(t, Tensor) else t, out)
+            made = [hollow(s, first.dtype) for s in known(op.arguments)]
+        except Unsure:
+            return _by_meta(op.func, args, kwargs)
+        return made[0] if op.said.returns == 1 else tuple(made)
+    if op.said.pointwise or op.name in SAME:
+        shape = first.shape if len(op.operands) == 1 else broadcast([tuple(t.shape) for t in op.operands])
+        return _dressed(_tiny(op, args, kwargs), shape)
+    return _by_meta(op.func, args, kwargs)
+
+
+def _dressed(out: Any, shape: Shape) -> Any:
+    if isinstance(out, Tensor):
+        return hollow(shape, out.dtype)
+    return type(out)(hollow(shape, t.dtype) if isinstance(t, Tensor) else t for t in out)
+
+
+def _by_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """By torch's own kernels for tensors without data."""
+
+    def meta(value: Any) -> Any:
+        return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
+
+    given = {
+        **tree_map(meta, kwargs),
+        **({"device": torch.device("meta")} if kwargs.get("device") is not None else {}),
+    }
+    try:
+        out = call(func, tree_map(meta, args), given)
+    except Exception as error:
+        raise NeedsValues(f"{signature(func).name}: {error}") from error
+    if isinstance(out, Tensor):
+        return hollow(out.shape, out.dtype)
+    if not isinstance(out, list | tuple):
+        raise NeedsValues(signature(func).name)
+    return tree_map(lambda t: hollow(t.shape, t.dtype) if isinstance(t, Tensor) else t, out)
 
 
 def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -169,19 +160,23 @@ def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 TINY: dict[Any, Any] = {}  # results for empty tensors, by operation and types
 
 
-def _tiny(func: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
+def _tiny(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The operation on tensors of the same dtypes and ranks with no elements: its result has the right dtype."""
-    simple = [
-        a if isinstance(a, int | float | bool | torch.dtype | None) else type(a) for a in (*args, *kwargs.values())
-    ]
-    key = (func, *((t.dtype, t.dim()) for t in tensors), *map(str, simple))
+    plain = [_plain(a) for a in op.arguments.values()]
+    key = (op.said.overload, *[(t.dtype, t.dim()) for t in op.operands], *plain)
     if key not in TINY:
 
         def tiny(value: Any) -> Any:
             return torch.zeros((0,) * value.dim(), dtype=value.dtype) if isinstance(value, Tensor) else value
 
-        TINY[key] = func(*tree_map(tiny, args), **tree_map(tiny, kwargs))
+        TINY[key] = op.func(*tree_map(tiny, args), **tree_map(tiny, kwargs))
     return TINY[key]
+
+
+def _plain(value: Any) -> Any:
+    """An argument that results may differ by, told apart from equal ones of other types: 1, 1.0 and True."""
+    kind = type(value)
+    return (kind, value) if kind in (int, float, bool) else value if kind is torch.dtype else kind
 
 
 # ---------------------------------------------------------------------- shapes of the commonest operations

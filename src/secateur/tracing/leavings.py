@@ -6,6 +6,7 @@ they import come from, and once more from there within the same package.
 """
 
 import functools
+import operator
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -20,10 +21,19 @@ from secateur.modules import parts
 
 FOREIGN = (stdlib_module_names | {"torch", "numpy", "secateur"}) - {"__main__"}
 LONGEST = 10_000  # entries of a dict or list that is looked through
-HARMLESS = {int, float, bool, str, bytes, type(None), type, types.FunctionType, types.ModuleType, property,
-            types.BuiltinFunctionType, types.GenericAlias, types.UnionType, classmethod, staticmethod}  # fmt: skip
 PYTHONS = {"__builtins__", "__path__", "__all__", "__annotations__", "__dict__", "__doc__"}  # names in every namespace
-CONTAINERS = (dict, list, tuple, OrderedDict, defaultdict)
+CONTAINERS = {dict, list, tuple, OrderedDict, defaultdict}
+
+
+class _MayHold(dict[type, bool]):
+    """Whether values of a type are tensors or may hold some."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = kind in CONTAINERS or issubclass(kind, Tensor)
+        return self[kind]
+
+
+MAY_HOLD = _MayHold()
 Cached = functools._lru_cache_wrapper
 CODE = {types.FunctionType, Cached}
 CACHES = {Cached, staticmethod, classmethod}
@@ -32,9 +42,9 @@ CACHES = {Cached, staticmethod, classmethod}
 @contextmanager
 def nothing_left(model: nn.Module) -> Generator[None]:
     """Afterwards, the user's globals, classes and caches hold no tensor that they did not hold before."""
-    places = list(_places(model))
-    before = [(place, dict(vars(place))) for place in places]
-    known = _known(before)
+    before = [(place, dict(vars(place))) for place in _places(model)]
+    held = [_worth_a_look(names) for _, names in before]
+    known = {id(t) for entries in held for _, value in entries for t in _tensors(value)}
     misses = [(cache, cache.cache_info().misses) for cache in _caches(before)]
     try:
         yield
@@ -42,13 +52,16 @@ def nothing_left(model: nn.Module) -> Generator[None]:
         for cache, count in misses:
             if cache.cache_info().misses != count:
                 cache.cache_clear()  # it may hold tensors deep inside; it fills again
-        for place, old in before:
-            _put_back(place, old, known)
+        for (place, old), entries in zip(before, held, strict=True):
+            now = vars(place)
+            same = len(now) == len(old) and all(map(operator.is_, now.values(), old.values()))
+            _put_back(place, old, entries if same else _worth_a_look(now), known)
 
 
 def _places(model: nn.Module) -> Iterator[Any]:
     """The user's classes in the model, the Python modules that define them, and those of their helper functions."""
-    classes = {cls: None for part in parts(model) for cls in type(part).__mro__ if _is_users(cls.__module__)}
+    kinds = {type(part): None for part in parts(model)}
+    classes = {cls: None for kind in kinds for cls in kind.__mro__ if _is_users(cls.__module__)}
     yield from classes
     names = dict.fromkeys(cls.__module__ for cls in classes)
     packages = {name.partition(".")[0] for name in names}
@@ -57,11 +70,17 @@ def _places(model: nn.Module) -> Iterator[Any]:
     yield from (loaded[name] for name in names)
 
 
-def _helpers(names: Iterable[str]) -> list[str]:
+def _helpers(names: Iterable[str]) -> Iterator[str]:
     """The users' modules that the functions in the given ones come from."""
-    values = [value for name in names for value in list(vars(loaded[name]).values()) if type(value) in CODE]
-    found = dict.fromkeys(value.__module__ for value in values)
-    return [name for name in found if isinstance(name, str) and _is_users(name)]
+    found = dict.fromkeys(home for name in names for home in _homes(name, len(vars(loaded[name]))))
+    return filter(_is_users, found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _homes(name: str, size: int) -> list[str]:
+    """The modules that the functions in a module come from, as long as it holds so many names."""
+    values = [value for value in list(vars(loaded[name]).values()) if type(value) in CODE]
+    return list(dict.fromkeys(value.__module__ for value in values if isinstance(value.__module__, str)))
 
 
 def _is_users(module: str) -> bool:
@@ -76,14 +95,9 @@ def _caches(places: list[tuple[Any, dict[str, Any]]]) -> Iterator[Any]:
             yield inner
 
 
-def _known(places: Iterable[tuple[Any, Mapping[str, Any]]]) -> set[int]:
-    """The tensors that are there already."""
-    return {id(t) for _, held in places for _, value in _worth_a_look(held) for t in _tensors(value)}
-
-
-def _put_back(place: Any, old: Mapping[str, Any], known: set[int]) -> None:
+def _put_back(place: Any, old: Mapping[str, Any], entries: list[tuple[str, Any]], known: set[int]) -> None:
     """Undo what put a tensor in a namespace, or in a dict or list that stands in it."""
-    for name, value in _worth_a_look(vars(place)):
+    for name, value in entries:
         if all(id(t) in known for t in _tensors(value)):
             continue
         if name not in old:
@@ -98,16 +112,10 @@ def _put_back(place: Any, old: Mapping[str, Any], known: set[int]) -> None:
 def _worth_a_look(held: "Mapping[Any, Any] | list[Any]") -> list[tuple[Any, Any]]:
     """The entries of a namespace, dict or list that are tensors or may hold some."""
     values = held if isinstance(held, list) else held.values()
-    if len(held) > LONGEST or set(map(type, values)) <= HARMLESS:
+    if len(held) > LONGEST or not any(map(MAY_HOLD.__getitem__, set(map(type, values)))):
         return []
     entries = enumerate(held) if isinstance(held, list) else list(held.items())
-    found = [(key, value) for key, value in entries if type(value) not in HARMLESS and _may_hold(type(value))]
-    return [(key, value) for key, value in found if key not in PYTHONS]
-
-
-@functools.cache
-def _may_hold(kind: type) -> bool:
-    return kind in CONTAINERS or issubclass(kind, Tensor)
+    return [(key, value) for key, value in entries if MAY_HOLD[type(value)] and key not in PYTHONS]
 
 
 def _tensors(value: Any, depth: int = 2) -> Iterator[Tensor]:

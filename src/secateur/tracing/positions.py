@@ -47,14 +47,14 @@ def picked(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 
 @handles(F.one_hot)
-def classes(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def classes(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     number, path = argument(args, kwargs, 1, "num_classes")
     if isinstance(number, int) and mode.tracer.positions(args[0]) is not None:
         yield number, mode.tracer.dims(out)[-1], path
 
 
 @handles(torch.arange)
-def counted(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def counted(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Whole numbers from 0: the positions of a dim of their own, or of the one whose size they count to."""
     start, end = (0, args[0]) if len(args) == 1 else (args[0], args[1]) if len(args) == 2 else (None, None)
     if "step" in kwargs or not (isinstance(end, int) and end > 1 and isinstance(start, int) and start == 0):
@@ -69,7 +69,7 @@ def counted(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: 
 
 
 @handles(torch.histc, torch.Tensor.histc)
-def bins(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def bins(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """As many bins as units, the last of them at the last unit."""
     if mode.tracer.positions(args[0]) is not None and out.shape[0] > 1:
         (dim,) = mode.tracer.dims(out)
@@ -81,14 +81,14 @@ def bins(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dic
 
 
 @handles(torch.bincount, torch.Tensor.bincount)
-def lengths(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def lengths(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     number, path = argument(args, kwargs, 2, "minlength")
     if mode.tracer.positions(args[0]) is not None and isinstance(number, int) and number == out.shape[0]:
         yield number, mode.tracer.dims(out)[0], path
 
 
 @handles(torch.eq, torch.ne, torch.Tensor.eq, torch.Tensor.ne, torch.Tensor.__eq__, torch.Tensor.__ne__)
-def compared(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def compared(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """The number of a single unit behind others counts those."""
     number, path = argument(args, kwargs, 1, "other")
     dim = mode.tracer.positions(args[0]) if isinstance(args[0], Tensor) else None

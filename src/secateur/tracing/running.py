@@ -24,11 +24,11 @@ from secateur.tracing.capture import place_of
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.rules.registry import raised_at
 from secateur.tracing.sequences import name_units
-from secateur.tracing.shadow import copy_with, separate, tag_attributes
+from secateur.tracing.shadow import copy_with, evaluating, separate, tag_attributes
 from secateur.tracing.shadow import fake as on_fakes
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.surroundings import as_if_exported
-from secateur.tracing.tracer import Tracer, is_pointwise
+from secateur.tracing.tracer import Tracer
 from secateur.tracing.unread import freeze_alternatives, freeze_unread
 from secateur.tracing.widths import watch_widths
 
@@ -89,12 +89,12 @@ def run(
     tracer = Tracer()
     sizes = SizeMode(tracer)
     mode = FakeTensorMode(allow_non_fake_inputs=True) if on == "fake" else None
-    tracer.hollow = hollow = Hollow(is_pointwise) if on == "hollow" else None
+    tracer.hollow = hollow = Hollow() if on == "hollow" else None
     original = graph if graph is not None else model
     if hollow:
-        double = copy_with(original, hollow.like).eval()
+        double = evaluating(copy_with(original, hollow.like))
     else:
-        double = on_fakes(original, mode).eval() if mode else separate(original)
+        double = evaluating(on_fakes(original, mode)) if mode else separate(original)
     tag_attributes(double, tracer, original)
     watch_widths(double, sizes)
     name_units(double, sizes)

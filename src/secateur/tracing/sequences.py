@@ -27,7 +27,7 @@ def unpack(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 
 @handles(torch._pad_packed_sequence)
-def unpacked(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def unpacked(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     return iter(())
 
 
@@ -43,14 +43,14 @@ def taken_apart(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str
 
 
 @handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-def layer(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def layer(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Returns the last states, which may be the first ones of another call."""
     packed = isinstance(args[3], list | tuple)  # the weights, behind the lengths and the states
     return _carry_on(mode, args[2] if packed else args[1], out[1:])
 
 
 @handles(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
-def cell(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def cell(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     return _carry_on(mode, args[1], out)
 
 

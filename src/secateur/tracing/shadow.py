@@ -4,7 +4,7 @@ import copy
 import io
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -29,12 +29,14 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     """A deep copy of the model in which each parameter and buffer is what ``replace`` makes of it.
 
     Raises:
-        ModelError: where the model holds something that can't be copied.
+        ModelError: where the model holds something that can't be copied, or a ``__deepcopy__`` of the user's own made
+            a copy without those tensors.
     """
     check_kind(model)
     values = [v for m in parts(model) for v in vars(m).values() if type(v) not in ORDINARY]
     memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, SHARED)}
-    for tensor in named_tensors(model).values():
+    tensors = named_tensors(model)
+    for tensor in tensors.values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
     for value in values:  # an activation can't be deep-copied
@@ -48,7 +50,13 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
             f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}), and secateur works on copies. "
             "Remove what copy.deepcopy fails on, or give the class a __deepcopy__."
         ) from error
-    _check_copy(model, double, memo)
+    copies = named_tensors(double)
+    lost = [name for name, tensor in tensors.items() if copies.get(name) is not memo[id(tensor)]]
+    if lost:
+        raise ModelError(
+            f"a copy of {type(model).__name__} has a {lost[0]} of its own: a __deepcopy__ in it does not hand on its "
+            "memo. Let it copy its attributes with copy.deepcopy(value, memo)."
+        )
     return double
 
 
@@ -58,56 +66,51 @@ def check_kind(model: nn.Module) -> None:
     Raises:
         ModelError: with what to pass in their place.
     """
+    seen: dict[type, str] = {}
     for path, module in named_parts(model):
-        if isinstance(module, torch.jit.ScriptModule):
+        seen.setdefault(type(module), path or "the model")
+        for name, tensor in module._parameters.items():
+            if type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor):
+                raise ModelError(
+                    f"{f'{path}.{name}'.lstrip('.')} has no shape yet: call the model once on the example inputs first."
+                )
+    for kind, path in seen.items():
+        if issubclass(kind, torch.jit.ScriptModule):
             raise ModelError(
-                f"{path or 'the model'} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be "
-                "changed. Pass the model as it was before."
+                f"{path} is compiled by torch.jit.script or torch.jit.trace, whose sizes can't be changed. Pass the "
+                "model as it was before."
             )
-        held = [(name, tensor) for name, tensor in module._parameters.items() if tensor is not None]
-        lazy = [name for name, tensor in held if nn.parameter.is_lazy(tensor)]
-        if lazy:
+        if kind.__module__.startswith(PARALLEL):
             raise ModelError(
-                f"{f'{path}.{lazy[0]}'.lstrip('.')} has no shape yet: call the model once on the example inputs first."
-            )
-        if type(module).__module__.startswith(PARALLEL):
-            raise ModelError(
-                f"{path or 'the model'} is wrapped in {type(module).__name__} for training in parallel. Pass the "
-                "module inside (model.module), and wrap the smaller one."
+                f"{path} is wrapped in {kind.__name__} for training in parallel. Pass the module inside "
+                "(model.module), and wrap the smaller one."
             )
 
 
 def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> None:
     """Attributes in slots, which ``nn.Module`` leaves out of copies."""
-    for old, new in zip(parts(model), parts(double), strict=True):
+    originals = parts(model)
+    if not any(objects.slots_of(kind) for kind in set(map(type, originals))):
+        return
+    for old, new in zip(originals, parts(double), strict=True):
         for name in objects.slots(old):
             if hasattr(old, name) and not hasattr(new, name):
                 object.__setattr__(new, name, copy.deepcopy(getattr(old, name), memo))
 
 
-def _check_copy(model: nn.Module, double: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Refuse a copy that did not take the tensors that it was given.
-
-    Raises:
-        ModelError: a ``__deepcopy__`` of the user's own went another way.
-    """
-    copies = named_tensors(double)
-    lost = [name for name, old in named_tensors(model).items() if copies.get(name) is not memo[id(old)]]
-    if lost:
-        raise ModelError(
-            f"a copy of {type(model).__name__} has a {lost[0]} of its own: a __deepcopy__ in it does not hand on its "
-            "memo. Let it copy its attributes with copy.deepcopy(value, memo)."
-        )
+def evaluating(model: nn.Module) -> nn.Module:
+    """The model itself, in evaluation mode."""
+    return model.eval() if any(module.training for module in parts(model)) else model
 
 
 def shadow(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that shares the model's parameters; its buffers, which it may write to, are its own."""
-    return copy_with(model, lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()).eval()
+    return evaluating(copy_with(model, lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()))
 
 
 def separate(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with tensors of its own, to be run for real: some layers write to their weights."""
-    return copy_with(model, lambda t: of_kind(t, t.detach().clone())).eval()
+    return evaluating(copy_with(model, lambda t: of_kind(t, t.detach().clone())))
 
 
 def fake(model: nn.Module, mode: FakeTensorMode) -> nn.Module:

@@ -58,55 +58,16 @@ class SizeMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func == SHAPE:  # a new wrapper object at each look-up
-            return self._shape(args[0], func(*args))
-        if func is torch.Tensor.size:
-            return self._size(func(*args, **kwargs), *args, **kwargs)
-        if func in (torch.numel, torch.Tensor.numel):
-            return self._tag(func(*args), product(self.tracer.dims(args[0])))
-        if func is F.multi_head_attention_forward:
-            return self._attention(func, args, kwargs)
-        func, args, kwargs = rephrase(func, args, kwargs)
-        handler = HANDLERS.get(func)
-        if handler is None:
-            return func(*args, **kwargs)
-        before = [self.tracer.dims(v) if isinstance(v, Tensor) else None for v in args[:1]]
-        stand_in = STAND_INS.get(func)
-        out = self._call(func, args, kwargs) if stand_in is None else stand_in(self, func, args, kwargs)
-        for value, target, path in handler(self, before[0] if before else None, out, args, kwargs):
-            self.note(func, value, target, path)
+        stand_in, handler = STAND_INS.get(func), HANDLERS.get(func)
+        out = func(*args, **kwargs) if stand_in is None else stand_in(self, func, args, kwargs)
+        if handler is not None:
+            for value, target, path in handler(self, out, args, kwargs):
+                self.note(func, value, target, path)
         return out
 
-    def _call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if self.tracer.hollow is not None:
-            if func is F.scaled_dot_product_attention and args and args[0].dim() == 4:
-                return attend(*args, **kwargs)
-            if func in READS and self.tracer.hollow.holds(args[0]):
-                raise NeedsValues(func.__name__)
-        return func(*args, **kwargs)
-
-    def _attention(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """Torch's own code of multi-head attention, run with its sizes known as arguments of the call."""
-        node, sizes = self.node, args[3:5]  # embed_dim_to_check, num_heads
-        if node is not None:
-            sites = [NodeArgument(node, (0, 3 + k), int(size)) for k, size in enumerate(sizes)]
-            sizes = [SourcedInt(site.value, site, self.tracer) for site in sites]
-        self.node = None  # no size within is an argument of the call itself
-        try:
-            self.note(func, sizes[0], self.tracer.dims(args[0])[-1], ())  # compared
-            with self:
-                return _multi_head_attention(*args[:3], *sizes, *args[5:], **kwargs)
-        finally:
-            self.node = node
-
-    def _tag(self, value: int, dim: Expr) -> int:
+    def tag(self, value: int, dim: Expr) -> int:
+        """The size of a dim, as an int that remembers it."""
         return SourcedInt(value, Shape(dim), self.tracer) if value > 1 and self.tagging else value
-
-    def _shape(self, tensor: Tensor, shape: Any) -> Any:
-        return torch.Size(self._tag(int(s), d) for s, d in zip(shape, self.tracer.dims(tensor), strict=True))
-
-    def _size(self, out: Any, tensor: Tensor, dim: int | None = None) -> Any:
-        return self._shape(tensor, out) if dim is None else self._tag(out, self.tracer.dims(tensor)[dim])
 
     def note(self, func: Any, value: int, target: Expr, path: Path) -> None:
         if value < 0 or target.size < 2:
@@ -119,40 +80,10 @@ class SizeMode(TorchFunctionMode):
         self.uses.append(Use(origin, target, name, self.place or location(), site))
 
 
-SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
-
-
-# The Python code of torch's own multi-head attention, which else would be one call that splits its heads unseen.
-_multi_head_attention = types.FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**vars(F), "has_torch_function": lambda relevant: False},  # pyright: ignore[reportUnknownLambdaType]
-    argdefs=F.multi_head_attention_forward.__defaults__,
-)
-
-
-def rephrase(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Any], dict[str, Any]]:
-    """The same computation in operations that keep the structure of dims visible."""
-    if func is F.scaled_dot_product_attention and kwargs.get("enable_gqa") and len(args) == 3:
-        query, key, value = args
-        repeats = query.shape[-3] // key.shape[-3]
-        args = (query, *(_repeat_heads(t, repeats) for t in (key, value)))
-        return func, args, {**kwargs, "enable_gqa": False}
-    return func, args, kwargs
-
-
-def _repeat_heads(tensor: Tensor, repeats: int) -> Tensor:
-    *batch, heads, length, width = tensor.shape
-    wide = tensor.unsqueeze(-3).expand(*batch, heads, int(repeats), length, width)
-    return wide.reshape(*batch, heads * int(repeats), length, width)
-
-
-# ---------------------------------------------------------------------- handlers, one for each family of functions
-
-Handler = Callable[[SizeMode, "list[Expr] | None", Any, Sequence[Any], dict[str, Any]], Iterable[Found]]
-HANDLERS: dict[Any, Handler] = {}
-READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr)  # values leave torch
+Handler = Callable[[SizeMode, Any, Sequence[Any], dict[str, Any]], Iterable[Found]]
+HANDLERS: dict[Any, Handler] = {}  # the sizes that a call, its output known, hands to torch
 StandIn = Callable[[SizeMode, Any, Sequence[Any], dict[str, Any]], Any]
-STAND_INS: dict[Any, StandIn] = {}  # the same in visible operations, for functions with handlers
+STAND_INS: dict[Any, StandIn] = {}  # what runs in the place of a function: the same, with more to see
 
 
 def handles(*functions: Any) -> Callable[[Handler], Handler]:
@@ -193,9 +124,88 @@ def spread(args: Sequence[Any], kwargs: dict[str, Any], position: int, *names: s
     return (), []
 
 
+# ---------------------------------------------------------------------- what runs in the place of a function
+
+
+@stands_in(torch.Tensor.shape.__get__)  # type: ignore[attr-defined]
+def shape(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Size:
+    dims = mode.tracer.dims(args[0])
+    return torch.Size([mode.tag(int(size), dim) for size, dim in zip(func(*args), dims, strict=True)])
+
+
+@stands_in(torch.Tensor.size)
+def size(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    out, dims = func(*args, **kwargs), mode.tracer.dims(args[0])
+    dim, _ = argument(args, kwargs, 1, "dim")
+    if dim is not None:
+        return mode.tag(out, dims[dim])
+    return torch.Size([mode.tag(int(size), dim) for size, dim in zip(out, dims, strict=True)])
+
+
+@stands_in(torch.numel, torch.Tensor.numel)
+def elements(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    return mode.tag(func(*args), product(mode.tracer.dims(args[0])))
+
+
+# The Python code of torch's own multi-head attention, which else would be one call that splits its heads unseen.
+_multi_head_attention = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda relevant: False},  # pyright: ignore[reportUnknownLambdaType]
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
+@stands_in(F.multi_head_attention_forward)
+def multi_head_attention(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Torch's own code, run with its sizes known as arguments of the call."""
+    node, sizes = mode.node, args[3:5]  # embed_dim_to_check, num_heads
+    if node is not None:
+        sites = [NodeArgument(node, (0, 3 + k), int(size)) for k, size in enumerate(sizes)]
+        sizes = [SourcedInt(site.value, site, mode.tracer) for site in sites]
+    mode.node = None  # no size within is an argument of the call itself
+    try:
+        mode.note(func, sizes[0], mode.tracer.dims(args[0])[-1], ())  # compared
+        with mode:
+            return _multi_head_attention(*args[:3], *sizes, *args[5:], **kwargs)
+    finally:
+        mode.node = node
+
+
+@stands_in(F.scaled_dot_product_attention)
+def attention(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """With as many keys as queries where queries share keys; on hollow tensors as one operation, as on every device."""
+    if kwargs.get("enable_gqa") and len(args) == 3:
+        query, key, value = args
+        repeats = query.shape[-3] // key.shape[-3]
+        args = (query, _repeat_heads(key, repeats), _repeat_heads(value, repeats))
+        kwargs = {**kwargs, "enable_gqa": False}
+    if mode.tracer.hollow is not None and args and args[0].dim() == 4:
+        return attend(*args, **kwargs)
+    return cast(Tensor, func(*args, **kwargs))
+
+
+def _repeat_heads(tensor: Tensor, repeats: int) -> Tensor:
+    *batch, heads, length, width = tensor.shape
+    wide = tensor.unsqueeze(-3).expand(*batch, heads, int(repeats), length, width)
+    return wide.reshape(*batch, heads * int(repeats), length, width)
+
+
+READS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.data_ptr)  # values leave torch
+
+
+@stands_in(*READS)
+def hollow_read(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if mode.tracer.hollow is not None and mode.tracer.hollow.holds(args[0]):
+        raise NeedsValues(func.__name__)
+    return func(*args, **kwargs)
+
+
+# ---------------------------------------------------------------------- handlers, one for each family of functions
+
+
 @handles(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.expand, torch.broadcast_to,
          torch.Tensor.broadcast_to)  # fmt: skip
-def shaped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def shaped(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Each int is the size of a dim of the output."""
     at = 0 if not args or not isinstance(args[0], Tensor) else 1
     values, paths = spread(args, kwargs, at, "shape", "size")
@@ -206,7 +216,7 @@ def shaped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: d
 
 
 @handles(torch.Tensor.unflatten, torch.unflatten)
-def unflattened(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def unflattened(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     dim, _ = argument(args, kwargs, 1, "dim")
     values, paths = spread(args, kwargs, 2, "sizes")
     at = dim % args[0].dim()
@@ -214,7 +224,7 @@ def unflattened(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwar
 
 
 @handles(torch.Tensor.split, torch.split, torch.split_with_sizes, torch.Tensor.split_with_sizes)
-def cut_up(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def cut_up(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """A list names every part; an int names every part but the last, which must not be larger."""
     sizes, path = argument(args, kwargs, 1, "split_size_or_sections", "split_size", "split_sizes")
     dim, _ = argument(args, kwargs, 2, "dim")
@@ -229,7 +239,7 @@ def cut_up(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: d
 
 
 @handles(torch.Tensor.chunk, torch.chunk, torch.Tensor.tensor_split, torch.tensor_split)
-def equal_parts(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def equal_parts(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Every part is the whole divided by the count."""
     dim, _ = argument(args, kwargs, 2, "dim")
     parts = [mode.tracer.dims(part)[dim or 0] for part in out]
@@ -240,13 +250,13 @@ def equal_parts(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwar
 
 
 @handles(torch.Tensor.narrow, torch.narrow)
-def narrowed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def narrowed(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     dim, _ = argument(args, kwargs, 1, "dim")
     start, path = argument(args, kwargs, 2, "start")
     length, length_path = argument(args, kwargs, 3, "length")
     target = mode.tracer.dims(out)[dim]
-    if isinstance(start, int) and before is not None:
-        yield from _boundary(mode, before[dim], start, path)
+    if isinstance(start, int):
+        yield from _boundary(mode, mode.tracer.dims(argument(args, kwargs, 0, "input")[0])[dim], start, path)
     yield length, target, length_path
 
 
@@ -265,36 +275,35 @@ def _boundary(mode: SizeMode, dim: Expr, at: int, path: Path) -> Iterator[Found]
 
 
 @handles(torch.Tensor.__getitem__, torch.Tensor.__setitem__)
-def sliced(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def sliced(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """The ends of slices. Only plain slices are followed here; anything else freezes at dispatch."""
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    if before is None or any(isinstance(i, Tensor | list) for i in index):
+    if any(isinstance(i, Tensor | list) for i in index):
         return
+    dims = mode.tracer.dims(args[0])
     taken = sum(i is not None and i is not Ellipsis for i in index)
     at = 0
     for k, item in enumerate(index):
         if item is Ellipsis:
-            at += len(before) - taken
+            at += len(dims) - taken
         elif item is not None:
             if isinstance(item, slice) and item.step in (None, 1):
                 for end, name in ((item.start, "start"), (item.stop, "stop")):
                     if isinstance(end, int) and not isinstance(end, bool):
                         path = (0, 1, k, name) if isinstance(args[1], tuple) else (0, 1, name)
-                        yield from _boundary(mode, resolve(before[at]), end, path)
+                        yield from _boundary(mode, resolve(dims[at]), end, path)
             at += 1
 
 
 @handles(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
-def grouped(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def grouped(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     groups, path = argument(args, kwargs, 6, "groups")
     yield from _groups(mode, args, kwargs, groups, path)
 
 
 @handles(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
          torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)  # fmt: skip
-def grouped_transposed(
-    mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Iterator[Found]:
+def grouped_transposed(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     groups, path = argument(args, kwargs, 6, "groups")
     yield from _groups(mode, args, kwargs, groups, path)
 
@@ -308,7 +317,7 @@ def _groups(mode: SizeMode, args: Sequence[Any], kwargs: dict[str, Any], groups:
 
 
 @handles(F.group_norm, torch.group_norm)
-def group_normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def group_normed(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     groups, path = argument(args, kwargs, 1, "num_groups")
     halves = mode.tracer.algebra.split(mode.tracer.dims(out)[1], int(groups))
     if halves is not None:
@@ -316,19 +325,20 @@ def group_normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwa
 
 
 @handles(F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm)
-def normed(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def normed(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     values, paths = spread(args, kwargs, 1, "normalized_shape")
     dims = mode.tracer.dims(out)[out.dim() - len(values) :]
     yield from zip(values, dims, paths, strict=True)
 
 
 @handles(F.scaled_dot_product_attention)
-def attended(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def attended(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """Without ``scale``, attention divides by the square root of the current head size: that size then means
     something.
     """
-    if kwargs.get("scale") is None and before is not None:
-        mode.tracer.implicit_scales.append((args[0], before[-1], location()))
+    query, _ = argument(args, kwargs, 0, "query")
+    if kwargs.get("scale") is None:
+        mode.tracer.implicit_scales.append((query, mode.tracer.dims(query)[-1], location()))
     return iter(())
 
 
@@ -337,7 +347,7 @@ def attended(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs:
          torch.Tensor.add, torch.Tensor.sub, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.pow,
          torch.Tensor.add_, torch.Tensor.sub_, torch.Tensor.mul_, torch.Tensor.div_,
          torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.tensor, torch.as_tensor)  # fmt: skip
-def calculated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def calculated(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """A size that takes part in arithmetic on tensors is a number."""
     for value in args:
         if isinstance(value, SourcedInt):
@@ -346,14 +356,14 @@ def calculated(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwarg
 
 
 @handles(*READS)
-def read(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def read(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """What Python code reads counts as data."""
     mode.tracer.freeze_all(args[0], f"its value is read by Python code at {location()}")
     return iter(())
 
 
 @handles(torch.channel_shuffle, F.channel_shuffle)
-def shuffled(mode: SizeMode, before: Any, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
+def shuffled(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Found]:
     """(g c) becomes (c g): the count of groups is the last factor."""
     groups, path = argument(args, kwargs, 1, "groups")
     dim = mode.tracer.dims(out)[1]

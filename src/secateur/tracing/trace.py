@@ -68,8 +68,15 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     if not any(True for _ in model.parameters()):
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to prune")
     with quiet_backends(), nothing_left(model), no_collection():
-        traced = run_class(model, positional, keywords)
-        return Builder(model, tensors, traced, (positional, keywords)).build()
+        return _graph(model, tensors, positional, keywords)
+
+
+def _graph(model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """What the run left dies with this call, before garbage is collected again."""
+    traced = run_class(model, args, kwargs)
+    graph = Builder(model, tensors, traced, (args, kwargs)).build()
+    traced.tracer.forget()
+    return graph
 
 
 class Builder:

@@ -1,7 +1,6 @@
 """The dispatch tracer: runs a model once and turns each ATen operation into equations between dims."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -22,33 +21,18 @@ from secateur.tracing.rules.registry import asked_by_user, location, signature
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
 # Copies of a tensor as it is, or in another form: they compute nothing with it.
 COPIES = {"aten::clone", "aten::_to_copy", "aten::_unsafe_view", "aten::lift_fresh_copy"}
+STRIDED = {"aten::as_strided", "aten::as_strided_", "aten::as_strided_scatter", "aten::as_strided_copy"}
 # Operations that have no result for some numbers, zero among them.
 QUOTIENTS = {"aten::div", "aten::reciprocal", "aten::rsqrt", "aten::log", "aten::pow", "aten::_weight_norm_interface"}
 # Operations whose output holds values of their one tensor, besides the views of it.
 CARRIERS = COPIES | {"aten::contiguous", "aten::repeat", "aten::flip", "aten::roll", "aten::_reshape_alias"}
 
 
-@cache
-def is_pointwise(func: Any) -> bool:
-    """Whether torch tags the operation, or the functional twin of an in-place one, as pointwise."""
-    if torch.Tag.pointwise in func.tags:
-        return True
-    name = func._schema.name.split("::")[1]
-    if not name.endswith("_") or not func._schema.name.startswith("aten::"):
-        return False
-    twin = getattr(torch.ops.aten, name.rstrip("_"), None)
-    return twin is not None and any(torch.Tag.pointwise in getattr(twin, o).tags for o in twin.overloads())
-
-
 def find_rule(func: Any) -> Rule | None:
     """The rule of an operation: its own, its functional twin's, the pointwise one, or None."""
     said = signature(func)
     found = RULES.get(said.name) or RULES.get(said.plain)
-    return found or (pointwise if is_pointwise(func) else None)
-
-
-def _flat(out: Any) -> Iterable[Any]:
-    return out if type(out) is tuple and not any(isinstance(v, list) for v in out) else tree_iter(out)
+    return found or (pointwise if said.pointwise else None)
 
 
 def _created(op: Op, tensor: Tensor) -> Dims:
@@ -58,16 +42,20 @@ def _created(op: Op, tensor: Tensor) -> Dims:
     return op.fixed(tensor, f"created inside forward by {op.why}")
 
 
-def _results(op: Op, found: Rule) -> Sequence[Dims]:
+def _results(op: Op, found: Rule, outputs: Sequence[Tensor]) -> Sequence[Dims]:
     """The dims of every output, by the operation's rule."""
-    outputs, result = op.outputs(), found(op)
+    result = found(op)
     results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
     if not outputs:  # it writes to its arguments
         return []
-    if [[d.size for d in dims] for dims in results] != [list(t.shape) for t in outputs]:
+    if len(results) != len(outputs) or not all(map(_fit, results, outputs)):
         shapes = " and ".join(str(list(t.shape)) for t in outputs)
         raise TraceError(f"the rule of {op.name} gives the dims {list(results)} for an output of shape {shapes}")
     return results
+
+
+def _fit(dims: Dims, tensor: Tensor) -> bool:
+    return [d.size for d in dims] == list(tensor.shape)
 
 
 def _can_count(op: Op) -> bool:
@@ -136,7 +124,7 @@ class Tracer(TorchDispatchMode):
         if known is None:
             reason = f"{self._unknown(tensor)}, at {location()}"
             known = self.set_dims(tensor, [self.algebra.fixed(s, reason) for s in tensor.shape])
-        return [resolve(d) for d in known]
+        return list(map(resolve, known))
 
     def _unknown(self, tensor: Tensor) -> str:
         """What a tensor is that nobody introduced."""
@@ -146,7 +134,7 @@ class Tracer(TorchDispatchMode):
         return "a tensor that is neither a parameter, a buffer nor computed from one"
 
     def set_dims(self, tensor: Tensor, dims: Dims) -> Dims:
-        if [d.size for d in dims] != list(tensor.shape):
+        if not _fit(dims, tensor):
             raise AssertionError(f"dims {dims} don't fit a tensor of shape {tuple(tensor.shape)}")
         if id(tensor) not in self._dims:
             self._alive.append(tensor)
@@ -195,6 +183,10 @@ class Tracer(TorchDispatchMode):
         if (origin, least) not in self.bounds and asked_by_user():
             self.bounds[origin, least] = location()
 
+    def forget(self) -> None:
+        """Let go of the operations, which hold the tracer in turn: nothing is left for the garbage collector."""
+        self.made.clear()
+
     def escaped(self, origin: Origin) -> None:
         self.numbers.append((origin, location()))
 
@@ -207,44 +199,51 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             return self._opaque(func, args, kwargs)
-        said = signature(func)
-        name, writes = said.name, said.writes  # an operation may give its result in an argument, and return nothing
-        strides = args[0].stride() if name.startswith("aten::as_strided") else ()  # in place, it changes them
-        out = self.hollow.compute(func, args, kwargs) if self.hollow else call(func, args, kwargs)
-        gives = isinstance(out, Tensor) or writes or any(isinstance(v, Tensor) for v in _flat(out))
-        if name in QUERIES or not gives:
-            self._freeze_read(func, args, kwargs, out)
-            return out
-        op = Op(self, func, args, kwargs, out)
-        op.strides = strides
+        op = Op(self, func, args, kwargs)
+        name, said = op.name, op.said
+        if name in STRIDED:
+            op.strides = args[0].stride()  # in place, it changes them
+        op.out = self.hollow.compute(op, args, kwargs) if self.hollow is not None else call(func, args, kwargs)
+        outputs = op.outputs()  # none where it gives its result in an argument
+        if name in QUERIES or not (outputs or said.writes):
+            self._freeze_read(name, args, kwargs)
+            return op.out
         found = find_rule(func)
         self._pending = ()
-        if found is None and not any(True for _ in op.tensors()):
-            results: Sequence[Dims] = [_created(op, t) for t in op.outputs()]
+        if found is None and not op.operands:
+            results: Sequence[Dims] = [_created(op, t) for t in outputs]
         elif found is None:
             self.unknown.append((name, location()))
             results = freeze_everything(op)
         else:
-            results = self._by_rule(op, found)
+            results = self._by_rule(op, found, outputs)
         if self._positions:
             self._settle_positions(op)
         if self._pending and self.adopted is not None:
-            out = op.out = self.adopted(op, self._pending, results)
+            op.out = self.adopted(op, self._pending, results)
+            outputs = op.outputs()
         elif self.repaired is not None and said.plain in QUOTIENTS:
-            self.repaired(op.outputs()[0], results[0])
-        if not (said.is_view or name in COPIES):
-            weights = [t for t in op.tensors() if self.is_weight(t)]
+            self.repaired(outputs[0], results[0])
+        self._settle(op, outputs, results)
+        return op.out
+
+    def _settle(self, op: Op, outputs: Sequence[Tensor], results: Sequence[Dims]) -> None:
+        """Take down what came out of an operation, and what it read."""
+        weights = [t for t in op.operands if id(t) in self._weights]
+        if weights and not (op.said.is_view or op.name in COPIES):
             self.computed.update((id(d), d) for t in weights for d in self._dims[id(t)])
-        from_weights = all(self.is_weight(t) or id(t) in op.accounted for t in op.tensors())
-        for k, (tensor, dims) in enumerate(zip(op.outputs(), results, strict=True)):
-            self.set_dims(tensor, dims)
-            if not writes:
+        others = () if len(weights) == len(op.operands) else op.operands
+        from_weights = all(id(t) in self._weights or id(t) in op.accounted for t in others)
+        for k, (tensor, dims) in enumerate(zip(outputs, results, strict=True)):
+            if id(tensor) not in self._dims:
+                self._alive.append(tensor)
+            self._dims[id(tensor)] = dims
+            if not op.said.writes:
                 self.made[id(tensor)] = op, k
             if from_weights:
                 self._weights.add(id(tensor))
             if k in op.named:
                 self._positions[id(tensor)] = op.named[k]
-        return out
 
     def _opaque(self, func: HigherOrderOperator, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """An operation on functions (``torch.cond``, ``flex_attention``) hides what these do."""
@@ -260,10 +259,10 @@ class Tracer(TorchDispatchMode):
                 self.set_dims(tensor, [self.algebra.fixed(size, reason) for size in tensor.shape])
         return out
 
-    def _by_rule(self, op: Op, found: Rule) -> Sequence[Dims]:
+    def _by_rule(self, op: Op, found: Rule, outputs: Sequence[Tensor]) -> Sequence[Dims]:
         """What the rule says. A form of one of torch's operations that its rule does not fit counts as unknown."""
         try:
-            return _results(op, found)
+            return _results(op, found, outputs)
         except (LookupError, TypeError, ValueError, AttributeError, TraceError):
             if not op.name.startswith("aten::"):
                 raise
@@ -275,16 +274,14 @@ class Tracer(TorchDispatchMode):
         """Positions stay positions when they are moved or copied. In an operation that uses them otherwise than its
         rule says they are numbers like others, and what they number must not shift.
         """
-        tensors = list(op.tensors())
-        if len(tensors) == 1 and (signature(op.func).is_view or op.name in CARRIERS) and _can_count(op):
-            op.carry(tensors[0])
-        for tensor in tensors:
+        if len(op.operands) == 1 and (op.said.is_view or op.name in CARRIERS) and _can_count(op):
+            op.carry(op.operands[0])
+        for tensor in op.operands:
             if id(tensor) in self._positions and id(tensor) not in op.accounted:
                 reason = f"its units are told apart by number: {op.why}"
                 self.algebra.freeze(self._positions[id(tensor)], reason)
 
-    def _freeze_read(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+    def _freeze_read(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """A value that leaves the tensors (``item``) makes everything that it was computed from count as data."""
-        name = func._schema.name
         if name in ("aten::_local_scalar_dense", "aten::equal") or not name.startswith(("aten::", "prim::")):
             self.freeze_all((args, kwargs), f"{name}: its value is read by Python code at {location()}")

@@ -1,11 +1,12 @@
 """How a rule sees one ATen operation, and where rules are kept."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from secateur.axes import ONE, Algebra, Expr, resolve
@@ -39,18 +40,31 @@ class Signature:
     Attributes:
         name: ``aten::relu_``.
         plain: the name without the mark of operations in place, ``aten::relu``.
+        overload: ``aten::add.Tensor``.
         is_view: the result is a view of an argument.
         writes: it changes an argument.
+        pointwise: it works on each position alone.
         returns: number of results.
-        arguments: names and defaults of the arguments, in order.
+        defaults: of the arguments, by name, in order; None where there is none.
+        keywords: the arguments that are passed by name.
     """
 
     name: str
     plain: str
+    overload: str
     is_view: bool
     writes: bool
+    pointwise: bool
     returns: int
-    arguments: tuple[tuple[str, Any], ...]
+    defaults: dict[str, Any]
+    keywords: frozenset[str]
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, in order, defaults filled in."""
+        bound = self.defaults.copy()
+        bound.update(zip(self.defaults, args, strict=False))
+        bound.update(kwargs)
+        return bound
 
 
 @cache
@@ -60,11 +74,25 @@ def signature(func: Any) -> Signature:
     return Signature(
         name=schema.name,
         plain=schema.name.rstrip("_"),
+        overload=func.name(),
         is_view=bool(func.is_view),
         writes=bool(schema.is_mutable),
+        pointwise=_is_pointwise(func),
         returns=len(schema.returns),
-        arguments=tuple((a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments),
+        defaults={a.name: a.default_value if a.has_default_value() else None for a in schema.arguments},
+        keywords=frozenset(a.name for a in schema.arguments if a.kwarg_only),
     )
+
+
+def _is_pointwise(func: Any) -> bool:
+    """Whether torch tags the operation, or the functional twin of an in-place one, as pointwise."""
+    if torch.Tag.pointwise in func.tags:
+        return True
+    name = func._schema.name.split("::")[1]
+    if not name.endswith("_") or not func._schema.name.startswith("aten::"):
+        return False
+    twin = getattr(torch.ops.aten, name.rstrip("_"), None)
+    return twin is not None and any(torch.Tag.pointwise in getattr(twin, o).tags for o in twin.overloads())
 
 
 INTERNAL = ("/torch/", "/secateur/tracing/", "/secateur/origins.py", "importlib", "<eval_with_key", "<string>",
@@ -120,28 +148,35 @@ def tensors_among(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
+def tensors_of(result: Any) -> list[Tensor]:
+    """Every tensor of what an operation returned."""
+    if isinstance(result, Tensor):
+        return [result]
+    return tensors_among(cast("Iterable[Any]", result)) if isinstance(result, list | tuple) else []
+
+
 class Op:
     """One call of an ATen operation, as a rule sees it.
 
     Attributes:
         out: what the operation returned.
         func: the overload that ran.
+        said: its signature.
         name: of the operation, without overload.
+        arguments: of the call, by name, in order.
         strides: those that the first tensor had before an operation that may change them.
     """
 
+    out: Any = None
     strides: Sequence[int] = ()
 
-    def __init__(self, tracer: Any, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
-        self.tracer, self.func, self.out = tracer, func, out
+    def __init__(self, tracer: Any, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        self.tracer, self.func = tracer, func
         self.algebra: Algebra = tracer.algebra
-        said = signature(func)
+        self.said = said = signature(func)
         self.name = said.name
-        names = said.arguments
-        self.arguments: dict[str, Any] = dict(names)
-        self.arguments.update(zip((n for n, _ in names), args, strict=False))
-        self.arguments.update(kwargs)
-        self._operands: list[Tensor] | None = None
+        self.arguments = said.bind(args, kwargs)
+        self.operands = tensors_among(self.arguments.values())
         self.named: dict[int, Expr] = {}  # outputs whose values are positions, by number, and along which dim
         self.accounted: set[int] = set()  # ids of operands whose values are positions, and used as such
 
@@ -164,17 +199,11 @@ class Op:
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor among the arguments, those in lists included."""
-        if self._operands is None:
-            self._operands = tensors_among(self.arguments.values())
-        return iter(self._operands)
+        return iter(self.operands)
 
     def outputs(self) -> list[Tensor]:
         """Every tensor among the outputs, those in lists included."""
-        if isinstance(self.out, Tensor):
-            return [self.out]
-        if not isinstance(self.out, list | tuple):
-            return []
-        return [t for v in self.out for t in (v if isinstance(v, list) else (v,)) if isinstance(t, Tensor)]
+        return tensors_of(self.out)
 
     # ------------------------------------------------------------------ statements
 
@@ -289,4 +318,4 @@ def freeze_everything(op: Op) -> list[Dims]:
 
 
 def same(op: Op, tensor: Tensor | str = "self") -> Dims:
-    return [resolve(d) for d in op.dims(tensor)]
+    return op.dims(tensor)
