@@ -321,8 +321,11 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, each in memory of its own: in the file they lie where the header ends, and kernels round
+    differently where a tensor does not start at a full word of the vector unit.
+    """
     try:
-        return load_file(file)
+        return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{file} can't be read: {error}") from error
 

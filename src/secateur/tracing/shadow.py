@@ -70,7 +70,7 @@ def check_kind(model: nn.Module) -> None:
     for path, module in named_parts(model):
         seen.setdefault(type(module), path or "the model")
         for name, tensor in module._parameters.items():
-            if type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor):
+            if tensor is not None and type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor):
                 raise ModelError(
                     f"{f'{path}.{name}'.lstrip('.')} has no shape yet: call the model once on the example inputs first."
                 )
