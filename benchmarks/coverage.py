@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import peers
 import secateur as sc
 from secateur.graph import named
 from secateur.pruning import Result
@@ -72,22 +73,15 @@ def stages(entry: Entry) -> Row:
 
 def peer(entry: Entry) -> Row:
     """The same with torch-pruning, timed alike, and the same checks but for the proof."""
-    import torch_pruning as tp  # type: ignore[import-untyped]
-
     _, build, inputs, _ = entry
     shapes = [tuple(t.shape) for t in outputs(fresh(build), inputs(3))]
 
     def once() -> Row:
         model, (args, kwargs) = fresh(build), inputs(2)
         before = sum(p.numel() for p in model.parameters())
-        example = kwargs or (args if len(args) > 1 else args[0])
+        run = peers.pruner(model, args, kwargs)
         started = time.perf_counter()
-        pruner = tp.pruner.BasePruner(
-            model, example, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5,
-            ignored_layers=heads(model, shapes),
-            output_transform=lambda out: sum(t.float().sum() for t in tensors_in(out)),
-        )  # fmt: skip
-        pruner.step()
+        run()
         seconds = time.perf_counter() - started
         after = sum(p.numel() for p in model.parameters())
         if after > 0.95 * before:
@@ -103,13 +97,6 @@ def peer(entry: Entry) -> Row:
 
 def median(rows: list[Row]) -> Row:
     return sorted(rows, key=lambda row: row["seconds"])[len(rows) // 2]
-
-
-def heads(model: nn.Module, shapes: list[tuple[int, ...]]) -> list[nn.Module]:
-    """Layers whose width is that of an output, which its documentation says to ignore."""
-    widths = {size for shape in shapes for size in shape[1:]}
-    linear: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in widths]
-    return linear[-1:]
 
 
 def fresh(build: Callable[[], nn.Module]) -> nn.Module:

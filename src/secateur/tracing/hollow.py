@@ -45,7 +45,7 @@ def attend(*args: Any, **kwargs: Any) -> Tensor:
     """Attention as one operation, whatever kernel torch would choose."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
     given = dict(zip(names, args, strict=False)) | kwargs
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
     query, key, value = (given[n] for n in names[:3])
     if query.shape[:-2] != key.shape[:-2] or key.shape[:-2] != value.shape[:-2]:
         batch = broadcast([tuple(t.shape[:-2]) for t in (query, key, value)])
@@ -234,6 +234,11 @@ def batch_norm(a: Arguments) -> Sequence[Shape]:
     return [a["input"].shape, (0,), (0,)]
 
 
+@shape_of("aten::batch_norm")
+def whole_batch_norm(a: Arguments) -> Sequence[Shape]:
+    return batch_norm(a)[:1]
+
+
 @shape_of("aten::native_layer_norm")
 def layer_norm(a: Arguments) -> Sequence[Shape]:
     shape = tuple(a["input"].shape)
@@ -241,6 +246,19 @@ def layer_norm(a: Arguments) -> Sequence[Shape]:
     batch = shape[: len(shape) - len(a["normalized_shape"])]
     side = (*batch, *(1 for _ in a["normalized_shape"]))
     return [shape, side, side]
+
+
+@shape_of("aten::layer_norm")
+def whole_layer_norm(a: Arguments) -> Sequence[Shape]:
+    return layer_norm(a)[:1]
+
+
+@shape_of("aten::linear")
+def linear(a: Arguments) -> Sequence[Shape]:
+    x, weight, bias = a["input"], a["weight"], a["bias"]
+    demand(x.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1]), x, weight,
+           x if bias is None else bias)  # fmt: skip
+    return [(*x.shape[:-1], weight.shape[0])]
 
 
 @shape_of("aten::addmm")

@@ -11,6 +11,7 @@ import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from sys import modules as loaded
 from sys import stdlib_module_names
 from typing import Any
@@ -22,7 +23,8 @@ from secateur.modules import parts
 FOREIGN = (stdlib_module_names | {"torch", "numpy", "secateur"}) - {"__main__"}
 LONGEST = 10_000  # entries of a dict or list that is looked through
 PYTHONS = {"__builtins__", "__path__", "__all__", "__annotations__", "__dict__", "__doc__"}  # names in every namespace
-CONTAINERS = {dict, list, tuple, OrderedDict, defaultdict}
+SEQUENCES = {list, tuple}
+CONTAINERS = {dict, OrderedDict, defaultdict, *SEQUENCES}
 
 
 class _MayHold(dict[type, bool]):
@@ -88,7 +90,8 @@ def _is_users(module: str) -> bool:
 
 
 def _caches(places: list[tuple[Any, dict[str, Any]]]) -> Iterator[Any]:
-    values = [value for _, held in places for value in held.values() if type(value) in CACHES]
+    held = [names.values() for _, names in places]
+    values = [v for names in held if not CACHES.isdisjoint(map(type, names)) for v in names if type(v) in CACHES]
     for value in values:
         inner = value if type(value) is Cached else value.__func__
         if type(inner) is Cached:
@@ -109,19 +112,36 @@ def _put_back(place: Any, old: Mapping[str, Any], entries: list[tuple[str, Any]]
                 del value[key]
 
 
-def _worth_a_look(held: "Mapping[Any, Any] | list[Any]") -> list[tuple[Any, Any]]:
-    """The entries of a namespace, dict or list that are tensors or may hold some."""
-    values = held if isinstance(held, list) else held.values()
-    if len(held) > LONGEST or not any(map(MAY_HOLD.__getitem__, set(map(type, values)))):
+def _worth_a_look(held: "Mapping[Any, Any] | list[Any] | tuple[Any, ...]") -> list[tuple[Any, Any]]:
+    """The entries of a namespace, dict, list or tuple that are tensors or may hold some."""
+    if len(held) > LONGEST:
         return []
-    entries = enumerate(held) if isinstance(held, list) else list(held.items())
-    return [(key, value) for key, value in entries if MAY_HOLD[type(value)] and key not in PYTHONS]
+    values = _values(held)
+    kinds = {kind for kind in set(map(type, values)) if MAY_HOLD[kind]}
+    if not kinds:
+        return []
+    entries = enumerate(values) if type(held) in SEQUENCES else list(held.items())
+    return [(key, value) for key, value in entries if type(value) in kinds and key not in PYTHONS]
 
 
-def _tensors(value: Any, depth: int = 2) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     """A tensor itself, or those in a dict, list or tuple and in those within it."""
     if isinstance(value, Tensor):
-        yield value
-    elif depth and type(value) in CONTAINERS:
-        for _, entry in _worth_a_look(list(value) if isinstance(value, tuple) else value):
-            yield from _tensors(entry, depth - 1)
+        return [value]
+    if type(value) not in CONTAINERS:
+        return []
+    entries = [entry for _, entry in _worth_a_look(value)]
+    found = [entry for entry in entries if isinstance(entry, Tensor)]
+    inner = entries if not found else [entry for entry in entries if not isinstance(entry, Tensor)]
+    rows = [held if type(held) in SEQUENCES else held.values() for held in inner if len(held) <= LONGEST]
+    if any(map(_is_tensor, set(map(type, chain.from_iterable(rows))))):
+        found += (v for row in rows for v in row if isinstance(v, Tensor))
+    return found
+
+
+def _values(held: Any) -> "Iterable[Any]":
+    return held if type(held) in SEQUENCES else held.values()
+
+
+def _is_tensor(kind: type) -> bool:
+    return MAY_HOLD[kind] and issubclass(kind, Tensor)

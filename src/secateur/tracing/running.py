@@ -20,6 +20,7 @@ from secateur.inputs import fresh
 from secateur.modules import named_tensors
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
+from secateur.tracing import whole as whole
 from secateur.tracing.capture import place_of
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.rules.registry import raised_at

@@ -91,6 +91,11 @@ class Tracer(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and torch's way of saying so takes a second to import."""
+        return False
+
     def __init__(self, algebra: Algebra | None = None) -> None:
         super().__init__()
         self.algebra = algebra or Algebra()
@@ -226,6 +231,11 @@ class Tracer(TorchDispatchMode):
             self.repaired(outputs[0], results[0])
         self._settle(op, outputs, results)
         return op.out
+
+    def at_once(self, func: Any, args: Sequence[Any]) -> Any:
+        """Trace an operation that nobody has dispatched: one that stands for several of torch's."""
+        with torch._C._DisableTorchDispatch():
+            return self.__torch_dispatch__(func, (), args)
 
     def _settle(self, op: Op, outputs: Sequence[Tensor], results: Sequence[Dims]) -> None:
         """Take down what came out of an operation, and what it read."""
