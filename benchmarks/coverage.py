@@ -25,10 +25,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import peers
 import torch
 from torch import Tensor, nn
 
-import peers
 import secateur as sc
 from secateur.graph import named
 from secateur.pruning import Result

@@ -23,7 +23,7 @@ def pruner(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Callable[[
     import torch_pruning as tp  # type: ignore[import-untyped]
 
     ignored, heads = producers(model, args, kwargs), attention(model)
-    example = dict(kwargs) or (args if len(args) > 1 else args[0])
+    example: Any = dict(kwargs) or (args if len(args) > 1 else args[0])
 
     def run() -> nn.Module:
         tp.pruner.BasePruner(

@@ -106,17 +106,15 @@ def resolve(expr: Expr) -> Expr:
             return expr
 
 
-def leaves(expr: Expr) -> Iterator[Axis | Leaf]:
+def leaves(expr: Expr) -> list[Axis | Leaf]:
     """The leaves from left to right, repeated ones repeatedly."""
     match expr:
         case Axis() | Leaf():
-            yield expr
+            return [expr]
         case Prod():
-            for factor in expr.factors:
-                yield from leaves(factor)
+            return [leaf for factor in expr.factors for leaf in leaves(factor)]
         case Sum():
-            for part in expr.parts:
-                yield from leaves(part)
+            return [leaf for part in expr.parts for leaf in leaves(part)]
 
 
 def size_of(expr: Expr, sizes: Mapping[str, int]) -> int:

@@ -1,56 +1,81 @@
 """The modules of a model in one pass: torch's own iterators nest one generator in another for each level of modules."""
 
+from functools import cached_property
+
 from torch import Tensor, nn
 
 
-def named_parts(model: nn.Module, *, repeated: bool = False) -> list[tuple[str, nn.Module]]:
-    """What ``model.named_modules()`` gives, in the same order.
+class Walk:
+    """One walk through a model, for work that looks at its modules several times while they stay in their places.
 
-    Args:
-        repeated: name a module that has several places at each of them.
+    Attributes:
+        places: every place of a module, what ``model.named_modules(remove_duplicate=False)`` gives, in the same order.
     """
-    found: list[tuple[str, nn.Module]] = []
-    _visit(model, "", found, None if repeated else set())
-    return found
+
+    def __init__(self, model: nn.Module) -> None:
+        self.places: list[tuple[str, nn.Module]] = []
+        _visit(model, "", self.places)
+
+    @cached_property
+    def named(self) -> list[tuple[str, nn.Module]]:
+        """Every module once, at its first place: what ``model.named_modules()`` gives."""
+        first: dict[int, tuple[str, nn.Module]] = {}
+        for place in self.places:
+            first.setdefault(id(place[1]), place)
+        return list(first.values())
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """What ``model.modules()`` gives."""
+        return [module for _, module in self.named]
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters by qualified name; tied ones under each of their names."""
+        return {
+            f"{path}.{name}" if path else name: tensor
+            for path, module in self.places
+            if module._parameters
+            for name, tensor in module._parameters.items()
+            if tensor is not None
+        }
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters, then all buffers, by qualified name; tied ones under each of their names."""
+        return self.parameters | {
+            f"{path}.{name}" if path else name: tensor
+            for path, module in self.places
+            if module._buffers
+            for name, tensor in module._buffers.items()
+            if tensor is not None
+        }
 
 
-def _visit(module: nn.Module, path: str, found: list[tuple[str, nn.Module]], seen: set[int] | None) -> None:
-    if seen is not None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-    found.append((path, module))
+def _visit(module: nn.Module, path: str, places: list[tuple[str, nn.Module]]) -> None:
+    places.append((path, module))
     if module._modules:
         start = f"{path}." if path else ""
         for name, part in module._modules.items():
             if part is not None:
-                _visit(part, start + name, found, seen)
+                _visit(part, start + name, places)
+
+
+def named_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What ``model.named_modules()`` gives, in the same order."""
+    return Walk(model).named
 
 
 def parts(model: nn.Module) -> list[nn.Module]:
     """What ``model.modules()`` gives, in the same order."""
-    return [module for _, module in named_parts(model)]
+    return Walk(model).modules
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by qualified name, in the model's own order; tied ones under each of their names."""
-    parameters: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    for path, module in named_parts(model, repeated=True):
-        for held, found in ((module._parameters, parameters), (module._buffers, buffers)):
-            if held:
-                start = f"{path}." if path else ""
-                for name, tensor in held.items():
-                    if tensor is not None:
-                        found[start + name] = tensor
-    return parameters | buffers
+    return Walk(model).tensors
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters by qualified name; tied ones under each of their names."""
-    return {
-        f"{path}.{name}" if path else name: tensor
-        for path, module in named_parts(model, repeated=True)
-        for name, tensor in module._parameters.items()
-        if tensor is not None
-    }
+    return Walk(model).parameters

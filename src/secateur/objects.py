@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from secateur.modules import named_parts
+from secateur.modules import Walk
 
 DEPTH = 4  # objects within objects that are looked into
 LONGEST = 1000  # items of a list or dict that is looked into: longer ones are data
@@ -52,7 +52,7 @@ MAY_BE_PLAIN = _MayBePlain()
 
 
 def _holds(value: Any) -> bool:
-    return hasattr(value, "__dict__") or any(True for _ in slots(value))
+    return type(value).__dictoffset__ != 0 or bool(slots(value))
 
 
 def slots(value: Any) -> tuple[str, ...]:
@@ -108,10 +108,10 @@ def _simple(value: Any) -> bool:
     )
 
 
-def on_modules(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+def on_modules(model: Walk) -> Iterator[tuple[str, str, Any]]:
     """Every plain object that hangs on a module, once: path of the first module that holds it, path to it, itself."""
     seen: set[int] = set()
-    for path, module in named_parts(model):
+    for path, module in model.named:
         for name, value in list(vars(module).items()):
             if not MAY_BE_PLAIN[type(value)] or name.startswith("_"):
                 continue

@@ -29,7 +29,7 @@ class Literal:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # never changed; a frozen one takes three times as long to make
 class Attribute:
     """An int on a module: ``module.name``, or ``module.name[index]`` where it sits in a tuple or list.
 
@@ -122,7 +122,7 @@ class SourcedInt(int):
     session: Session
 
     def __new__(cls, value: int, origin: Origin, session: Session) -> "SourcedInt":
-        self = super().__new__(cls, value)
+        self = int.__new__(cls, value)
         self.origin, self.session = origin, session
         return self
 

@@ -19,7 +19,7 @@ from secateur.empties import Ancestors, Watch
 from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
 from secateur.graph import Graph
 from secateur.inputs import Args, Kwargs, as_call, fresh
-from secateur.modules import named_tensors
+from secateur.modules import Walk, named_tensors
 from secateur.planning.plan import Plan
 from secateur.precision import Precise
 from secateur.surgery.reindex import index
@@ -234,7 +234,7 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         copy = fake(module, mode).train()
         args, kwargs = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, fresh(inputs))
-        with mode, Kernels(), nothing_left(module):
+        with mode, Kernels(), nothing_left(Walk(module)):
             nn.Module.__call__(copy, *args, **kwargs)
 
     try:

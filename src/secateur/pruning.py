@@ -12,6 +12,7 @@ from secateur.graph import Graph
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
+from secateur.modules import Walk
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
@@ -116,7 +117,7 @@ def prune(
     """
     if budget is None and threshold is None and keep is None:
         budget = Budget(macs=0.5)
-    check_kind(model)
+    check_kind(Walk(model))
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur import objects
+from secateur.modules import Walk
 from secateur.origins import Attribute
 
 
@@ -185,7 +186,7 @@ def test_configs_that_lead_in_circles_and_other_objects_do_no_harm() -> None:
     config = SimpleNamespace(hidden=12, names=["a"], table={1: 2}, none=None, path=[{"deep": {"er": [1, 2]}}])
     config.itself = config
     config.model = model = Half(config)
-    found = [path for _, path, _ in objects.on_modules(model)]
+    found = [path for _, path, _ in objects.on_modules(Walk(model))]
     assert len(found) == len(set(found))
     assert found[0] == "config"
     assert sc.prune(model, torch.randn(2, 4), keep=0.5).model.config.hidden == 6  # type: ignore[union-attr]

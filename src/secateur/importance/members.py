@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum
 from secateur.graph import Graph
-from secateur.modules import named_parameters, named_parts
+from secateur.modules import Walk
 
 CHUNK = 2**18  # weights that are worked on at a time, so that they stay in the cache
 
@@ -63,24 +63,28 @@ class Weights:
 
     @staticmethod
     def of(model: nn.Module) -> "Weights":
-        owners = {path: type(module) for path, module in named_parts(model, repeated=True)}
-        return Weights(parameters=named_parameters(model), owners=owners)
+        walk = Walk(model)
+        return Weights(parameters=walk.parameters, owners={path: type(module) for path, module in walk.places})
 
 
 def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
     """Sum of |w|^p at every position of a dim, (size,) float32, in one pass over the memory."""
     size = tensor.shape[dim]
     if tensor.dim() == 1:
-        return tensor.float().abs().pow(p)
+        return _powers(tensor.float(), p)
     if dim == 0:
         wide = torch.promote_types(tensor.dtype, torch.float32)
         return torch.linalg.vector_norm(tensor.reshape(size, -1), p, dim=1, dtype=wide).float().pow(p)
     rows = tensor.reshape(-1, size * math.prod(tensor.shape[dim + 1 :]))  # (before, size * after)
-    total = torch.zeros(rows.shape[1], device=rows.device)
-    for chunk in rows.split(max(1, CHUNK // max(rows.shape[1], 1))):
-        part = chunk.float()
-        total += (part.square() if p == 2 else part.abs().pow(p)).sum(0)
+    chunk = max(1, CHUNK // max(rows.shape[1], 1))
+    total = _powers(rows[:chunk].float(), p).sum(0)
+    for start in range(chunk, rows.shape[0], chunk):
+        total += _powers(rows[start : start + chunk].float(), p).sum(0)
     return total.reshape(size, -1).sum(1)
+
+
+def _powers(values: Tensor, p: float) -> Tensor:
+    return values.square() if p == 2 else values.abs().pow(p)
 
 
 def _real(tensor: Tensor) -> Tensor:

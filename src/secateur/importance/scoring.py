@@ -1,7 +1,7 @@
 """``sc.score``: one vector of scores for each axis."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -79,24 +79,24 @@ def score(
     """
     rate = criterion(importance, seed)
     check_loaded(model)
-    _check_fit(model, graph)
     weights = Weights.of(model)
+    _check_fit(type(model).__name__, weights.parameters, graph)
     found = {axis: list(members(model, graph, axis, weights)) for axis in graph.axes}
     scores = {axis: _score(graph, axis, rate, found[axis]) for axis in graph.axes}
-    bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
-    if bad:
+    if scores and not torch.cat(list(scores.values())).isfinite().all():
         check_weights(model)
+        bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
         raise ScoreError(f"{rate!r} gave scores that are not finite on {len(bad)} axes, {bad[0]} first")
     return scores
 
 
-def _check_fit(model: nn.Module, graph: Graph) -> None:
-    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
+def _check_fit(model: str, parameters: Mapping[str, Tensor], graph: Graph) -> None:
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
     wrong = [n for n, t in graph.tensors.items() if t.parameter and shapes.get(n) != t.shape]
     if wrong:
         got = shapes.get(wrong[0], "missing")
         raise ModelError(
-            f"the graph is of another architecture ({graph.model}) than this {type(model).__name__}: "
+            f"the graph is of another architecture ({graph.model}) than this {model}: "
             f"{len(wrong)} parameters differ; {wrong[0]} is {got}, traced as {graph.tensors[wrong[0]].shape}. "
             "Score the model that was traced."
         )
@@ -132,7 +132,7 @@ def check_loaded(model: nn.Module) -> None:
     Raises:
         ModelError: saying what can be done with one.
     """
-    if any(p.device.type == "meta" for p in model.parameters()):
+    if any(p.is_meta for p in named_parameters(model).values()):
         raise ModelError(
             f"{type(model).__name__} is on the meta device, where weights have no values: sc.trace follows it, but to "
             "score and to prune it the weights must be loaded"

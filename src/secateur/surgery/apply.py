@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from secateur import nests, objects
 from secateur.errors import SurgeryError
-from secateur.modules import named_parts, named_tensors, parts
+from secateur.modules import Walk, named_tensors, parts
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.provenance import recall, remember
 from secateur.surgery.layers import update
@@ -133,7 +133,7 @@ def _settle(plan: "Plan", model: nn.Module, earlier: "tuple[Plan, ...] | None") 
         model.recompile()
     set_attributes(model, plan.settings)
     owners = {alias.rpartition(".")[0].partition(".parametrizations.")[0] for alias in plan.kept}
-    present = dict(named_parts(model, repeated=True))  # a graph has those of a module's names that its calls use
+    present = dict(Walk(model).places)  # a graph has those of a module's names that its calls use
     for owner in owners & present.keys():
         update(present[owner])
     remember(model, "plans", (*(earlier or ()), plan))

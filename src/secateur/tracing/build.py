@@ -7,10 +7,9 @@ from math import gcd
 from random import Random
 from typing import Any
 
-from torch import Tensor
-
 from secateur.axes import Axis, Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
 from secateur.graph import AxisInfo, Equation, Member, Sizes, TensorInfo, named
+from secateur.modules import Walk
 from secateur.origins import Attribute, Literal, NodeArgument, Operation, Origin, Shape, Site, atoms
 from secateur.tracing.limits import fewest, steps
 from secateur.tracing.loose import binding
@@ -30,6 +29,7 @@ class Names:
     names: dict[int, str] = field(default_factory=dict)
     infos: dict[str, AxisInfo] = field(default_factory=dict)
     frozen: frozenset[int] = frozenset()
+    _leaves: dict[int, Leaf] = field(default_factory=dict)
 
     def finish(self, expr: Expr | int) -> Any:
         """An expression with its axes as leaves; neighbouring nameless ones are merged."""
@@ -40,7 +40,10 @@ class Names:
     def _finish(self, expr: Expr) -> Expr:
         match expr:
             case Axis():
-                return Leaf(self.names.get(expr.order), expr.size)
+                found = self._leaves.get(expr.order)
+                if found is None:
+                    found = self._leaves[expr.order] = Leaf(self.names.get(expr.order), expr.size)
+                return found
             case Prod():
                 return product(_merged([self._finish(f) for f in expr.factors]))
             case Sum():
@@ -65,17 +68,21 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
     reasons = _by_leaf(tracer.algebra.frozen)
     hints = _by_leaf(tracer.hints)
     normalising = _by_leaf(tracer.normalising)
+    windows = {order for order, texts in reasons.items() if texts.keys() == {WINDOW}}
     found: dict[int, Axis] = {}
     members: dict[int, dict[Member, None]] = {}
+    made_of_several: list[Expr] = []
     for tensor, exprs in dims.items():
-        for k, expr in enumerate(exprs):
-            for leaf in leaves(resolve(expr)):
-                if isinstance(leaf, Axis) and leaf.size > 1 and set(reasons.get(leaf.order, ())) != {WINDOW}:
+        for k, expr in enumerate(map(resolve, exprs)):
+            if not isinstance(expr, Axis):
+                made_of_several.append(expr)
+            for leaf in leaves(expr):
+                if isinstance(leaf, Axis) and leaf.size > 1 and leaf.order not in windows:
                     found.setdefault(leaf.order, leaf)
                     members.setdefault(leaf.order, {})[tensor, k] = None
     result = Names(frozen=frozenset(reasons))
     kinds = {order: _kind(hints.get(order, {}), len(dims[next(iter(members[order]))[0]])) for order in found}
-    _mark_groups(kinds, members, dims)
+    _mark_groups(kinds, members, made_of_several)
     least, multiples = fewest(tracer.least, reasons), steps(tracer.steps)
     for order, axis in found.items():
         name = _name(next(iter(members[order])), order, dims, kinds)
@@ -95,7 +102,8 @@ def collect(tracer: Tracer, dims: Mapping[str, list[Expr]]) -> Names:
 def _by_leaf(notes: Iterable[tuple[Expr, str]]) -> dict[int, dict[str, None]]:
     found: dict[int, dict[str, None]] = {}
     for expr, text in notes:
-        for leaf in leaves(resolve(expr)):
+        whole = resolve(expr)
+        for leaf in (whole,) if isinstance(whole, Axis) else leaves(whole):
             if isinstance(leaf, Axis):
                 found.setdefault(leaf.order, {})[text] = None
     return found
@@ -107,21 +115,18 @@ def _kind(hints: Mapping[str, None], rank: int) -> str:
     return next(seen, "hidden" if rank < 3 else "channels")
 
 
-def _mark_groups(
-    kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], dims: Mapping[str, list[Expr]]
-) -> None:
+def _mark_groups(kinds: dict[int, str], members: Mapping[int, Mapping[Member, None]], exprs: Iterable[Expr]) -> None:
     """Of two axes of heads in one dim, the one that runs through more members groups the other: grouped queries. Of two
     axes of experts it is the first: group-limited routing.
     """
-    for exprs in dims.values():
-        for expr in exprs:
-            orders = dict.fromkeys(leaf.order for leaf in leaves(resolve(expr)) if isinstance(leaf, Axis))
-            heads = sorted((o for o in orders if kinds.get(o) == "heads"), key=lambda o: -len(members[o]))
-            if len(heads) == 2 and len(members[heads[0]]) > len(members[heads[1]]):
-                kinds[heads[0]] = "kv_groups"
-            experts = [o for o in orders if kinds.get(o) == "experts"]
-            if len(experts) == 2:
-                kinds[experts[0]] = "groups"
+    for expr in exprs:
+        orders = dict.fromkeys(leaf.order for leaf in leaves(expr) if isinstance(leaf, Axis))
+        heads = sorted((o for o in orders if kinds.get(o) == "heads"), key=lambda o: -len(members[o]))
+        if len(heads) == 2 and len(members[heads[0]]) > len(members[heads[1]]):
+            kinds[heads[0]] = "kv_groups"
+        experts = [o for o in orders if kinds.get(o) == "experts"]
+        if len(experts) == 2:
+            kinds[experts[0]] = "groups"
 
 
 def _name(member: Member, order: int, dims: Mapping[str, list[Expr]], kinds: Mapping[int, str]) -> str:
@@ -470,10 +475,9 @@ def spread_ties(infos: dict[str, AxisInfo], ties: list[tuple[str, ...]]) -> list
     return kept
 
 
-def tensor_infos(
-    tensors: Mapping[str, Tensor], params: set[str], dims: Mapping[str, list[Expr]], names: Names
-) -> dict[str, TensorInfo]:
+def tensor_infos(walk: Walk, dims: Mapping[str, list[Expr]], names: Names) -> dict[str, TensorInfo]:
     """Every tensor once, under its first name."""
+    tensors = walk.tensors
     aliases: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         aliases.setdefault(id(tensor), []).append(name)
@@ -481,8 +485,8 @@ def tensor_infos(
         group[0]: TensorInfo(
             dims=tuple(names.finish(d) for d in dims[group[0]]),
             names=tuple(group),
-            parameter=group[0] in params,
-            itemsize=tensors[group[0]].element_size(),
+            parameter=group[0] in walk.parameters,
+            itemsize=tensors[group[0]].itemsize,
         )
         for group in aliases.values()
     }

@@ -14,6 +14,7 @@ from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_leaves, tree_map
 
 from secateur.errors import SurgeryError
+from secateur.modules import Walk
 from secateur.tracing.factories import recorded_factories
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.shadow import fake
@@ -179,7 +180,7 @@ def _reach(root: nn.Module, path: str) -> Any:
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> fx.Graph:
     """Trace the model through a caller that hands on just the inputs given; other arguments keep their defaults."""
     names = _names(model, len(args))
-    with quiet_backends(), nothing_left(model):
+    with quiet_backends(), nothing_left(Walk(model)):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         double = fake(model, mode)  # in training mode a batch norm writes down what it sees
         caller = _caller(double.train(training), names, list(kwargs))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from secateur.modules import parts
+from secateur.modules import Walk
 
 ATOMS = {int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size}
 HOOKS = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__", "__getnewargs__",
@@ -29,13 +29,14 @@ def is_plain_class(cls: type[nn.Module]) -> bool:
     return not any(vars(c).get("__slots__") for c in own)
 
 
-def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def copy_module(model: nn.Module, memo: dict[int, Any], walk: Walk) -> nn.Module:
     """What ``copy.deepcopy(model, memo)`` gives.
 
     Args:
         memo: copies by the id of the original, as for deepcopy.
+        walk: through the model.
     """
-    shells = [m for m in parts(model) if is_plain_class(type(m)) and id(m) not in memo]
+    shells = [m for m in walk.modules if is_plain_class(type(m)) and id(m) not in memo]
     for module in shells:
         memo[id(module)] = object.__new__(type(module))
     for module in reversed(shells):  # children first: the copy of a module that is not plain may read theirs

@@ -7,7 +7,7 @@ neither inputs nor weights (``arange``, constants) keep their values and are com
 Whatever needs a value of a hollow tensor raises `NeedsValues`; the trace then begins again on tensors that know more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_map
 
 from secateur.tracing.kernels import call
 from secateur.tracing.rules.registry import Op, Signature, signature, tensors_of
-
-Shape = Sequence[int]
+from secateur.tracing.shapes import SHAPES, NeedsValues, Shape, Typed, Unsure, broadcast
 
 # Operations in place that change more than values, and reads of values.
 REFUSED = {"aten::resize_", "aten::set_", "aten::_local_scalar_dense", "aten::equal", "aten::as_strided_",
@@ -27,14 +26,6 @@ NATIVE = {"aten::_unsafe_view", "aten::lift_fresh", "aten::_reshape_alias", "ate
           "aten::swapaxes_", "aten::squeeze_", "aten::unsqueeze_", "aten::detach_"}  # fmt: skip
 SAME = {"aten::_softmax", "aten::_log_softmax", "aten::cumsum", "aten::cumprod", "aten::tril", "aten::triu",
         "aten::flip", "aten::roll", "aten::_safe_softmax"}  # fmt: skip
-
-
-class NeedsValues(Exception):
-    """The code, or an operation, depends on values."""
-
-
-class Unsure(Exception):
-    """A case that torch's own kernels know better."""
 
 
 def hollow(shape: Shape, dtype: torch.dtype) -> Tensor:
@@ -103,7 +94,10 @@ def _worked_out(op: Op, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     known, first = SHAPES.get(op.name), op.operands[0]
     if known is not None:
         try:
-            made = [hollow(s, first.dtype) for s in known(op.arguments)]
+            made = [
+                hollow(s.shape, s.dtype) if isinstance(s, Typed) else hollow(s, first.dtype)
+                for s in known(op.arguments)
+            ]
         except Unsure:
             return _by_meta(op.func, args, kwargs)
         return made[0] if op.said.returns == 1 else tuple(made)
@@ -140,23 +134,6 @@ def _by_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda t: hollow(t.shape, t.dtype) if isinstance(t, Tensor) else t, out)
 
 
-def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a pointwise operation's result.
-
-    Raises:
-        NeedsValues: the shapes don't fit; torch shall say so.
-    """
-    rank = max(map(len, shapes))
-    result = [1] * rank
-    for shape in shapes:
-        for k, size in enumerate(shape, rank - len(shape)):
-            if size != 1:
-                if result[k] not in (1, size):
-                    raise NeedsValues(f"shapes {shapes} can't be broadcast")
-                result[k] = size
-    return tuple(result)
-
-
 TINY: dict[Any, Any] = {}  # results for empty tensors, by operation and types
 
 
@@ -177,146 +154,3 @@ def _plain(value: Any) -> Any:
     """An argument that results may differ by, told apart from equal ones of other types: 1, 1.0 and True."""
     kind = type(value)
     return (kind, value) if kind in (int, float, bool) else value if kind is torch.dtype else kind
-
-
-# ---------------------------------------------------------------------- shapes of the commonest operations
-
-Arguments = dict[str, Any]
-SHAPES: dict[str, Callable[[Arguments], Sequence[Shape]]] = {}
-
-
-def shape_of(*names: str) -> Callable[[Callable[[Arguments], Sequence[Shape]]], Callable[[Arguments], Sequence[Shape]]]:
-    def register(function: Callable[[Arguments], Sequence[Shape]]) -> Callable[[Arguments], Sequence[Shape]]:
-        SHAPES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
-
-
-def demand(fits: bool, *tensors: Tensor) -> None:
-    """Leave it to torch to say what does not fit; all operands are of one type.
-
-    Raises:
-        NeedsValues: they do not fit.
-    """
-    if not fits or len({t.dtype for t in tensors}) > 1:
-        raise NeedsValues("operands do not fit")
-
-
-@shape_of("aten::convolution")
-def convolution(a: Arguments) -> Sequence[Shape]:
-    x, weight, rank = a["input"].shape, a["weight"].shape, len(a["weight"].shape) - 2
-    if len(x) != rank + 2:
-        raise NeedsValues("a convolution without a batch")
-    demand(x[1] == (weight[0] if a["transposed"] else weight[1] * a["groups"]), a["input"], a["weight"])
-
-    def each(name: str) -> list[int]:
-        values = [int(v) for v in a[name]]
-        return values * rank if len(values) == 1 else values
-
-    stride, padding, dilation = each("stride"), each("padding"), each("dilation")
-    spatial: list[int] = []
-    for k in range(rank):
-        reach = dilation[k] * (weight[2 + k] - 1)
-        if a["transposed"]:
-            spatial.append((x[2 + k] - 1) * stride[k] - 2 * padding[k] + reach + each("output_padding")[k] + 1)
-        else:
-            spatial.append((x[2 + k] + 2 * padding[k] - reach - 1) // stride[k] + 1)
-    demand(all(size > 0 for size in spatial))
-    channels = weight[1] * a["groups"] if a["transposed"] else weight[0]
-    return [(x[0], channels, *spatial)]
-
-
-@shape_of("aten::native_batch_norm", "aten::_native_batch_norm_legit_no_training")
-def batch_norm(a: Arguments) -> Sequence[Shape]:
-    tables = [a[name] for name in ("weight", "bias", "running_mean", "running_var") if a[name] is not None]
-    demand(all(tuple(t.shape) == tuple(a["input"].shape[1:2]) for t in tables))
-    return [a["input"].shape, (0,), (0,)]
-
-
-@shape_of("aten::batch_norm")
-def whole_batch_norm(a: Arguments) -> Sequence[Shape]:
-    return batch_norm(a)[:1]
-
-
-@shape_of("aten::native_layer_norm")
-def layer_norm(a: Arguments) -> Sequence[Shape]:
-    shape = tuple(a["input"].shape)
-    demand(shape[-len(a["normalized_shape"]) :] == tuple(a["normalized_shape"]), a["input"])
-    batch = shape[: len(shape) - len(a["normalized_shape"])]
-    side = (*batch, *(1 for _ in a["normalized_shape"]))
-    return [shape, side, side]
-
-
-@shape_of("aten::layer_norm")
-def whole_layer_norm(a: Arguments) -> Sequence[Shape]:
-    return layer_norm(a)[:1]
-
-
-@shape_of("aten::linear")
-def linear(a: Arguments) -> Sequence[Shape]:
-    x, weight, bias = a["input"], a["weight"], a["bias"]
-    demand(x.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1]), x, weight,
-           x if bias is None else bias)  # fmt: skip
-    return [(*x.shape[:-1], weight.shape[0])]
-
-
-@shape_of("aten::addmm")
-def addmm(a: Arguments) -> Sequence[Shape]:
-    first, second = a["mat1"], a["mat2"]
-    demand(first.shape[1] == second.shape[0] and a["self"].shape[-1] in (1, second.shape[1]), first, second, a["self"])
-    return [(a["mat1"].shape[0], a["mat2"].shape[1])]
-
-
-@shape_of("aten::mm")
-def mm(a: Arguments) -> Sequence[Shape]:
-    demand(a["self"].shape[1] == a["mat2"].shape[0], a["self"], a["mat2"])
-    return [(a["self"].shape[0], a["mat2"].shape[1])]
-
-
-@shape_of("aten::bmm")
-def bmm(a: Arguments) -> Sequence[Shape]:
-    first, second = a["self"], a["mat2"]
-    demand(first.shape[2] == second.shape[1] and first.shape[0] == second.shape[0], first, second)
-    return [(*a["self"].shape[:2], a["mat2"].shape[2])]
-
-
-@shape_of("aten::_grouped_mm")
-def grouped_mm(a: Arguments) -> Sequence[Shape]:
-    if (a["self"].dim(), a["mat2"].dim()) != (2, 3):
-        raise Unsure
-    return [(a["self"].shape[0], a["mat2"].shape[2])]
-
-
-@shape_of("aten::embedding")
-def embedding(a: Arguments) -> Sequence[Shape]:
-    demand(a["indices"].dtype in (torch.int32, torch.int64))
-    return [(*a["indices"].shape, a["weight"].shape[1])]
-
-
-@shape_of("aten::mean", "aten::sum", "aten::amax", "aten::amin")
-def reduced(a: Arguments) -> Sequence[Shape]:
-    shape, dim = tuple(a["self"].shape), a.get("dim")
-    if a.get("dtype") is not None or (not a["self"].is_floating_point()):
-        raise Unsure
-    gone = (
-        {d % len(shape) for d in ([dim] if isinstance(dim, int) else dim or range(len(shape)))} if shape else set[int]()
-    )
-    return [[1 if k in gone else s for k, s in enumerate(shape) if k not in gone or a.get("keepdim")]]
-
-
-@shape_of("aten::cat")
-def cat(a: Arguments) -> Sequence[Shape]:
-    shapes = [tuple(t.shape) for t in a["tensors"]]
-    if len({t.dtype for t in a["tensors"]}) > 1 or any(len(s) != len(shapes[0]) for s in shapes):
-        raise Unsure
-    at = a["dim"] % len(shapes[0])
-    demand(len({(*s[:at], *s[at + 1 :]) for s in shapes}) == 1)
-    return [(*shapes[0][:at], sum(s[at] for s in shapes), *shapes[0][at + 1 :])]
-
-
-@shape_of("aten::_scaled_dot_product_flash_attention_for_cpu")
-def attention(a: Arguments) -> Sequence[Shape]:
-    query, key, value = (a[name].shape for name in ("query", "key", "value"))
-    demand(query[:-2] == key[:-2] == value[:-2] and query[-1] == key[-1] and key[-2] == value[-2])
-    return [(*query[:-1], value[-1]), query[:-1]]

@@ -16,9 +16,9 @@ from sys import modules as loaded
 from sys import stdlib_module_names
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur.modules import parts
+from secateur.modules import Walk
 
 FOREIGN = (stdlib_module_names | {"torch", "numpy", "secateur"}) - {"__main__"}
 LONGEST = 10_000  # entries of a dict or list that is looked through
@@ -27,42 +27,117 @@ SEQUENCES = {list, tuple}
 CONTAINERS = {dict, OrderedDict, defaultdict, *SEQUENCES}
 
 
-class _MayHold(dict[type, bool]):
-    """Whether values of a type are tensors or may hold some."""
+class _OfInterest(dict[type, bool]):
+    """Whether values of a type are tensors, may hold some, or are caches of functions."""
 
     def __missing__(self, kind: type) -> bool:
-        self[kind] = kind in CONTAINERS or issubclass(kind, Tensor)
+        self[kind] = kind in CONTAINERS or kind in CACHES or issubclass(kind, Tensor)
         return self[kind]
 
 
-MAY_HOLD = _MayHold()
 Cached = functools._lru_cache_wrapper
 CODE = {types.FunctionType, Cached}
 CACHES = {Cached, staticmethod, classmethod}
+OF_INTEREST = _OfInterest()
 
 
 @contextmanager
-def nothing_left(model: nn.Module) -> Generator[None]:
+def nothing_left(walk: Walk) -> Generator[None]:
     """Afterwards, the user's globals, classes and caches hold no tensor that they did not hold before."""
-    before = [(place, dict(vars(place))) for place in _places(model)]
-    held = [_worth_a_look(names) for _, names in before]
-    known = {id(t) for entries in held for _, value in entries for t in _tensors(value)}
-    misses = [(cache, cache.cache_info().misses) for cache in _caches(before)]
+    before = [Namespace(place) for place in _places(walk)]
+    misses = [(cache, cache.cache_info().misses) for space in before for cache in space.caches]
+    known = {id(tensor) for space in before for tensor in space.tensors}
     try:
         yield
     finally:
         for cache, count in misses:
             if cache.cache_info().misses != count:
                 cache.cache_clear()  # it may hold tensors deep inside; it fills again
-        for (place, old), entries in zip(before, held, strict=True):
-            now = vars(place)
-            same = len(now) == len(old) and all(map(operator.is_, now.values(), old.values()))
-            _put_back(place, old, entries if same else _worth_a_look(now), known)
+        for space in before:
+            space.put_back(known)
 
 
-def _places(model: nn.Module) -> Iterator[Any]:
+class Namespace:
+    """What a class or a Python module held when it was looked at.
+
+    Attributes:
+        names: what its names stood for.
+        tensors: those among them, and in the containers among them.
+        caches: of functions.
+    """
+
+    def __init__(self, place: Any) -> None:
+        self.place, self.names = place, dict(vars(place))
+        self.entries = _entries(self.names)
+        self.tensors = [tensor for _, value in self.entries for tensor in _tensors(value)]
+        self.caches = list(_caches(value for _, value in self.entries if type(value) in CACHES))
+
+    def put_back(self, known: set[int]) -> None:
+        """Undo what put a tensor in it, or in a dict or list that stands in it.
+
+        Args:
+            known: ids of the tensors that were there before.
+        """
+        names = vars(self.place)
+        same = len(names) == len(self.names) and all(map(operator.is_, names.values(), self.names.values()))
+        for name, value in self.entries if same else _entries(names):
+            if not _is_new(value, known):
+                continue
+            if name not in self.names:
+                delattr(self.place, name)
+            elif value is not self.names[name]:
+                setattr(self.place, name, self.names[name])
+            elif isinstance(value, dict | list):
+                entries = enumerate(value) if isinstance(value, list) else value.items()
+                for key in reversed([key for key, entry in entries if _is_new(entry, known)]):
+                    del value[key]
+
+
+def _entries(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The names of a namespace that stand for something of interest."""
+    kinds = {kind for kind in set(map(type, names.values())) if OF_INTEREST[kind]}
+    return [(name, value) for name, value in names.items() if type(value) in kinds and name not in PYTHONS]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """A tensor itself, or those in a container and in the containers within it."""
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) not in CONTAINERS or len(value) > LONGEST:
+        return []
+    row = _values(value)
+    kinds = set(map(type, row))
+    found = [entry for entry in row if isinstance(entry, Tensor)] if any(map(_is_tensor, kinds)) else []
+    if not CONTAINERS.isdisjoint(kinds):
+        rows = [_values(entry) for entry in row if type(entry) in CONTAINERS and len(entry) <= LONGEST]
+        if any(map(_is_tensor, set(map(type, chain.from_iterable(rows))))):
+            found += [entry for row in rows for entry in row if isinstance(entry, Tensor)]
+    return found
+
+
+def _values(container: Any) -> "Iterable[Any]":
+    return container if type(container) in SEQUENCES else container.values()
+
+
+def _is_tensor(kind: type) -> bool:
+    return OF_INTEREST[kind] and issubclass(kind, Tensor)
+
+
+def _is_new(value: Any, known: set[int]) -> bool:
+    """Whether a value is, or holds, a tensor that was not there before."""
+    return any(id(tensor) not in known for tensor in _tensors(value))
+
+
+def _caches(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        inner = value if type(value) is Cached else value.__func__
+        if type(inner) is Cached:
+            yield inner
+
+
+def _places(walk: Walk) -> Iterator[Any]:
     """The user's classes in the model, the Python modules that define them, and those of their helper functions."""
-    kinds = {type(part): None for part in parts(model)}
+    kinds = {type(part): None for part in walk.modules}
     classes = {cls: None for kind in kinds for cls in kind.__mro__ if _is_users(cls.__module__)}
     yield from classes
     names = dict.fromkeys(cls.__module__ for cls in classes)
@@ -87,61 +162,3 @@ def _homes(name: str, size: int) -> list[str]:
 
 def _is_users(module: str) -> bool:
     return module.partition(".")[0] not in FOREIGN and module in loaded
-
-
-def _caches(places: list[tuple[Any, dict[str, Any]]]) -> Iterator[Any]:
-    held = [names.values() for _, names in places]
-    values = [v for names in held if not CACHES.isdisjoint(map(type, names)) for v in names if type(v) in CACHES]
-    for value in values:
-        inner = value if type(value) is Cached else value.__func__
-        if type(inner) is Cached:
-            yield inner
-
-
-def _put_back(place: Any, old: Mapping[str, Any], entries: list[tuple[str, Any]], known: set[int]) -> None:
-    """Undo what put a tensor in a namespace, or in a dict or list that stands in it."""
-    for name, value in entries:
-        if all(id(t) in known for t in _tensors(value)):
-            continue
-        if name not in old:
-            delattr(place, name)
-        elif value is not old[name]:
-            setattr(place, name, old[name])
-        else:
-            for key in [k for k, v in reversed(_worth_a_look(value)) if any(id(t) not in known for t in _tensors(v))]:
-                del value[key]
-
-
-def _worth_a_look(held: "Mapping[Any, Any] | list[Any] | tuple[Any, ...]") -> list[tuple[Any, Any]]:
-    """The entries of a namespace, dict, list or tuple that are tensors or may hold some."""
-    if len(held) > LONGEST:
-        return []
-    values = _values(held)
-    kinds = {kind for kind in set(map(type, values)) if MAY_HOLD[kind]}
-    if not kinds:
-        return []
-    entries = enumerate(values) if type(held) in SEQUENCES else list(held.items())
-    return [(key, value) for key, value in entries if type(value) in kinds and key not in PYTHONS]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """A tensor itself, or those in a dict, list or tuple and in those within it."""
-    if isinstance(value, Tensor):
-        return [value]
-    if type(value) not in CONTAINERS:
-        return []
-    entries = [entry for _, entry in _worth_a_look(value)]
-    found = [entry for entry in entries if isinstance(entry, Tensor)]
-    inner = entries if not found else [entry for entry in entries if not isinstance(entry, Tensor)]
-    rows = [held if type(held) in SEQUENCES else held.values() for held in inner if len(held) <= LONGEST]
-    if any(map(_is_tensor, set(map(type, chain.from_iterable(rows))))):
-        found += (v for row in rows for v in row if isinstance(v, Tensor))
-    return found
-
-
-def _values(held: Any) -> "Iterable[Any]":
-    return held if type(held) in SEQUENCES else held.values()
-
-
-def _is_tensor(kind: type) -> bool:
-    return MAY_HOLD[kind] and issubclass(kind, Tensor)

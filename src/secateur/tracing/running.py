@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from secateur.axes import Expr
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
-from secateur.modules import named_tensors
+from secateur.modules import Walk, named_parameters
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
 from secateur.tracing import whole as whole
@@ -76,7 +76,7 @@ def run_shapes(
 
 def on_meta(model: nn.Module) -> bool:
     """Whether any parameter is on the meta device, without a value."""
-    return any(t.device.type == "meta" for t in model.parameters())
+    return any(t.is_meta for t in named_parameters(model).values())
 
 
 def run(
@@ -93,15 +93,17 @@ def run(
     tracer.hollow = hollow = Hollow() if on == "hollow" else None
     original = graph if graph is not None else model
     if hollow:
-        double = evaluating(copy_with(original, hollow.like))
+        double = copy_with(original, hollow.like)
     else:
-        double = evaluating(on_fakes(original, mode)) if mode else separate(original)
-    tag_attributes(double, tracer, original)
-    watch_widths(double, sizes)
-    name_units(double, sizes)
+        double = on_fakes(original, mode) if mode else separate(original)
+    walk = Walk(double)
+    evaluating(double, walk)
+    tag_attributes(walk, tracer, original)
+    watch_widths(walk, sizes)
+    name_units(walk, sizes)
     call = _interpret(double, sizes) if isinstance(double, fx.GraphModule) and graph is not None else double
-    stand_ins = named_tensors(double)
-    tracer.originals = {id(tensor): name for name, tensor in named_tensors(original).items()}
+    stand_ins = walk.tensors
+    tracer.original = original
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
     for name, tensor in stand_ins.items():

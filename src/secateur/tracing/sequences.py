@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.modules import parts
+from secateur.modules import Walk
 from secateur.tracing.rules.registry import location
 from secateur.tracing.sizes import Found, SizeMode, handles, stands_in
 
@@ -65,7 +65,7 @@ def _carry_on(mode: SizeMode, old: Any, new: Any) -> Iterator[Found]:
     return iter(())
 
 
-def name_units(model: nn.Module, mode: SizeMode) -> None:
+def name_units(walk: Walk, mode: SizeMode) -> None:
     """The sums along time in a recurrent layer make no residual stream: its units are hidden ones."""
     starts: list[int] = []
 
@@ -76,7 +76,7 @@ def name_units(model: nn.Module, mode: SizeMode) -> None:
         start = starts.pop()
         mode.tracer.hints[start:] = [(dim, kind) for dim, kind in mode.tracer.hints[start:] if kind != "residual"]
 
-    for module in parts(model):
+    for module in walk.modules:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)

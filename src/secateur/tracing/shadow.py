@@ -10,15 +10,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
 
 from secateur import objects
 from secateur.errors import ModelError
-from secateur.modules import named_parts, named_tensors, parts
+from secateur.modules import Walk, named_tensors, parts
 from secateur.origins import Attribute, Session, SourcedInt
 from secateur.tracing.copying import ATOMS, TABLES, copy_module
 
 ORDINARY = ATOMS | TABLES  # most values by far
 TAGGED = {int, tuple, list, torch.Size}
+# Of a convolution, no widths: what is computed from them speaks of spatial dims, which are whole anyway.
+SPATIAL = {"kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice"}
 # These refuse to be copied; a copy of the model holds the same ones.
 SHARED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.library.CustomOpDef, torch.library.Library,
           types.ModuleType, io.IOBase, type(threading.Lock()), type(threading.RLock()))  # fmt: skip
@@ -32,10 +35,11 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         ModelError: where the model holds something that can't be copied, or a ``__deepcopy__`` of the user's own made
             a copy without those tensors.
     """
-    check_kind(model)
-    values = [v for m in parts(model) for v in vars(m).values() if type(v) not in ORDINARY]
+    walk = Walk(model)
+    check_kind(walk)
+    values = [v for m in walk.modules for v in vars(m).values() if type(v) not in ORDINARY]
     memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, SHARED)}
-    tensors = named_tensors(model)
+    tensors = walk.tensors
     for tensor in tensors.values():
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
@@ -43,8 +47,8 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         if isinstance(value, Tensor) and id(value) not in memo:
             memo[id(value)] = value.detach().clone()
     try:
-        double = copy_module(model, memo)
-        _copy_slots(model, double, memo)
+        double = copy_module(model, memo, walk)
+        _copy_slots(walk.modules, double, memo)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}), and secateur works on copies. "
@@ -60,14 +64,14 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
     return double
 
 
-def check_kind(model: nn.Module) -> None:
+def check_kind(walk: Walk) -> None:
     """Refuse modules that can't be copied or changed: what torch made of the user's own, and what is not made yet.
 
     Raises:
         ModelError: with what to pass in their place.
     """
     seen: dict[type, str] = {}
-    for path, module in named_parts(model):
+    for path, module in walk.named:
         seen.setdefault(type(module), path or "the model")
         for name, tensor in module._parameters.items():
             if tensor is not None and type(tensor) is not nn.Parameter and nn.parameter.is_lazy(tensor):
@@ -87,9 +91,8 @@ def check_kind(model: nn.Module) -> None:
             )
 
 
-def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> None:
+def _copy_slots(originals: list[nn.Module], double: nn.Module, memo: dict[int, Any]) -> None:
     """Attributes in slots, which ``nn.Module`` leaves out of copies."""
-    originals = parts(model)
     if not any(objects.slots_of(kind) for kind in set(map(type, originals))):
         return
     for old, new in zip(originals, parts(double), strict=True):
@@ -98,9 +101,9 @@ def _copy_slots(model: nn.Module, double: nn.Module, memo: dict[int, Any]) -> No
                 object.__setattr__(new, name, copy.deepcopy(getattr(old, name), memo))
 
 
-def evaluating(model: nn.Module) -> nn.Module:
+def evaluating(model: nn.Module, walk: Walk | None = None) -> nn.Module:
     """The model itself, in evaluation mode."""
-    return model.eval() if any(module.training for module in parts(model)) else model
+    return model.eval() if any(module.training for module in (walk or Walk(model)).modules) else model
 
 
 def shadow(model: nn.Module) -> nn.Module:
@@ -123,23 +126,24 @@ def of_kind(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def tag_attributes(model: nn.Module, session: Session, original: nn.Module) -> None:
+def tag_attributes(walk: Walk, session: Session, original: nn.Module) -> None:
     """Make the ints on the modules of a shadow, and on configs that hang on them, remember which attribute they are.
 
     A config that several modules share is one object, under the path of the first. One that refused to be copied is
     the original's own, and stays as it is.
     """
-    for path, module in named_parts(model):
-        for name, value in list(vars(module).items()):
-            tagged = _tagged(value, path, name, session) if type(value) in TAGGED else None
+    for path, module in walk.named:
+        held, skipped = vars(module), SPATIAL if isinstance(module, _ConvNd) else ()
+        for name, value in [item for item in held.items() if type(item[1]) in TAGGED]:
+            tagged = None if name in skipped else _tagged(value, path, name, session)
             if tagged is not None:
-                vars(module)[name] = tagged
+                held[name] = tagged
         for name in objects.slots(module):
             tagged = _tagged(getattr(module, name, None), path, name, session)
             if tagged is not None:
                 object.__setattr__(module, name, tagged)
-    configs = list(objects.on_modules(model))
-    own = {id(held) for _, _, held in objects.on_modules(original)} if configs else set[int]()
+    configs = list(objects.on_modules(walk))
+    own = {id(held) for _, _, held in objects.on_modules(Walk(original))} if configs else set[int]()
     for path, inner, held in configs:
         for step, value in objects.items(held).items() if id(held) not in own else ():
             tagged = _tagged(value, path, f"{inner}.{step}", session)
@@ -153,6 +157,6 @@ def _tagged(value: Any, path: str, name: str, session: Session) -> Any:
     if type(value) not in (tuple, list, torch.Size):
         return None
     items = cast("list[Any]", value)
-    if not any(type(v) is int and v > 1 for v in items) or any(type(v) is not int for v in items):
+    if set(map(type, items)) != {int} or max(items) < 2:
         return None
     return type(value)(SourcedInt(v, Attribute(path, name, k, v), session) for k, v in enumerate(items))

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur import nests
 from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError, SecateurError, SurgeryError
 from secateur.graph import AxisInfo, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
-from secateur.modules import named_parameters, named_tensors
+from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
 from secateur.tracing.build import (
     NUMBER,
@@ -64,17 +64,17 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         ['0.weight:0']
     """
     positional, keywords = as_call(args, kwargs)
-    tensors = named_tensors(model)
-    if not any(True for _ in model.parameters()):
+    walk = Walk(model)
+    if not walk.parameters:
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to prune")
-    with quiet_backends(), nothing_left(model), no_collection():
-        return _graph(model, tensors, positional, keywords)
+    with quiet_backends(), nothing_left(walk), no_collection():
+        return _graph(model, walk, positional, keywords)
 
 
-def _graph(model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _graph(model: nn.Module, walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """What the run left dies with this call, before garbage is collected again."""
     traced = run_class(model, args, kwargs)
-    graph = Builder(model, tensors, traced, (args, kwargs)).build()
+    graph = Builder(model, walk, traced, (args, kwargs)).build()
     traced.tracer.forget()
     return graph
 
@@ -82,8 +82,9 @@ def _graph(model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...
 class Builder:
     """Puts the graph together, with the captured graph's sizes where the class holds literals."""
 
-    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor], run: Run, inputs: tuple[Any, Any]) -> None:
-        self.model, self.tensors, self.run, self.inputs = model, tensors, run, inputs
+    def __init__(self, model: nn.Module, walk: Walk, run: Run, inputs: tuple[Any, Any]) -> None:
+        self.model, self.walk, self.run, self.inputs = model, walk, run, inputs
+        self.tensors = walk.tensors
         self.names = collect(run.tracer, run.dims)
         self.infos = dict(self.names.infos)
         self.captured_ties: list[tuple[str, ...]] = []
@@ -98,12 +99,11 @@ class Builder:
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
-        params = set(named_parameters(self.model))
         return Graph(
             model=type(self.model).__name__,
             axes=axes,
             frozen={n: a for n, a in self.infos.items() if a.frozen},
-            tensors=tensor_infos(self.tensors, params, self.run.dims, self.names),
+            tensors=tensor_infos(self.walk, self.run.dims, self.names),
             macs=tuple((name, tuple(self.names.finish(d) for d in dims)) for name, dims in self.run.tracer.costs),
             ties=tuple(ties),
             sizes=replace(found.sizes, equations=(*found.sizes.equations, *found.stuck)),

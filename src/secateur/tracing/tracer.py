@@ -1,21 +1,22 @@
 """The dispatch tracer: runs a model once and turns each ATen operation into equations between dims."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from secateur.axes import Algebra, Expr, resolve
+from secateur.axes import Algebra, Axis, Expr, resolve
 from secateur.errors import TraceError
+from secateur.modules import named_tensors
 from secateur.origins import Origin, Shape
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.kernels import call
 from secateur.tracing.rules import RULES, Dims, Op, Rule, freeze_everything, pointwise
-from secateur.tracing.rules.registry import asked_by_user, location, signature
+from secateur.tracing.rules.registry import Signature, asked_by_user, location
 
 # Queries that dispatch sees but that compute nothing.
 QUERIES = {"prim::device", "prim::layout", "aten::is_same_size", "aten::sym_size", "aten::dim", "aten::_assert_async"}
@@ -28,9 +29,8 @@ QUOTIENTS = {"aten::div", "aten::reciprocal", "aten::rsqrt", "aten::log", "aten:
 CARRIERS = COPIES | {"aten::contiguous", "aten::repeat", "aten::flip", "aten::roll", "aten::_reshape_alias"}
 
 
-def find_rule(func: Any) -> Rule | None:
+def find_rule(said: Signature) -> Rule | None:
     """The rule of an operation: its own, its functional twin's, the pointwise one, or None."""
-    said = signature(func)
     found = RULES.get(said.name) or RULES.get(said.plain)
     return found or (pointwise if said.pointwise else None)
 
@@ -44,8 +44,8 @@ def _created(op: Op, tensor: Tensor) -> Dims:
 
 def _results(op: Op, found: Rule, outputs: Sequence[Tensor]) -> Sequence[Dims]:
     """The dims of every output, by the operation's rule."""
-    result = found(op)
-    results = cast("Sequence[Dims]", result) if result and isinstance(result[0], list) else [cast(Dims, result)]
+    result: Any = found(op)
+    results: Sequence[Dims] = result if result and isinstance(result[0], list) else [result]
     if not outputs:  # it writes to its arguments
         return []
     if len(results) != len(outputs) or not all(map(_fit, results, outputs)):
@@ -83,7 +83,7 @@ class Tracer(TorchDispatchMode):
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
             normalises, and the dims of its outputs (the proof's way to look at kept units alone).
         repaired: what is done in place to results of operations that may divide nothing by nothing.
-        originals: names of the tensors of the model that the run is on a copy of, by id.
+        original: the model that the run is on a copy of.
         unknown: operations without a rule, with their place.
         least: dims with the fewest units that an operation on them can do with (the k of a top-k).
         steps: dims with a number that their size must be a multiple of.
@@ -113,7 +113,7 @@ class Tracer(TorchDispatchMode):
         self.repaired: Callable[[Tensor, Dims], None] | None = None
         self.made: dict[int, tuple[Op, int]] = {}
         self.hollow: Hollow | None = None
-        self.originals: dict[int, str] = {}
+        self.original: nn.Module | None = None
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
         self._weights: set[int] = set()
@@ -129,11 +129,12 @@ class Tracer(TorchDispatchMode):
         if known is None:
             reason = f"{self._unknown(tensor)}, at {location()}"
             known = self.set_dims(tensor, [self.algebra.fixed(s, reason) for s in tensor.shape])
-        return list(map(resolve, known))
+        return [d if type(d) is Axis and d.bound is None else resolve(d) for d in known]
 
     def _unknown(self, tensor: Tensor) -> str:
         """What a tensor is that nobody introduced."""
-        own = self.originals.get(id(tensor))
+        known = named_tensors(self.original) if self.original is not None else {}
+        own = next((name for name, held in known.items() if held is tensor), None)
         if own is not None:
             return f"a function that holds the model itself, whose {own} it uses, and would go on using uncut"
         return "a tensor that is neither a parameter, a buffer nor computed from one"
@@ -213,7 +214,7 @@ class Tracer(TorchDispatchMode):
         if name in QUERIES or not (outputs or said.writes):
             self._freeze_read(name, args, kwargs)
             return op.out
-        found = find_rule(func)
+        found = find_rule(said)
         self._pending = ()
         if found is None and not op.operands:
             results: Sequence[Dims] = [_created(op, t) for t in outputs]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
-from secateur.axes import Axis, Expr, leaves, resolve
+from secateur.axes import Axis, Expr, Leaf, leaves, resolve
 from secateur.tracing.tracer import Tracer
 
 Dims = Mapping[str, list[Expr]]
@@ -61,4 +61,10 @@ def _computed(tracer: Tracer) -> set[int]:
 
 
 def _axes(exprs: Iterable[Expr]) -> list[Axis]:
-    return [leaf for e in exprs for leaf in leaves(resolve(e)) if isinstance(leaf, Axis)]
+    found: list[Axis] = []
+    for whole in map(resolve, exprs):
+        if isinstance(whole, Axis):
+            found.append(whole)
+        elif not isinstance(whole, Leaf):
+            found += (leaf for leaf in leaves(whole) if isinstance(leaf, Axis))
+    return found

@@ -1,4 +1,4 @@
-"""Layers as one operation each, where nothing is computed: torch would take them apart into several, to the same end."""
+"""Layers as one operation each, where nothing is computed: torch would take them apart, to the same end."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,7 +60,9 @@ def _convolution(a: Values, *, transposed: bool) -> tuple[Any, ...] | None:
     rank = weight.dim() - 2
     if a["input"].dim() != rank + 2 or isinstance(a["padding"], str):
         return None
-    stride, padding, dilation, more = (_each(a.get(n, 0), rank) for n in ("stride", "padding", "dilation", "output_padding"))
+    stride, padding, dilation, more = (
+        _each(a.get(n, 0), rank) for n in ("stride", "padding", "dilation", "output_padding")
+    )
     groups = int(a["groups"])
     return ATEN.convolution.default, a["input"], weight, a["bias"], stride, padding, dilation, transposed, more, groups
 

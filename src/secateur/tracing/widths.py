@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from secateur.modules import parts
+from secateur.modules import Walk
 from secateur.tracing.sizes import SizeMode
 
 SAID: tuple[tuple[type[nn.Module], str], ...] = ((nn.GroupNorm, "num_channels"), (_NormBase, "num_features"))
 
 
-def watch_widths(model: nn.Module, sizes: SizeMode) -> None:
+def watch_widths(walk: Walk, sizes: SizeMode) -> None:
     """Note the width of norms that have neither affine parameters nor statistics, whenever one is called."""
-    for module in parts(model):
+    for module in walk.modules:
         for kind, name in SAID:
             if isinstance(module, kind) and not [*module.parameters(), *module.buffers()]:
                 module.register_forward_pre_hook(partial(_note, sizes, name), with_kwargs=True)

@@ -68,18 +68,18 @@ def gated(op: Op) -> Dims:
 
 
 def broadcast(op: Op, out: Tensor, operands: list[Tensor]) -> Dims:
-    result: Dims = []
-    rank = out.dim()
+    shape = out.shape
+    rank = len(shape)
     known = [op.dims(t) for t in operands]
-    for k, size in enumerate(out.shape):
+    if len(known) == 1 and [d.size for d in known[0]] == list(shape):
+        return [ONE if d.size == 1 else d for d in known[0]]
+    result: Dims = []
+    for k, size in enumerate(shape):
         if size == 1:
             result.append(ONE)
             continue
-        parts: list[Expr] = []
-        for tensor, dims in zip(operands, known, strict=True):
-            j = k - (rank - tensor.dim())
-            if j >= 0 and tensor.shape[j] == size:
-                parts.append(dims[j])
+        places = ((dims, k - rank + len(dims)) for dims in known)
+        parts: list[Expr] = [dims[j] for dims, j in places if j >= 0 and dims[j].size == size]
         for other in parts[1:]:
             op.unify(parts[0], other)
         result.append(parts[0] if parts else op.free(int(size)))

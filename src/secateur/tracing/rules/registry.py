@@ -4,10 +4,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.immutable_collections import immutable_list
 
 from secateur.axes import ONE, Algebra, Expr, resolve
 from secateur.errors import TraceError
@@ -38,6 +41,7 @@ class Signature:
     """What torch says of an operation, looked up once.
 
     Attributes:
+        func: the operation.
         name: ``aten::relu_``.
         plain: the name without the mark of operations in place, ``aten::relu``.
         overload: ``aten::add.Tensor``.
@@ -49,6 +53,7 @@ class Signature:
         keywords: the arguments that are passed by name.
     """
 
+    func: Any
     name: str
     plain: str
     overload: str
@@ -67,11 +72,21 @@ class Signature:
         return bound
 
 
-@cache
+SIGNATURES: dict[int, Signature] = {}  # by id: an operation's own hash takes longer than all the rest
+
+
 def signature(func: Any) -> Signature:
     """The signature of an operation."""
+    found = SIGNATURES.get(id(func))
+    if found is None or found.func is not func:
+        found = SIGNATURES[id(func)] = _look_up(func)
+    return found
+
+
+def _look_up(func: Any) -> Signature:
     schema = func._schema
     return Signature(
+        func=func,
         name=schema.name,
         plain=schema.name.rstrip("_"),
         overload=func.name(),
@@ -95,32 +110,49 @@ def _is_pointwise(func: Any) -> bool:
     return twin is not None and any(torch.Tag.pointwise in getattr(twin, o).tags for o in twin.overloads())
 
 
-INTERNAL = ("/torch/", "/secateur/tracing/", "/secateur/origins.py", "importlib", "<eval_with_key", "<string>",
-            "/contextlib.py")  # fmt: skip
-OWN = ("/secateur/origins.py", "/secateur/tracing/tracer.py", "/secateur/tracing/rules/registry.py")
-CALLERS = ("/secateur/tracing/trace.py", "/secateur/proof.py")  # no user's code lies between these and the model
+TORCH = f"{Path(torch.__file__).parent}/"
+HERE = f"{Path(__file__).parents[2]}/"
+INTERNAL = (TORCH, f"{HERE}tracing/", f"{HERE}origins.py", "<eval_with_key", "<string>", "<frozen ")
+OWN = (f"{HERE}origins.py", f"{HERE}tracing/tracer.py", f"{HERE}tracing/rules/registry.py")
+CALLERS = (f"{HERE}tracing/trace.py", f"{HERE}proof.py")  # no user's code lies between these and the model
+
+
+@cache
+def _owner(filename: str) -> str:
+    """Whose code a file holds: "ours" where it calls the model, a "layer" of torch's, something "internal", else the
+    "user"'s.
+    """
+    if filename in CALLERS:
+        return "ours"
+    if filename.startswith(f"{TORCH}nn/modules/") and not filename.endswith(("/module.py", "/container.py")):
+        return "layer"
+    internal = filename.startswith(INTERNAL) or filename.endswith(("/contextlib.py", "/importlib/__init__.py"))
+    return "internal" if internal else "user"
 
 
 def location() -> str:
     """File and line of the user's code that is being run, or, in a model of torch's layers alone, of the layer."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     layer = ""
-    while frame is not None and not frame.f_code.co_filename.endswith(CALLERS):
+    while frame is not None:
         name = frame.f_code.co_filename
-        if not any(part in name for part in INTERNAL):
+        owner = _owner(name)
+        if owner == "user":
             return f"{name}:{frame.f_lineno}"
-        if not layer and "/torch/nn/modules/" in name and not name.endswith(("/module.py", "/container.py")):
+        if owner == "ours":
+            break
+        if owner == "layer" and not layer:
             layer = f"{name}:{frame.f_lineno}"
-        frame = cast(Any, frame.f_back)
+        frame = frame.f_back
     return layer or "unknown place"
 
 
 def asked_by_user() -> bool:
     """Whether the code that deals with a size just now is the user's, neither torch's nor ours."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.endswith(OWN):
-        frame = cast(Any, frame.f_back)
-    return frame is not None and not any(part in frame.f_code.co_filename for part in INTERNAL)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in OWN:
+        frame = frame.f_back
+    return frame is not None and _owner(frame.f_code.co_filename) == "user"
 
 
 def raised_at(error: BaseException) -> str:
@@ -129,12 +161,16 @@ def raised_at(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if not any(part in name for part in INTERNAL) and not name.endswith(CALLERS):
+        owner = _owner(name)
+        if owner == "user":
             place = f"{name}:{trace.tb_lineno}"
-        elif "/torch/nn/modules/" in name and not name.endswith(("/module.py", "/container.py")):
+        elif owner == "layer":
             layer = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place or layer or "unknown place"
+
+
+SEQUENCES = {list, tuple, immutable_list}
 
 
 def tensors_among(values: Iterable[Any]) -> list[Tensor]:
@@ -143,8 +179,8 @@ def tensors_among(values: Iterable[Any]) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, list | tuple):
-            found += (v for v in cast("list[Any]", value) if isinstance(v, Tensor))
+        elif type(value) in SEQUENCES:
+            found += (v for v in value if isinstance(v, Tensor))
     return found
 
 
@@ -152,7 +188,7 @@ def tensors_of(result: Any) -> list[Tensor]:
     """Every tensor of what an operation returned."""
     if isinstance(result, Tensor):
         return [result]
-    return tensors_among(cast("Iterable[Any]", result)) if isinstance(result, list | tuple) else []
+    return tensors_among(result) if isinstance(result, list | tuple) else []
 
 
 class Op:
@@ -195,7 +231,8 @@ class Op:
 
     def dims(self, tensor: Tensor | str) -> Dims:
         """The dims of a tensor argument, resolved."""
-        return cast(Dims, self.tracer.dims(self[tensor] if isinstance(tensor, str) else tensor))
+        found: Dims = self.tracer.dims(self[tensor] if isinstance(tensor, str) else tensor)
+        return found
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor among the arguments, those in lists included."""
