@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.axes import Expr, leaves, size_of
 from secateur.costs import Costs
-from secateur.origins import Origin, Shape, Site, atoms, evaluate
+from secateur.origins import Attribute, NodeArgument, Origin, Shape, Site, atoms, evaluate
 
 if TYPE_CHECKING:
     from secateur.explaining import Explanation
@@ -128,6 +128,11 @@ class Sizes:
     def values(self, sizes: Mapping[str, int]) -> dict[Site, int]:
         """What every setting must be when axes have the given sizes."""
         return {site: size_of(dim, sizes) for site, dim in self.settings.items()}
+
+    def of(self, equation: Equation) -> "Sizes":
+        """The settings that an equation speaks of."""
+        sites = [a for a in atoms(equation.origin) if isinstance(a, Attribute | NodeArgument)]
+        return Sizes(settings={a: self.settings[a] for a in sites if a in self.settings}, equations=())
 
     def broken(self, sizes: Mapping[str, int]) -> list[Equation]:
         """The equations that the given sizes break."""

@@ -19,6 +19,7 @@ from secateur.tracing.tracer import Tracer
 NUMBER = "float"  # the function of a use of a size as a number
 WINDOW = "the window of a convolution"
 SPARE = {"head_dim": 0, "channels": 2, "residual": 3, "hidden": 3}  # which kinds stay whole rather than others
+SHARES = [[random.random() for _ in range(61)] for random in map(Random, range(8))]  # of their sizes that axes keep
 KINDS = ("experts", "heads", "head_dim", "groups", "residual", "channels", "hidden")  # the first that was seen wins
 
 
@@ -153,14 +154,25 @@ class Demands:
     stuck: list[Equation]
 
 
-def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Demands:
+def equations_of(uses: list[Use], names: Names) -> list[Equation]:
+    """What the uses of sizes state, each equation once."""
+    found: dict[tuple[Origin, Expr], Equation] = {}
+    for use in binding(uses, names.frozen | names.names.keys()):
+        origin, target = _finish_origin(use.origin, names), names.finish(use.target)
+        if (origin, target) not in found:
+            what = origin.value if isinstance(origin, Literal) else describe(origin)
+            text = f"{use.function}({what}) at {use.where}"
+            found[origin, target] = Equation(origin=origin, target=target, text=text, number=use.function == NUMBER)
+    return list(found.values())
+
+
+def demands(equations: list[Equation], prunable: Mapping[str, int]) -> Demands:
     """Sort the uses of sizes by what they ask of a plan.
 
     An attribute used alone is set to the dim's new size. An equation that always holds is dropped; one that holds while
     equal axes stay equal, or all axes keep their proportions, ties them; any other, and any literal, is stuck: its axes
     freeze, or the graph is rewritten.
     """
-    equations = [_equation(use, names) for use in binding(uses, names.frozen | names.names.keys())]
     settings: dict[Site, Expr] = {}
     for equation in equations:
         if isinstance(equation.origin, Site) and set(equation.axes) & prunable.keys():
@@ -169,17 +181,17 @@ def demands(uses: list[Use], names: Names, prunable: Mapping[str, int]) -> Deman
         _solve(equation, settings, prunable)
     for equation in equations:
         _solve(equation, settings, prunable, tied=True)
-    rest: dict[tuple[Origin, Expr], Equation] = {}
+    rest: list[Equation] = []
     for equation in equations:
         sites = {a for a in atoms(equation.origin) if isinstance(a, Site)}
         concerned = set(equation.axes) & prunable.keys() or sites & settings.keys()
         if concerned and settings.get(equation.origin) != equation.target:  # type: ignore[arg-type]
-            rest.setdefault((equation.origin, equation.target), equation)
+            rest.append(equation)
     sizes = Sizes(settings=settings, equations=())
     kept: list[Equation] = []
     ties: list[tuple[str, ...]] = []
     stuck: list[Equation] = []
-    for equation in rest.values():
+    for equation in rest:
         involved = _involved(equation, sizes, prunable)
         if isinstance(equation.origin, Literal):
             stuck.append(equation)
@@ -203,9 +215,10 @@ def relax(uses: list[Use], names: Names, infos: dict[str, AxisInfo], tensors: Ma
     ``width // heads`` holds. The model's class is kept that way, and every parameter stays on a prunable axis.
     """
     dims = [[names.finish(e) for e in exprs] for exprs in tensors.values()]
+    equations = equations_of(uses, names)
     while True:
         prunable = prunable_sizes(infos)
-        found = demands(uses, names, prunable)
+        found = demands(equations, prunable)
         chosen = set(_hold_numbers([e for e in found.stuck if isinstance(e.origin, Shape)], infos))
         for equation in [] if chosen else found.stuck:
             victims = _victims(equation, found.sizes, prunable_sizes(infos), infos, dims)
@@ -227,9 +240,10 @@ def keep_whole(
     """The demands when no graph can take the class's place: of the axes that a size holds, those freeze that cover the
     fewest parameters.
     """
+    equations = equations_of(uses, names)
     while True:
         prunable = prunable_sizes(infos)
-        found = demands(uses, names, prunable)
+        found = demands(equations, prunable)
         for equation in found.stuck:
             axes = _least(equation, found.sizes, infos, covered)
             freeze(infos, axes, f"{equation.text} can't follow it while the class is kept, and {reason}")
@@ -378,13 +392,6 @@ def _parts(expr: Expr) -> Iterable[Expr]:
                 yield join(items[start:stop])
 
 
-def _equation(use: Use, names: Names) -> Equation:
-    origin, target = _finish_origin(use.origin, names), names.finish(use.target)
-    what = origin.value if isinstance(origin, Literal) else describe(origin)
-    text = f"{use.function}({what}) at {use.where}"
-    return Equation(origin=origin, target=target, text=text, number=use.function == NUMBER)
-
-
 def _finish_origin(origin: Origin, names: Names) -> Origin:
     match origin:
         case Shape():
@@ -416,20 +423,25 @@ def _involved(equation: Equation, sizes: Sizes, prunable: Mapping[str, int]) -> 
 
 def _holds(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str], *, tied: bool) -> bool:
     """Whether the equation holds for all sizes, tried on a seeded sample of them; ``tied`` keeps equal axes equal."""
-    random = Random(0)
     group: dict[str, str | int] = {n: prunable[n] if tied else n for n in involved}
-    trials = [{n: max(1, prunable[n] - 1) if group[n] == group[m] else prunable[n] for n in involved} for m in involved]
-    for _ in range(8):
-        shares: dict[str | int, float] = {}
-        trials.append({n: max(1, int(prunable[n] * shares.setdefault(group[n], random.random()))) for n in involved})
-    return all(equation.holds(trial, sizes.values(trial)) for trial in trials)
+    groups = {key: number for number, key in enumerate(dict.fromkeys(group.values()))}
+    concerned = sizes.of(equation)
+    for m in involved:
+        trial = {n: max(1, prunable[n] - 1) if group[n] == group[m] else prunable[n] for n in involved}
+        if not equation.holds(trial, concerned.values(trial)):
+            return False
+    for row in SHARES:
+        trial = {n: max(1, int(prunable[n] * row[groups[group[n]] % len(row)])) for n in involved}
+        if not equation.holds(trial, concerned.values(trial)):
+            return False
+    return True
 
 
 def _scales(equation: Equation, sizes: Sizes, prunable: Mapping[str, int], involved: list[str]) -> bool:
     """Whether the equation holds at every size that keeps the proportions of its axes: one int for two head sizes."""
-    steps = gcd(*(prunable[n] for n in involved))
-    trials = [{n: prunable[n] // steps * k for n in involved} for k in range(1, steps)]
-    return steps > 1 and all(equation.holds(t, sizes.values(t)) for t in trials[:: max(1, steps // 16)])
+    steps, concerned = gcd(*(prunable[n] for n in involved)), sizes.of(equation)
+    trials = ({n: prunable[n] // steps * k for n in involved} for k in range(1, steps, max(1, steps // 16)))
+    return steps > 1 and all(equation.holds(t, concerned.values(t)) for t in trials)
 
 
 # ---------------------------------------------------------------------- the graph

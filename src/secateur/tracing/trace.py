@@ -19,6 +19,7 @@ from secateur.tracing.build import (
     Names,
     collect,
     demands,
+    equations_of,
     freeze,
     keep_whole,
     note_questions,
@@ -201,7 +202,7 @@ class Builder:
         prunable = prunable_sizes(self.infos)
         nodes = {node.name: node for node in graph.graph.nodes}
         settable = [use for use in captured.uses if use.site and has_argument(nodes[use.site.node], use.site.path)]
-        fixed = demands([use for use in captured.uses if use not in settable], names, prunable)
+        fixed = demands(equations_of([use for use in captured.uses if use not in settable], names), prunable)
         settings: dict[Site, Expr] = dict(fixed.sizes.settings)
         settings |= {use.site: names.finish(use.target) for use in reversed(settable) if use.site}
         follow: dict[Any, set[str]] = {use.site: set(named(_exprs(use, names))) for use in settable}
