@@ -55,16 +55,23 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A model's parameters and the classes of its modules by name, looked up once, and power sums made so far."""
+    """A model's parameters and the classes of its modules by name, looked up once, and what was computed so far."""
 
     parameters: Mapping[str, Tensor]
     owners: Mapping[str, type[nn.Module]]
     known: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
+    _places: dict[tuple[Expr, str], Tensor] = field(default_factory=dict[tuple[Expr, str], Tensor])
 
     @staticmethod
     def of(model: nn.Module) -> "Weights":
         walk = Walk(model)
         return Weights(parameters=walk.parameters, owners={path: type(module) for path, module in walk.places})
+
+    def places(self, expr: Expr, axis: str) -> Tensor:
+        """Where the units of an axis sit in a dim, (units, places); alike dims of several parameters have the same."""
+        if (expr, axis) not in self._places:
+            self._places[expr, axis] = torch.cat(positions(expr, axis), 1)
+        return self._places[expr, axis]
 
 
 def power_sums(tensor: Tensor, dim: int, p: float) -> Tensor:
@@ -141,7 +148,7 @@ def members(
             continue
         expr = info.dims[dim]
         tensor, plain = _real(weights.parameters[name].detach()), isinstance(expr, Leaf) and expr.name == axis
-        places = None if plain else torch.cat(positions(expr, axis), 1).to(tensor.device)
+        places = None if plain else weights.places(expr, axis).to(tensor.device)
         owner, _, role = name.rpartition(".")
         module = weights.owners[owner]
         yield Member(
