@@ -9,10 +9,12 @@ class Walk:
     """One walk through a model, for work that looks at its modules several times while they stay in their places.
 
     Attributes:
+        model: where it began.
         places: every place of a module, what ``model.named_modules(remove_duplicate=False)`` gives, in the same order.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.places: list[tuple[str, nn.Module]] = []
         _visit(model, "", self.places)
 

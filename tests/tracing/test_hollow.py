@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
+from secateur.modules import Walk
 from secateur.tracing.hollow import Hollow, NeedsValues, hollow
 from secateur.tracing.rules.registry import Op
 from secateur.tracing.running import run
@@ -55,7 +56,7 @@ def test_shapes_and_dtypes_are_those_of_torch(case: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return CASES[case](x)
 
-    seen = run(Case(), (X,), {}, "hollow").tracer
+    seen = run(Walk(Case()), (X,), {}, "hollow").tracer
     expected = CASES[case](X)
     last = [t for t in seen._alive if t.dim() == expected.dim()][-1]
     assert (last.shape, last.dtype) == (expected.shape, expected.dtype)
@@ -100,7 +101,7 @@ def test_what_needs_a_value_is_refused(read: object) -> None:
             return x * self.weight[:, None, None]
 
     with pytest.raises(NeedsValues):
-        run(Reads(), (X,), {}, "hollow")
+        run(Walk(Reads()), (X,), {}, "hollow")
     assert sc.trace(Reads(), X).frozen  # the trace goes on with tensors that know more
 
 
@@ -114,5 +115,5 @@ def test_values_that_the_code_makes_itself_can_be_read() -> None:
             rates = torch.linspace(0, 1, 3).tolist()
             return self.head(self.inner(x) * rates[1])
 
-    assert run(Reads(), (X,), {}, "hollow").tracer.unknown == []
+    assert run(Walk(Reads()), (X,), {}, "hollow").tracer.unknown == []
     assert list(sc.trace(Reads(), X).axes) == ["inner.weight:0"]

@@ -29,19 +29,19 @@ def is_plain_class(cls: type[nn.Module]) -> bool:
     return not any(vars(c).get("__slots__") for c in own)
 
 
-def copy_module(model: nn.Module, memo: dict[int, Any], walk: Walk) -> nn.Module:
+def copy_module(walk: Walk, memo: dict[int, Any]) -> nn.Module:
     """What ``copy.deepcopy(model, memo)`` gives.
 
     Args:
-        memo: copies by the id of the original, as for deepcopy.
         walk: through the model.
+        memo: copies by the id of the original, as for deepcopy.
     """
     shells = [m for m in walk.modules if is_plain_class(type(m)) and id(m) not in memo]
     for module in shells:
         memo[id(module)] = object.__new__(type(module))
     for module in reversed(shells):  # children first: the copy of a module that is not plain may read theirs
         vars(memo[id(module)]).update(_copied(vars(module), memo))
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(walk.model, memo)
 
 
 def _copied(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ OF_INTEREST = _OfInterest()
 def nothing_left(walk: Walk) -> Generator[None]:
     """Afterwards, the user's globals, classes and caches hold no tensor that they did not hold before."""
     before = [Namespace(place) for place in _places(walk)]
-    misses = [(cache, cache.cache_info().misses) for space in before for cache in space.caches]
+    caches = {id(cache): cache for space in before for cache in space.caches}  # imported into several, mostly
+    misses = [(cache, cache.cache_info().misses) for cache in caches.values()]
     known = {id(tensor) for space in before for tensor in space.tensors}
     try:
         yield
@@ -95,8 +96,11 @@ class Namespace:
 
 def _entries(names: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The names of a namespace that stand for something of interest."""
-    kinds = {kind for kind in set(map(type, names.values())) if OF_INTEREST[kind]}
-    return [(name, value) for name, value in names.items() if type(value) in kinds and name not in PYTHONS]
+    own = dict(names)
+    for name in PYTHONS:
+        own.pop(name, None)
+    kinds = {kind for kind in set(map(type, own.values())) if OF_INTEREST[kind]}
+    return [(name, value) for name, value in own.items() if type(value) in kinds] if kinds else []
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from secateur.axes import Expr
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
-from secateur.modules import Walk, named_parameters
+from secateur.modules import Walk
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
 from secateur.tracing import whole as whole
@@ -25,8 +25,7 @@ from secateur.tracing.capture import place_of
 from secateur.tracing.hollow import Hollow, NeedsValues
 from secateur.tracing.rules.registry import raised_at
 from secateur.tracing.sequences import name_units
-from secateur.tracing.shadow import copy_with, evaluating, separate, tag_attributes
-from secateur.tracing.shadow import fake as on_fakes
+from secateur.tracing.shadow import copied, evaluating, own_tensor, tag_attributes, to_fake
 from secateur.tracing.sizes import SizeMode, Use
 from secateur.tracing.surroundings import as_if_exported
 from secateur.tracing.tracer import Tracer
@@ -49,40 +48,36 @@ class Run:
     stand_ins: dict[str, Tensor]
 
 
-def run_class(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+def run_class(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
     """Trace on tensors that cost least; where values decide, or an operation has no form without them, on others."""
     try:
-        return run_shapes(model, args, kwargs)
+        return run_shapes(walk, args, kwargs)
     except (TraceError, *NEEDS_DATA) as error:
-        if not on_meta(model):
-            return run(model, args, kwargs, "real")
+        if not on_meta(walk):
+            return run(walk, args, kwargs, "real")
         if isinstance(error, TraceError):
             raise
         raise TraceError(
-            f"the code of {type(model).__name__} depends on values ({error} at {raised_at(error)}), and a model on the "
-            "meta device has none. Load its weights and trace it on real inputs."
+            f"the code of {type(walk.model).__name__} depends on values ({error} at {raised_at(error)}), and a model "
+            "on the meta device has none. Load its weights and trace it on real inputs."
         ) from error
 
 
-def run_shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], graph: fx.GraphModule | None = None
-) -> Run:
+def run_shapes(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any], *, captured: bool = False) -> Run:
     """Trace without values: on hollow tensors, else on torch's fake ones, which know more operations."""
     try:
-        return run(model, args, kwargs, "hollow", graph)
+        return run(walk, args, kwargs, "hollow", captured=captured)
     except (TraceError, NeedsValues):
-        return run(model, args, kwargs, "fake", graph)
+        return run(walk, args, kwargs, "fake", captured=captured)
 
 
-def on_meta(model: nn.Module) -> bool:
+def on_meta(walk: Walk) -> bool:
     """Whether any parameter is on the meta device, without a value."""
-    return any(t.is_meta for t in named_parameters(model).values())
+    return any(t.is_meta for t in walk.parameters.values())
 
 
-def run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], on: Tensors, graph: fx.GraphModule | None = None
-) -> Run:
-    """Trace one forward pass of a copy of the model, or of its captured graph.
+def run(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any], on: Tensors, *, captured: bool = False) -> Run:
+    """Trace one forward pass of a copy of a model, or of the graph that was captured of it.
 
     The copy's parameters and buffers are the traced tensors themselves, so that whatever else holds them (the flat list
     of a recurrent layer) holds these too.
@@ -91,19 +86,14 @@ def run(
     sizes = SizeMode(tracer)
     mode = FakeTensorMode(allow_non_fake_inputs=True) if on == "fake" else None
     tracer.hollow = hollow = Hollow() if on == "hollow" else None
-    original = graph if graph is not None else model
-    if hollow:
-        double = copy_with(original, hollow.like)
-    else:
-        double = on_fakes(original, mode) if mode else separate(original)
-    walk = Walk(double)
-    evaluating(double, walk)
-    tag_attributes(walk, tracer, original)
-    watch_widths(walk, sizes)
-    name_units(walk, sizes)
-    call = _interpret(double, sizes) if isinstance(double, fx.GraphModule) and graph is not None else double
-    stand_ins = walk.tensors
-    tracer.original = original
+    double = copied(walk, hollow.like if hollow else to_fake(mode) if mode else own_tensor)
+    model = evaluating(double)
+    tag_attributes(double, tracer, walk)
+    watch_widths(double, sizes)
+    name_units(double, sizes)
+    call = _interpret(model, sizes) if captured and isinstance(model, fx.GraphModule) else model
+    stand_ins = double.tensors
+    tracer.original = walk.model
     dims = {name: [tracer.algebra.dim(int(s)) for s in t.shape] for name, t in stand_ins.items()}
     entered: dict[int, list[Expr]] = {}
     for name, tensor in stand_ins.items():
@@ -114,7 +104,7 @@ def run(
     values, spec = tree_flatten(fresh((args, kwargs)))
     if hollow:
         values = [hollow.like(v) if isinstance(v, Tensor) else v for v in values]
-    elif on_meta(original):
+    elif on_meta(walk):
         values = [v.to("meta") if isinstance(v, Tensor) else v for v in values]
     fakes = [mode.from_tensor(v) if mode and isinstance(v, Tensor) else v for v in values]
     for tensor in tensors_in(fakes):
@@ -138,7 +128,7 @@ def run(
     tracer.freeze_all(tensors_in(out), "an output of the model")
     freeze_unread(tracer, dims)
     if on == "real":
-        freeze_alternatives(tracer, double, dims)
+        freeze_alternatives(tracer, model, dims)
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(stand_ins.items())}.values()}
     return Run(tracer, sizes.uses, {name: own[name] for name in stand_ins if name in own}, stand_ins)
 

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur import objects
 from secateur.errors import ModelError
-from secateur.modules import Walk, named_tensors, parts
+from secateur.modules import Walk
 from secateur.origins import Attribute, Session, SourcedInt
 from secateur.tracing.copying import ATOMS, TABLES, copy_module
 
@@ -35,7 +35,16 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         ModelError: where the model holds something that can't be copied, or a ``__deepcopy__`` of the user's own made
             a copy without those tensors.
     """
-    walk = Walk(model)
+    return copied(Walk(model), replace).model
+
+
+def copied(walk: Walk, replace: Callable[[Tensor], Tensor]) -> Walk:
+    """`copy_with` for a model that was walked through: the walk through the copy.
+
+    Raises:
+        ModelError: as `copy_with`.
+    """
+    model = walk.model
     check_kind(walk)
     values = [v for m in walk.modules for v in vars(m).values() if type(v) not in ORDINARY]
     memo: dict[int, Any] = {id(v): v for v in values if isinstance(v, SHARED)}
@@ -47,14 +56,14 @@ def copy_with(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Modul
         if isinstance(value, Tensor) and id(value) not in memo:
             memo[id(value)] = value.detach().clone()
     try:
-        double = copy_module(model, memo, walk)
-        _copy_slots(walk.modules, double, memo)
+        double = Walk(copy_module(walk, memo))
+        _copy_slots(walk.modules, double.modules, memo)
     except Exception as error:
         raise ModelError(
             f"{type(model).__name__} can't be copied ({type(error).__name__}: {error}), and secateur works on copies. "
             "Remove what copy.deepcopy fails on, or give the class a __deepcopy__."
         ) from error
-    copies = named_tensors(double)
+    copies = double.tensors
     lost = [name for name, tensor in tensors.items() if copies.get(name) is not memo[id(tensor)]]
     if lost:
         raise ModelError(
@@ -91,34 +100,44 @@ def check_kind(walk: Walk) -> None:
             )
 
 
-def _copy_slots(originals: list[nn.Module], double: nn.Module, memo: dict[int, Any]) -> None:
+def _copy_slots(originals: list[nn.Module], copies: list[nn.Module], memo: dict[int, Any]) -> None:
     """Attributes in slots, which ``nn.Module`` leaves out of copies."""
     if not any(objects.slots_of(kind) for kind in set(map(type, originals))):
         return
-    for old, new in zip(originals, parts(double), strict=True):
+    for old, new in zip(originals, copies, strict=True):
         for name in objects.slots(old):
             if hasattr(old, name) and not hasattr(new, name):
                 object.__setattr__(new, name, copy.deepcopy(getattr(old, name), memo))
 
 
-def evaluating(model: nn.Module, walk: Walk | None = None) -> nn.Module:
+def evaluating(walk: Walk) -> nn.Module:
     """The model itself, in evaluation mode."""
-    return model.eval() if any(module.training for module in (walk or Walk(model)).modules) else model
+    return walk.model.eval() if any(module.training for module in walk.modules) else walk.model
 
 
 def shadow(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that shares the model's parameters; its buffers, which it may write to, are its own."""
-    return evaluating(copy_with(model, lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()))
+    return evaluating(copied(Walk(model), lambda t: t if isinstance(t, nn.Parameter) else t.detach().clone()))
 
 
 def separate(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with tensors of its own, to be run for real: some layers write to their weights."""
-    return evaluating(copy_with(model, lambda t: of_kind(t, t.detach().clone())))
+    return evaluating(copied(Walk(model), own_tensor))
+
+
+def own_tensor(tensor: Tensor) -> Tensor:
+    """The same values in memory of their own."""
+    return of_kind(tensor, tensor.detach().clone())
 
 
 def fake(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A copy on fake tensors, in the model's own mode: running it computes nothing and changes nothing."""
-    return copy_with(model, lambda t: mode.from_tensor(t, static_shapes=True))
+    return copy_with(model, to_fake(mode))
+
+
+def to_fake(mode: FakeTensorMode) -> Callable[[Tensor], Tensor]:
+    """What makes tensors fake ones of a mode."""
+    return lambda tensor: mode.from_tensor(tensor, static_shapes=True)
 
 
 def of_kind(old: Tensor, new: Tensor) -> Tensor:
@@ -126,7 +145,7 @@ def of_kind(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def tag_attributes(walk: Walk, session: Session, original: nn.Module) -> None:
+def tag_attributes(walk: Walk, session: Session, original: Walk) -> None:
     """Make the ints on the modules of a shadow, and on configs that hang on them, remember which attribute they are.
 
     A config that several modules share is one object, under the path of the first. One that refused to be copied is
@@ -143,7 +162,7 @@ def tag_attributes(walk: Walk, session: Session, original: nn.Module) -> None:
             if tagged is not None:
                 object.__setattr__(module, name, tagged)
     configs = list(objects.on_modules(walk))
-    own = {id(held) for _, _, held in objects.on_modules(Walk(original))} if configs else set[int]()
+    own = {id(held) for _, _, held in objects.on_modules(original)} if configs else set[int]()
     for path, inner, held in configs:
         for step, value in objects.items(held).items() if id(held) not in own else ():
             tagged = _tagged(value, path, f"{inner}.{step}", session)

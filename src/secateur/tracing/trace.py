@@ -69,13 +69,13 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     if not walk.parameters:
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to prune")
     with quiet_backends(), nothing_left(walk), no_collection():
-        return _graph(model, walk, positional, keywords)
+        return _graph(walk, positional, keywords)
 
 
-def _graph(model: nn.Module, walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def _graph(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """What the run left dies with this call, before garbage is collected again."""
-    traced = run_class(model, args, kwargs)
-    graph = Builder(model, walk, traced, (args, kwargs)).build()
+    traced = run_class(walk, args, kwargs)
+    graph = Builder(walk, traced, (args, kwargs)).build()
     traced.tracer.forget()
     return graph
 
@@ -83,8 +83,8 @@ def _graph(model: nn.Module, walk: Walk, args: tuple[Any, ...], kwargs: dict[str
 class Builder:
     """Puts the graph together, with the captured graph's sizes where the class holds literals."""
 
-    def __init__(self, model: nn.Module, walk: Walk, run: Run, inputs: tuple[Any, Any]) -> None:
-        self.model, self.walk, self.run, self.inputs = model, walk, run, inputs
+    def __init__(self, walk: Walk, run: Run, inputs: tuple[Any, Any]) -> None:
+        self.model, self.walk, self.run, self.inputs = walk.model, walk, run, inputs
         self.tensors = walk.tensors
         self.names = collect(run.tracer, run.dims)
         self.infos = dict(self.names.infos)
@@ -189,7 +189,7 @@ class Builder:
         positional, keywords = nests.imitate(self._example())
         double = shadow(self.model)
         graph = to_module(capture(double, positional, keywords), double)
-        captured = run_shapes(self.model, *self.inputs, graph.eval())
+        captured = run_shapes(Walk(graph.eval()), *self.inputs, captured=True)
         own_names = {id(tensor): name for name, tensor in reversed(named_tensors(double).items())}
         renamed = {name: own_names.get(id(tensor), name) for name, tensor in named_tensors(graph).items()}
         captured.dims = {renamed[name]: dims for name, dims in captured.dims.items()}  # tied weights have several names
