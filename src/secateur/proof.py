@@ -1,6 +1,6 @@
 """The proof: the smaller model computes what the original computes with the removed units silenced."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -48,6 +48,7 @@ class Proof:
         tolerance: largest difference allowed, as a share of the scale.
         dtype: precision that both models ran in.
         normalised: removed units' axes along which the original normalises, compared over the kept units.
+        inside: the outputs were empty, so that what the modules give was compared.
     """
 
     status: str
@@ -56,6 +57,7 @@ class Proof:
     tolerance: float
     dtype: str
     normalised: tuple[str, ...] = ()
+    inside: bool = False
 
     @property
     def ratio(self) -> float:
@@ -106,41 +108,50 @@ def prove(
             ) from proof
         other = perturbed(model)
         smaller = plan.apply(other)
-        again = _agree(other, smaller, graph, plan, doubled(inputs))
+        again = _agree(other, smaller, graph, plan, doubled(inputs), inside=proof.inside)
         if isinstance(again, Exception):  # the model takes just the batch of the example
-            again = _agree(other, smaller, graph, plan, inputs)
+            again = _agree(other, smaller, graph, plan, inputs, inside=proof.inside)
         check_training(model, small, doubled(inputs))
     return again if isinstance(again, Proof) and not proof.scale else proof
 
 
-def _agree(model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs) -> Proof | Exception:
-    """Compare once; or why the original could not be run.
+def _agree(
+    model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, inside: bool = False
+) -> Proof | Exception:
+    """Compare once; or why the original could not be run. ``inside``: expect the outputs to be empty.
 
     Raises:
         ProofFailed: they differ.
     """
     failure: Exception = ProofFailed("no precision to run in")
     for dtype in TOLERANCE:
-        found = _agree_in(dtype, model, small, graph, plan, inputs)
+        found = _agree_in(dtype, model, small, graph, plan, inputs, inside=inside)
         if isinstance(found, Proof):
             return found
         failure = found  # the code insists on a dtype: try the next
     with Precise(torch.float64):
-        found = _agree_in(torch.float64, model, small, graph, plan, inputs)
+        found = _agree_in(torch.float64, model, small, graph, plan, inputs, inside=inside)
     return found if isinstance(found, Proof) else failure
 
 
 def _agree_in(
-    dtype: torch.dtype, model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs
+    dtype: torch.dtype, model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, inside: bool
 ) -> Proof | Exception:
     args, kwargs = tree_map(lambda v: _cast(v, dtype), inputs)
-    try:
+
+    def original() -> tuple[list[Tensor], tuple[str, ...]]:
         seed_draws()  # models that draw random numbers draw the same ones twice
-        reference, normalised = silenced(model, graph, plan, *fresh((args, kwargs)), dtype=dtype)
+        return silenced(model, graph, plan, *fresh((args, kwargs)), dtype=dtype)
+
+    try:
+        reference, normalised = ([], ()) if inside else original()
+        if not any(t.numel() for t in reference):
+            found = _agree_inside(model, small, graph, plan, (args, kwargs), dtype)
+            if found is not None:
+                return found
+            reference, normalised = original()
     except (RuntimeError, TypeError, ValueError) as error:
         return error
-    if not any(t.numel() for t in reference):
-        return _agree_inside(model, small, graph, plan, (args, kwargs), dtype)
     seed_draws()
     try:
         return _compare(reference, _run_small(small, *fresh((args, kwargs)), dtype=dtype), dtype, normalised)
@@ -175,28 +186,41 @@ def _agree_between_equals(
 
 def _agree_inside(
     model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, dtype: torch.dtype
-) -> Proof:
-    """Compare what modules give, where the outputs are empty.
+) -> Proof | None:
+    """Compare what modules give, where the outputs are empty; None where they are not.
 
     Raises:
         ProofFailed: they differ, or a tensor that was pruned takes part in none of it.
     """
     before, after, ancestors = Watch(), Watch(), Ancestors()
+
+    def begin(copy: nn.Module, tracer: Tracer) -> None:
+        ancestors.introduce(named_tensors(copy))
+        before.on(copy, lambda _, tensor: not plan.axes.keys() & set(_names(tracer.dims(tensor))))
+
     seed_draws()
     with ancestors:
-        reference, normalised = silenced(model, graph, plan, *fresh(inputs), dtype=dtype, watch=before)
+        reference, normalised = silenced(model, graph, plan, *fresh(inputs), dtype=dtype, begin=begin)
+    if any(t.numel() for t in reference):
+        return None
     seed_draws()
-    got = _run_small(small, *fresh(inputs), dtype=dtype, watch=after)
+    got = _run_small(
+        small,
+        *fresh(inputs),
+        dtype=dtype,
+        begin=lambda copy: after.on(copy, lambda place, _: place in before.given),
+    )
     pairs = before.pairs(after)
     seen = ancestors.of(a for a, _ in pairs)
-    unseen = [name for name in plan.kept if id(before.tensors[name]) not in seen]
+    unseen = [name for name in plan.kept if name not in seen]
     if not pairs or unseen:
         raise ProofFailed(
             "the outputs are empty, so they prove nothing"
             + (f", and {unseen[0]} takes part in nothing else that could be compared" if pairs else "")
             + ": give example inputs of at least one sample, on which the model gives something"
         )
-    return _compare([*reference, *(a for a, _ in pairs)], [*got, *(b for _, b in pairs)], dtype, normalised)
+    proof = _compare([*reference, *(a for a, _ in pairs)], [*got, *(b for _, b in pairs)], dtype, normalised)
+    return replace(proof, inside=True)
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -267,9 +291,12 @@ def silenced(
     *,
     dtype: torch.dtype,
     noted: Note | None = None,
-    watch: Watch | None = None,
+    begin: Callable[[nn.Module, Tracer], None] | None = None,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """Outputs of the original with the removed units silenced, and the removed axes that it normalises over."""
+    """Outputs of the original with the removed units silenced, and the removed axes that it normalises over.
+
+    ``begin`` is called with the copy of the model, and the tracer, just before it runs.
+    """
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
     hooked = _normed_by_hook(model)
@@ -278,15 +305,15 @@ def silenced(
     copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
     _silence_parametrised(copy, plan)
     _silence_hooked(copy, plan)
-    if watch is not None:
-        watch.on(copy)
-    tracer = Tracer()
+    tracer = Tracer(keeping=False)
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     for name, tensor in named_tensors(copy).items():
         info = graph.tensors[first[id(tensors[name])]]
         tracer.introduce(tensor, [_live(d, axes, tracer) for d in info.dims])
     over = _KeptOnly(plan, noted)
     tracer.adopted, tracer.repaired = over, over.repair
+    if begin is not None:
+        begin(copy, tracer)
     with tracer, SizeMode(tracer, tagging=False):
         out = copy(*args, **kwargs)
     return tensors_in(out), tuple(over.seen)
@@ -453,11 +480,11 @@ def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan)
 
 
 def _run_small(
-    small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype, watch: Watch | None = None
+    small: nn.Module, args: Any, kwargs: Any, *, dtype: torch.dtype, begin: Callable[[nn.Module], None] | None = None
 ) -> list[Tensor]:
     copy = copy_with(small, lambda t: _silence(t, {}, dtype)).eval()
-    if watch is not None:
-        watch.on(copy)
+    if begin is not None:
+        begin(copy)
     try:
         with Kernels():
             return tensors_in(

@@ -1,6 +1,8 @@
 """The dispatch tracer: runs a model once and turns each ATen operation into equations between dims."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,6 +71,11 @@ def _can_count(op: Op) -> bool:
 class Tracer(TorchDispatchMode):
     """Follows every tensor's dims through the operations of one forward pass.
 
+    Args:
+        algebra: where the equations go.
+        keeping: hold every tensor, so that how each came about can be asked afterwards. Otherwise what is known of a
+            tensor goes when it does, and the run takes no more memory than the model alone.
+
     Attributes:
         algebra: the equations found so far.
         costs: the factors of the multiply-accumulates of each operation, with its name.
@@ -96,8 +103,9 @@ class Tracer(TorchDispatchMode):
         """Nothing here is compiled, and torch's way of saying so takes a second to import."""
         return False
 
-    def __init__(self, algebra: Algebra | None = None) -> None:
+    def __init__(self, algebra: Algebra | None = None, *, keeping: bool = True) -> None:
         super().__init__()
+        self.keeping = keeping
         self.algebra = algebra or Algebra()
         self.costs: list[tuple[str, tuple[Expr | int, ...]]] = []
         self.hints: list[tuple[Expr, str]] = []
@@ -116,6 +124,7 @@ class Tracer(TorchDispatchMode):
         self.original: nn.Module | None = None
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # ids stay unique while their tensors live
+        self._refs: dict[int, weakref.ref[Tensor]] = {}
         self._weights: set[int] = set()
         self.computed: dict[int, Expr] = {}  # dims of weights that an operation computed with, by id
         self._pending: tuple[Expr, ...] = ()
@@ -143,9 +152,21 @@ class Tracer(TorchDispatchMode):
         if not _fit(dims, tensor):
             raise AssertionError(f"dims {dims} don't fit a tensor of shape {tuple(tensor.shape)}")
         if id(tensor) not in self._dims:
-            self._alive.append(tensor)
+            self._hold(tensor)
         self._dims[id(tensor)] = dims
         return dims
+
+    def _hold(self, tensor: Tensor) -> None:
+        """Make sure that the tensor's id is its own for as long as anything is known by it."""
+        if self.keeping:
+            self._alive.append(tensor)
+        else:
+            self._refs[id(tensor)] = weakref.ref(tensor, partial(self._gone, id(tensor)))
+
+    def _gone(self, at: int, _: Any) -> None:
+        del self._refs[at], self._dims[at]
+        self._positions.pop(at, None)
+        self._weights.discard(at)
 
     def introduce(self, tensor: Tensor, dims: Dims) -> None:
         """A parameter or buffer enters."""
@@ -247,9 +268,9 @@ class Tracer(TorchDispatchMode):
         from_weights = all(id(t) in self._weights or id(t) in op.accounted for t in others)
         for k, (tensor, dims) in enumerate(zip(outputs, results, strict=True)):
             if id(tensor) not in self._dims:
-                self._alive.append(tensor)
+                self._hold(tensor)
             self._dims[id(tensor)] = dims
-            if not op.said.writes:
+            if self.keeping and not op.said.writes:
                 self.made[id(tensor)] = op, k
             if from_weights:
                 self._weights.add(id(tensor))
