@@ -1,9 +1,10 @@
 """The proof: right prunings pass, wrong ones don't, and what code hides is found and frozen."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -461,3 +462,30 @@ def test_example_inputs_that_do_not_fit() -> None:
     ):
         sc.prune(Mlp(), torch.zeros(1, 5))
     assert as_call(None, {"a": 1}) == ((), {"a": 1})
+
+
+class Forgetting(nn.Module):
+    """Takes down whether what it let go of is still held."""
+
+    held: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        reference = weakref.ref(hidden)
+        hidden = hidden.relu()
+        Forgetting.held.append(reference() is not None)
+        return self.last(hidden)
+
+
+def test_the_silenced_run_holds_no_tensor_that_the_model_lets_go_of() -> None:
+    model, inputs = Forgetting().eval(), torch.randn(3, 4)
+    graph = sc.trace(model, inputs)
+    plan = sc.plan(graph, sc.score(model, graph), keep=0.5)
+    Forgetting.held.clear()
+    silenced(model, graph, plan, (inputs.double(),), {}, dtype=torch.float64)
+    assert Forgetting.held == [False]
+    assert prove(model, plan.apply(model), graph, plan, inputs).status == "proved"
