@@ -23,6 +23,8 @@ CASES = {
     "pools": lambda x: F.avg_pool2d(F.max_pool2d(x, 3, 2, ceil_mode=True), 2),
     "adaptive pool": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
     "pools that round up": lambda x: F.avg_pool2d(F.max_pool2d(x, (3, 2), (2, 3), 1, 1, True), 2, 3, 1, True),
+    "pools of one volume": lambda x: F.avg_pool3d(F.max_pool3d(x, 2), (1, 2, 2)),
+    "a pool of one image": lambda x: F.avg_pool2d(F.max_pool2d(x[0], 2), 2),
     "positions of a pool": lambda x: F.max_pool2d(x, 2, return_indices=True)[1],
     "pools of volumes": lambda x: F.avg_pool3d(F.max_pool3d(x[:, None], 3, padding=1), 2, (1, 2, 3)),
     "gather": lambda x: x.gather(1, torch.zeros(2, 3, 9, 9, dtype=torch.int64)),
@@ -117,3 +119,35 @@ def test_values_that_the_code_makes_itself_can_be_read() -> None:
 
     assert run(Walk(Reads()), (X,), {}, "hollow").tracer.unknown == []
     assert list(sc.trace(Reads(), X).axes) == ["inner.weight:0"]
+
+
+def test_layers_under_a_transform_of_functions_are_taken_apart() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Parameter(torch.randn(3, 8, 5)), nn.Parameter(torch.randn(3, 4, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.func.vmap(lambda a, b: F.linear(F.linear(x, a).relu(), b))(self.first, self.last)
+
+    graph = sc.trace(Ensemble(), torch.randn(2, 5))
+    assert {name: info.size for name, info in graph.axes.items()} == {"first:1": 8}
+    assert sc.prune(Ensemble(), torch.randn(2, 5), keep=0.5).proof.status == "proved"
+
+
+def test_layers_under_autograd_are_taken_apart() -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.other = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                hidden = self.first(x).tanh()
+                energy = (self.last if hidden.requires_grad else self.other)(hidden).sum()
+                return torch.autograd.grad(energy, x)[0]
+
+    result = sc.prune(Forces(), torch.randn(2, 5), keep=0.5)
+    assert result.plan.sizes == {"first.weight:0": 4, "last.weight:0": 3}
+    assert len(result.graph.macs) == 4  # two products there, two back

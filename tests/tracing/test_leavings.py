@@ -134,12 +134,13 @@ CACHE = {}
 def lookup(h):
     return CACHE.setdefault(h.shape[0], torch.ones(h.shape[0], 1)) * h
 """
-    helper = ModuleType("some_users_helpers")
-    exec(code, helper.__dict__)
-    monkeypatch.setitem(sys.modules, helper.__name__, helper)
-    monkeypatch.setattr(sys.modules[__name__], "lookup", helper.__dict__["lookup"], raising=False)
-    sc.trace(Net(helper.__dict__["lookup"]), X)
-    assert helper.__dict__["CACHE"] == {}
+    for name in ("some_users_helpers", "others_in_their_place"):
+        helper = ModuleType(name)
+        exec(code, helper.__dict__)
+        monkeypatch.setitem(sys.modules, name, helper)
+        monkeypatch.setattr(sys.modules[__name__], "lookup", helper.__dict__["lookup"], raising=False)
+        sc.trace(Net(helper.__dict__["lookup"]), X)
+        assert helper.__dict__["CACHE"] == {}
 
 
 @pytest.mark.parametrize("helper", HELPERS)

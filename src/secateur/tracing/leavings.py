@@ -153,15 +153,9 @@ def _places(walk: Walk) -> Iterator[Any]:
 
 def _helpers(names: Iterable[str]) -> Iterator[str]:
     """The users' modules that the functions in the given ones come from."""
-    found = dict.fromkeys(home for name in names for home in _homes(name, len(vars(loaded[name]))))
-    return filter(_is_users, found)
-
-
-@functools.lru_cache(maxsize=4096)
-def _homes(name: str, size: int) -> list[str]:
-    """The modules that the functions in a module come from, as long as it holds so many names."""
-    values = [value for value in list(vars(loaded[name]).values()) if type(value) in CODE]
-    return list(dict.fromkeys(value.__module__ for value in values if isinstance(value.__module__, str)))
+    held = [value for name in names for value in list(vars(loaded[name]).values()) if type(value) in CODE]
+    homes = dict.fromkeys(value.__module__ for value in held)
+    return (home for home in homes if isinstance(home, str) and _is_users(home))
 
 
 def _is_users(module: str) -> bool:

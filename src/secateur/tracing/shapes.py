@@ -259,21 +259,30 @@ def resized(a: Arguments) -> Sequence[Shape]:
     return [(*a["self"].shape[: -len(size)], *size)]
 
 
-@shape_of("aten::max_pool2d_with_indices", "aten::max_pool3d_with_indices")
-def max_pool(a: Arguments) -> Sequence[Shape | Typed]:
-    shape = pooled(a)
+@shape_of("aten::max_pool2d_with_indices")
+def max_pool(a: Arguments, rank: int = 2) -> Sequence[Shape | Typed]:
+    shape = pooled(a, rank)
     return [shape, Typed(shape, torch.int64)]
 
 
-@shape_of("aten::avg_pool2d", "aten::avg_pool3d")
+@shape_of("aten::max_pool3d_with_indices")
+def max_pool_of_volumes(a: Arguments) -> Sequence[Shape | Typed]:
+    return max_pool(a, 3)
+
+
+@shape_of("aten::avg_pool2d")
 def average_pool(a: Arguments) -> Sequence[Shape]:
-    return [pooled(a)]
+    return [pooled(a, 2)]
 
 
-def pooled(a: Arguments) -> Shape:
+@shape_of("aten::avg_pool3d")
+def average_pool_of_volumes(a: Arguments) -> Sequence[Shape]:
+    return [pooled(a, 3)]
+
+
+def pooled(a: Arguments, rank: int) -> Shape:
     """What is left of the last dims, a window in ``ceil_mode`` starting within the input or the padding before it."""
     shape, kernel = tuple(a["self"].shape), a["kernel_size"]
-    rank = 3 if len(shape) == 5 else 2
     if len(shape) != rank + 2:
         raise Unsure
 

@@ -337,7 +337,7 @@ def attended(mode: SizeMode, out: Any, args: Sequence[Any], kwargs: dict[str, An
     something.
     """
     query, _ = argument(args, kwargs, 0, "query")
-    if kwargs.get("scale") is None:
+    if kwargs.get("scale") is None and mode.tracer.keeping:
         mode.tracer.implicit_scales.append((query, mode.tracer.dims(query)[-1], location()))
     return iter(())
 

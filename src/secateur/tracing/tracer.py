@@ -60,6 +60,13 @@ def _fit(dims: Dims, tensor: Tensor) -> bool:
     return [d.size for d in dims] == list(tensor.shape)
 
 
+def _forget(at: int, known: Sequence[dict[int, Any]], weights: set[int], _: Any) -> None:
+    """What is known of a tensor goes with it. This holds no tracer, or the tracer would wait for the collector."""
+    for found in known:
+        found.pop(at, None)
+    weights.discard(at)
+
+
 def _can_count(op: Op) -> bool:
     """Whether the type of the output can hold every position exactly."""
     dtype, dim = op.outputs()[0].dtype, op.tracer.positions(next(op.tensors()))
@@ -161,12 +168,8 @@ class Tracer(TorchDispatchMode):
         if self.keeping:
             self._alive.append(tensor)
         else:
-            self._refs[id(tensor)] = weakref.ref(tensor, partial(self._gone, id(tensor)))
-
-    def _gone(self, at: int, _: Any) -> None:
-        del self._refs[at], self._dims[at]
-        self._positions.pop(at, None)
-        self._weights.discard(at)
+            known = (self._refs, self._dims, self._positions)
+            self._refs[id(tensor)] = weakref.ref(tensor, partial(_forget, id(tensor), known, self._weights))
 
     def introduce(self, tensor: Tensor, dims: Dims) -> None:
         """A parameter or buffer enters."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 
 from secateur.tracing.sizes import SizeMode, StandIn, stands_in
 
@@ -27,7 +28,7 @@ def at_once(*functions: Any, **defaults: Any) -> Callable[[Callable[[Values], tu
         @stands_in(*functions)
         def stand_in(mode: SizeMode, func: Any, args: Sequence[Any], kwargs: Values) -> Any:
             hollow = mode.tracer.hollow
-            if hollow is None or not args or not hollow.holds(args[0]) or torch._C._is_any_autocast_enabled():
+            if hollow is None or not args or not hollow.holds(args[0]) or _transformed(args, kwargs):
                 return func(*args, **kwargs)
             given = defaults.copy()
             given.update(zip(defaults, args, strict=False))
@@ -65,6 +66,13 @@ def _convolution(a: Values, *, transposed: bool) -> tuple[Any, ...] | None:
     )
     groups = int(a["groups"])
     return ATEN.convolution.default, a["input"], weight, a["bias"], stride, padding, dilation, transposed, more, groups
+
+
+def _transformed(args: Sequence[Any], kwargs: Values) -> bool:
+    """Whether more than the operation itself is to happen: a cast, a step of autograd, or one of ``torch.func``."""
+    if torch._C._is_any_autocast_enabled() or maybe_current_level() is not None:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
 
 
 def _each(value: Any, rank: int) -> list[int]:
