@@ -77,7 +77,7 @@ def test_an_attribute_that_follows_is_named() -> None:
 def test_a_norm_is_named() -> None:
     found = explained(Normed(nn.LayerNorm(8)), "hidden.weight", 1)
     assert found.axes[0].normalising[0].startswith("aten::layer_norm at ")
-    assert "normalised over by      aten::native_layer_norm at " in str(found)
+    assert "normalised over by      aten::layer_norm at " in str(found)
 
 
 def test_limits_are_named() -> None:
