@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.modules import named_parts
+from secateur.tracing.rules.registry import tensors_among, tensors_of
 from secateur.tracing.running import tensors_in
 
 Place = tuple[str, int, int]  # a module, which call of it, and which of the tensors that it gives
@@ -36,10 +36,9 @@ class Ancestors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        from_ = self._of(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._known[tensor] = self._of([tensor]) | from_
+        from_ = self._of(tensors_among((*args, *kwargs.values())))
+        for tensor in tensors_of(out):
+            self._known[tensor] = self._of([tensor]) | from_
         return out
 
     def _of(self, tensors: Iterable[Tensor]) -> int:

@@ -6,6 +6,7 @@ first operand, but for those that come as `Typed`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -259,25 +260,18 @@ def resized(a: Arguments) -> Sequence[Shape]:
     return [(*a["self"].shape[: -len(size)], *size)]
 
 
-@shape_of("aten::max_pool2d_with_indices")
-def max_pool(a: Arguments, rank: int = 2) -> Sequence[Shape | Typed]:
+def max_pool(a: Arguments, rank: int) -> Sequence[Shape | Typed]:
     shape = pooled(a, rank)
     return [shape, Typed(shape, torch.int64)]
 
 
-@shape_of("aten::max_pool3d_with_indices")
-def max_pool_of_volumes(a: Arguments) -> Sequence[Shape | Typed]:
-    return max_pool(a, 3)
+def average_pool(a: Arguments, rank: int) -> Sequence[Shape]:
+    return [pooled(a, rank)]
 
 
-@shape_of("aten::avg_pool2d")
-def average_pool(a: Arguments) -> Sequence[Shape]:
-    return [pooled(a, 2)]
-
-
-@shape_of("aten::avg_pool3d")
-def average_pool_of_volumes(a: Arguments) -> Sequence[Shape]:
-    return [pooled(a, 3)]
+for rank in (2, 3):
+    SHAPES[f"aten::max_pool{rank}d_with_indices"] = partial(max_pool, rank=rank)
+    SHAPES[f"aten::avg_pool{rank}d"] = partial(average_pool, rank=rank)
 
 
 def pooled(a: Arguments, rank: int) -> Shape:

@@ -158,18 +158,19 @@ class Tracer(TorchDispatchMode):
     def set_dims(self, tensor: Tensor, dims: Dims) -> Dims:
         if not _fit(dims, tensor):
             raise AssertionError(f"dims {dims} don't fit a tensor of shape {tuple(tensor.shape)}")
-        if id(tensor) not in self._dims:
-            self._hold(tensor)
-        self._dims[id(tensor)] = dims
+        self._know(tensor, dims)
         return dims
 
-    def _hold(self, tensor: Tensor) -> None:
-        """Make sure that the tensor's id is its own for as long as anything is known by it."""
-        if self.keeping:
-            self._alive.append(tensor)
-        else:
-            known = (self._refs, self._dims, self._positions)
-            self._refs[id(tensor)] = weakref.ref(tensor, partial(_forget, id(tensor), known, self._weights))
+    def _know(self, tensor: Tensor, dims: Dims) -> None:
+        """Take down the tensor's dims by its id, which stays its own for as long as anything is known by it."""
+        at = id(tensor)
+        if at not in self._dims:
+            if self.keeping:
+                self._alive.append(tensor)
+            else:
+                known = (self._refs, self._dims, self._positions)
+                self._refs[at] = weakref.ref(tensor, partial(_forget, at, known, self._weights))
+        self._dims[at] = dims
 
     def introduce(self, tensor: Tensor, dims: Dims) -> None:
         """A parameter or buffer enters."""
@@ -270,9 +271,7 @@ class Tracer(TorchDispatchMode):
         others = () if len(weights) == len(op.operands) else op.operands
         from_weights = all(id(t) in self._weights or id(t) in op.accounted for t in others)
         for k, (tensor, dims) in enumerate(zip(outputs, results, strict=True)):
-            if id(tensor) not in self._dims:
-                self._hold(tensor)
-            self._dims[id(tensor)] = dims
+            self._know(tensor, dims)
             if self.keeping and not op.said.writes:
                 self.made[id(tensor)] = op, k
             if from_weights:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import maybe_current_level
 
+from secateur.tracing.rules.registry import tensors_among
 from secateur.tracing.sizes import SizeMode, StandIn, stands_in
 
 ATEN = torch.ops.aten
@@ -72,7 +73,7 @@ def _transformed(args: Sequence[Any], kwargs: Values) -> bool:
     """Whether more than the operation itself is to happen: a cast, a step of autograd, or one of ``torch.func``."""
     if torch._C._is_any_autocast_enabled() or maybe_current_level() is not None:
         return True
-    return torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in (*args, *kwargs.values()))
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors_among((*args, *kwargs.values())))
 
 
 def _each(value: Any, rank: int) -> list[int]:
