@@ -149,8 +149,12 @@ def _equations(graph: "Graph", name: str) -> tuple[str, ...]:
 def _remedy(graph: "Graph", info: "AxisInfo") -> str:
     """The way out where an operation without a rule froze an axis."""
     names = [name for name, _ in graph.unknown if any(reason.startswith(f"{name} at ") for reason in info.frozen)]
-    calls = " and ".join(f'@sc.rule("{name}")' for name in dict.fromkeys(names))
-    return f"no rule knows the operation: say how its dims go together with {calls}" if calls else ""
+    return f"no rule knows the operation: {way_out(names)}" if names else ""
+
+
+def way_out(operations: Iterable[str]) -> str:
+    """What a user can do about operations that no rule knows."""
+    return "say how its dims go together with " + " and ".join(f'@sc.rule("{n}")' for n in dict.fromkeys(operations))
 
 
 # ---------------------------------------------------------------------- the expression

@@ -6,6 +6,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph
 from secateur.planning.plan import Plan
 
@@ -36,7 +37,7 @@ def graph_tables(graph: Graph) -> Group:
     if graph.frozen:
         parts.append(_frozen_table(graph))
     parts += [
-        Text(f"no rule knows {name} at {place}: what it touches is frozen", style="yellow")
+        Text(f"no rule knows {name} at {place}: what it touches is frozen; {way_out([name])}", style="yellow")
         for name, place in graph.unknown
     ]
     return Group(*parts)

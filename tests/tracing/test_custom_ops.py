@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import TraceError
+from secateur.errors import NothingToPrune, TraceError
 from secateur.tracing import Op
 from secateur.tracing.rules import RULES
 
@@ -144,12 +144,29 @@ def test_it_freezes_what_it_touches_and_is_named(operation: Any, name: str, code
     assert set(graph.axes) == {"first.weight:0", "touched.weight:0", "free.weight:0"} - frozen
     for axis in frozen:
         assert graph.frozen[axis].frozen[0] == f"secateur_test::{name} at {place}"
-    assert f"no rule knows secateur_test::{name} at {place}" in "".join(str(graph).splitlines())
+    printed = "".join(str(graph).splitlines())
+    assert f"no rule knows secateur_test::{name} at {place}" in printed
+    assert f'@sc.rule("secateur_test::{name}")' in printed
     explanation = graph.explain("touched.weight", 0)
     assert explanation.axes[0].frozen[0] == f"secateur_test::{name} at {place}"
     assert f'@sc.rule("secateur_test::{name}")' in str(explanation)
     assert result.model.free.out_features == 6  # type: ignore[union-attr]
     assert result.proof.status == "proved"
+
+
+def test_nothing_to_prune_names_the_way_out() -> None:
+    class Only(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(swap(self.first(x)))
+
+    with pytest.raises(
+        NothingToPrune, match=r'No rule knows secateur_test::swap: .*@sc\.rule\("secateur_test::swap"\)'
+    ):
+        sc.prune(Only(), torch.randn(2, 4))
 
 
 def test_a_value_that_leaves_the_tensors_freezes_what_it_was_computed_from() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.axes import size_of
 from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
+from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph, Scale, named
 from secateur.origins import NodeArgument
 from secateur.planning import families
@@ -182,7 +183,9 @@ def choose_axes(
         NothingToPrune: none is left.
     """
     if not graph.axes:
-        raise NothingToPrune(f"{graph.model} has no axis that can be pruned: {_why_frozen(graph.frozen)}")
+        unknown = dict(graph.unknown)
+        remedy = f". No rule knows {' and '.join(unknown)}: {way_out(unknown)}" if unknown else ""
+        raise NothingToPrune(f"{graph.model} has no axis that can be pruned: {_why_frozen(graph.frozen)}{remedy}")
     only, ignore = _patterns(only), _patterns(ignore)
     _check_patterns(graph, [*only, *ignore])
     wanted = graph.select(only) if only else set(graph.axes)
