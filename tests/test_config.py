@@ -137,8 +137,8 @@ def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
 )
 def test_multiples_from_a_number_text_or_a_mapping(given: object, wanted: object) -> None:
     settings = PruneSettings.from_mapping({"multiple_of": given})
-    assert settings.multiples() == wanted
-    assert PruneSettings.from_mapping(settings.to_dict()).multiples() == wanted
+    assert settings.limits()["multiple_of"] == wanted
+    assert PruneSettings.from_mapping(settings.to_dict()).limits()["multiple_of"] == wanted
 
 
 @pytest.mark.parametrize("text", ["hidden", "hidden=", "=4", "hidden=0", "hidden=1.5", "hidden=4,,"])

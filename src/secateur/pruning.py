@@ -1,25 +1,29 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from secateur.configs import Wording, learn
-from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
+from secateur.descending import Descent
+from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
+from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk
+from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
+from secateur.rounds import Round
 from secateur.tracing import trace
-from secateur.tracing.shadow import check_kind
+from secateur.tracing.shadow import check_kind, separate
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -76,10 +80,17 @@ def prune(
     budget: Budget | None = None,
     threshold: float | None = None,
     keep: float | None = None,
+    max_drop: float | None = None,
+    max_loss_increase: float | None = None,
+    validate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    loss: Loss | None = None,
+    reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
+    on_round: Callable[[Round], None] | None = None,
     **planning: Any,
 ) -> Result:
     """A genuinely smaller model that computes what the original computes without the removed units, proved.
@@ -91,19 +102,34 @@ def prune(
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         importance: a name of `importance.names`, or a callable on a `Member`.
-        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
+        budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
+            is given.
+        max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
+            point of accuracy. Units go in rounds, with new scores after each, until the bound is broken; the last state
+            that met it is the result. It holds for the model returned, before any training.
+        max_loss_increase: the same for the loss, which may rise by so much.
+        validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
+            trained the model nor will test it.
+        metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
+            gradients. By default the accuracy in percentage points.
+        loss: for max_loss_increase, ``(output, target) -> scalar``; by default the model's own, else cross-entropy.
+        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
         data: batches; the first one's outputs must not hold NaN.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
             new widths: a model built from it computes the same with the same weights, which is checked, so that a plain
             checkpoint loads without secateur. Axes that the config can't say stay whole.
-        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
+        on_round: called after each round of max_drop or max_loss_increase; without it a terminal shows a bar. After
+            Ctrl-C the result is the last state that met the bound, and its report says so.
+        planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore.
 
     Raises:
         TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
         `plan`.
         ProofFailed: no plan passes the proof.
+        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
+        UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
 
     Example:
         >>> import torch, secateur as sc
@@ -115,7 +141,15 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
-    if budget is None and threshold is None and keep is None:
+    choices = {
+        "budget": budget,
+        "threshold": threshold,
+        "keep": keep,
+        "max_drop": max_drop,
+        "max_loss_increase": max_loss_increase,
+    }
+    limit = bound(choices, validate=validate, metric=metric, loss=loss, seed=seed)
+    if all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
@@ -129,9 +163,22 @@ def prune(
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
-    chosen = {"budget": budget, "threshold": threshold, "keep": keep, "keep_class": keep_class, **planning}
+    chosen = {"keep_class": keep_class, **planning}
+
+    def pick(graph: Graph, scores: Mapping[str, Tensor], **reach: Any) -> Plan:
+        return planned(graph, scores, wording, {**chosen, **reach})
+
+    def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
+        try:
+            return score(small, trace(small, args, kwargs), importance, seed=seed)
+        except TraceError:
+            return {}
+
+    search = limit and Descent(
+        model, separate(model), limit, scores, pick=pick, rescore=rescore, kind=reduce, on_round=on_round
+    )
     for _ in range(ROUNDS):
-        made = planned(graph, scores, wording, chosen)
+        made = search.plan(graph) if search else pick(graph, scores, budget=budget, threshold=threshold, keep=keep)
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
@@ -148,6 +195,8 @@ def prune(
                     f"every axis that could be pruned fails the proof; the last failure: {error}"
                 ) from error
             continue
+        if search:
+            search.check(made)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(
             model=small,
@@ -155,7 +204,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed),
+            report=_report(model, graph, made, proof, seed, search.held_out() if search else None),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -256,7 +305,9 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int) -> Report:
+def _report(
+    model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, held_out: Mapping[str, Any] | None
+) -> Report:
     """The report of a bare pruning: costs in closed form, nothing measured yet."""
 
     def figures(cost: Mapping[str, int]) -> dict[str, Any]:
@@ -275,5 +326,6 @@ def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int)
             "axes": axis_rows(graph, made),
             "plan": made.to_dict(),
             "environment": {},
+            **({"held_out": held_out} if held_out else {}),
         }
     )
