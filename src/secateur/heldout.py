@@ -186,7 +186,7 @@ def _again(validate: Iterable[Any] | None, setting: str) -> Iterable[Any]:
         raise DataError(
             f"validate= is a {type(validate).__name__}: give batches, such as [(inputs, labels)] or a DataLoader"
         )
-    if iter(validate) is validate:
+    if isinstance(validate, Iterator):
         raise DataError(
             f"validate= is a {type(validate).__name__}, which can be iterated only once, but every round measures on "
             "it: give a list or a DataLoader"

@@ -144,8 +144,8 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
         check_fit(model, data, settings)
         if settings.bounded and data.validation is None:
             raise DataError(
-                f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} has "
-                f"none. Let it return one, or give a budget or a threshold"
+                f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} "
+                f"has none. Let it return one, or give a budget or a threshold"
             )
         if settings.train_epochs:
             check_plan(model, data, settings)
