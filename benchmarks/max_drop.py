@@ -68,8 +68,9 @@ def main() -> None:
     load = loader(options.shared)
     model: nn.Module = load.cifar_resnet(56)
     images, labels = load.cifar10("train")
+    unseen, answers = load.cifar10("test", options.test)
     held_out = batches(images[-options.held_out :], labels[-options.held_out :], load)
-    test = batches(*load.cifar10("test", options.test), load)
+    test = batches(unseen, answers, load)
 
     started = time.perf_counter()
     result = sc.prune(

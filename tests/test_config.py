@@ -198,7 +198,7 @@ def test_a_command_repeats_bounds_and_limits() -> None:
     _, bound, _ = cli.app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
     assert PruneSettings(**cli.flag_values(*bound.arguments.values())) == settings
     assert settings.limits() == {"min_units": {"heads": 2}, "multiple_of": 1, "max_share": {"hidden": 0.5}}
-    _, bound, _ = cli.app.parse_args("prune --max-share 0.5 --min-units 3".split(), exit_on_error=False)
+    _, bound, _ = cli.app.parse_args(["prune", "--max-share", "0.5", "--min-units", "3"], exit_on_error=False)
     assert PruneSettings(**cli.flag_values(*bound.arguments.values())).limits()["max_share"] == 0.5
 
 

@@ -228,12 +228,23 @@ def test_a_bound_needs_a_validation_split_and_never_takes_the_test_split(
         prune_run(PruneSettings(max_drop=1.0, out=tmp_path / "run"))
 
 
+class _InterruptingOnce:
+    """Batches of which one pass, counted from 1, is cut short by Ctrl-C."""
+
+    def __init__(self, batches: Any, number: int) -> None:
+        self.batches, self.number = batches, number
+
+    def __iter__(self) -> Iterator[Any]:
+        self.number -= 1
+        if self.number == 0:
+            raise KeyboardInterrupt
+        return iter(self.batches)
+
+
 def test_ctrl_c_in_the_search_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits", batch_size=512)
     assert data.validation is not None
-    stopping = replace(
-        data, validation=_Interrupting(data.validation, passes=4)
-    )  # one to look at, the dense, two rounds
+    stopping = replace(data, validation=_InterruptingOnce(data.validation, 6))  # twice to look, the dense, two rounds
     monkeypatch.setattr(run, "load_data", lambda *_, **__: stopping)
     outcome = prune_run(PruneSettings(max_drop=100, train_epochs=0, epochs=9, out=tmp_path / "run"))
     assert outcome.interrupted.startswith("the search within max_drop=100 was stopped after 2 rounds; kept is the")
