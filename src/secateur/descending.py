@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import UnreachableBound, UnreachableBudget
+from secateur.errors import PlanError, UnreachableBound, UnreachableBudget
 from secateur.graph import Graph
 from secateur.heldout import Bound
-from secateur.planning import Budget, Plan
+from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, showing
 
 STEP = 0.1  # share of the present cost that a round removes at first
@@ -89,7 +89,7 @@ class Descent:
 
         Raises:
             UnreachableBound: not even the smallest removal that was tried meets it.
-            UnreachableBudget: nothing can be removed at all.
+            PlanError: nothing can be removed at all.
             KeyboardInterrupt: Ctrl-C before any plan met the bound.
         """
         try:
@@ -126,20 +126,20 @@ class Descent:
         """Rounds until the bound can't be kept to; or a plan that can't be measured."""
         step, more = STEP, HALVINGS
         refining = False
-        broke: list[Plan] = []
+        broke: list[Mapping[str, PlannedAxis]] = [{}]  # plans not to try again
         while True:
             before = self.best
             try:
                 made = self._further(graph, step)
-            except UnreachableBudget:
+            except PlanError:  # nothing left to go, or no widths there that may stand together
                 if not self.rounds and not more:
                     raise
                 made = None
-            if made is not None and all(made.axes != plan.axes for plan in broke):
+            if made is not None and made.axes not in broke:
                 scores = before.scores if before else self.scores
                 if self._try(graph, made, scores) is not None:
                     return made
-                broke += [made] * (self.best is before)
+                broke.append(made.axes)
             refining = refining or self.best is before
             if refining and not more:
                 return None
@@ -152,6 +152,8 @@ class Descent:
             kept, scores, cost = {}, self.scores, graph.cost()[self.kind]
         else:
             kept, scores, cost = self.best.plan.units, self.best.scores, graph.cost(self.best.plan.sizes)[self.kind]
+        if int(cost * (1 - step)) < 1:
+            raise UnreachableBudget(f"{graph.model} has {cost} {self.kind}, of which none can go: try another reduce=")
         return self.pick(graph, scores, budget=_budget(self.kind, cost * (1 - step)), within=kept)
 
     def _try(self, graph: Graph, made: Plan, scores: Mapping[str, Tensor]) -> Plan | None:
@@ -185,12 +187,16 @@ class Descent:
         return None
 
     def _unreachable(self) -> str:
-        bound, last = self.bound, min(self.rounds, key=lambda done: done.worse)
+        bound, broke = self.bound, [done for done in self.rounds if not done.met]
+        if not broke:
+            return f"no plan that was tried removes anything, so {bound.setting} says nothing: give a budget= instead"
+        least = min(broke, key=lambda done: done.worse)
+        unit = f" {bound.unit}" if bound.unit else ""
         return (
-            f"{bound.setting}={bound.amount:g} can't be kept to: in {len(self.rounds)} rounds the least harm was a "
-            f"{bound.name} of {last.value:.4g} on the held-out data, {last.worse:.3g}{bound.unit and ' ' + bound.unit} "
-            f"worse than the original's {self.dense:.4g}, for {1 - last.cost:.1%} of the {self.kind}. Allow more, give "
-            f"another importance=, or set a budget= and train afterwards"
+            f"{bound.setting}={bound.amount:g} can't be kept to: the least harm of {len(self.rounds)} rounds is "
+            f"{bound.name} {least.value:.4g} on the held-out data, {least.worse:.3g}{unit} worse than the original's "
+            f"{self.dense:.4g}, for {1 - least.cost:.1%} of the {self.kind}. Allow more, give another importance=, or "
+            f"set a budget= and train afterwards"
         )
 
     def held_out(self) -> dict[str, Any]:
@@ -212,7 +218,7 @@ class Descent:
 
 
 def _budget(kind: str, amount: float) -> Budget:
-    return Budget(**{kind: max(1, int(amount))})
+    return Budget(**{kind: int(amount)})
 
 
 def still_free(graph: Graph, plan: Plan) -> dict[str, Tensor]:
