@@ -86,8 +86,8 @@ def test_nothing_can_go_within_the_bound() -> None:
     with torch.no_grad():
         model[2].weight.fill_(10.0)
     message = (
-        r"max_drop=5 can't be kept to: the least harm of \d rounds is total 390 on the held-out data, 10 worse than the "
-        r"original's 400, for 2.5% of the macs. Allow more"
+        r"max_drop=5 can't be kept to: the least harm of \d rounds is total 390 on the held-out data, 10 worse than "
+        r"the original's 400, for 2.5% of the macs. Allow more"
     )
     with pytest.raises(UnreachableBound, match=message) as caught:
         pruned(model, max_drop=5, metric=total)

@@ -98,6 +98,7 @@ def test_every_measurement_sees_the_same_and_leaves_the_random_state() -> None:
         ({"keep": 0.5, "validate": BATCHES}, "validate only mean something with max_drop= or max_loss_increase="),
         ({"validate": BATCHES, "metric": len}, "validate and metric only mean"),
         ({"max_loss_increase": 1, "metric": len, "validate": BATCHES}, "give loss= instead of metric="),
+        ({"max_drop": 1, "reduce": "time", "validate": BATCHES}, "reduce='time': give macs, params or bytes"),
         ({"max_drop": 1, "metric": "f1", "validate": BATCHES}, "metric='f1': give a callable"),
         (
             {"max_drop": 1, "metric": lambda m, b: [1, 2], "validate": BATCHES},

@@ -19,6 +19,7 @@ from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, showing
 
 STEP = 0.1  # share of the present cost that a round removes at first
+REDUCE = ("macs", "params", "bytes")
 HALVINGS = 4  # rounds after the first that broke the bound, each with half the step of the one before
 
 
@@ -55,7 +56,8 @@ class Descent:
         scores: of the original.
         pick: makes plans.
         rescore: scores a smaller model.
-        finish: what is done to a smaller model before it is measured; nothing where None.
+        finish: what is done to a smaller model before it is measured, and is to be done to the final one; nothing where
+            None.
         kind: the cost to bring down: macs, params or bytes.
         on_round: called after each round.
     """
@@ -73,6 +75,8 @@ class Descent:
         kind: str = "macs",
         on_round: Callable[[Round], None] | None = None,
     ) -> None:
+        if kind not in REDUCE:
+            raise PlanError(f"reduce={kind!r}: give {', '.join(REDUCE[:-1])} or {REDUCE[-1]}")
         self.model, self.bound, self.scores = model, bound, scores
         self.pick, self.rescore, self.finish, self.kind, self.on_round = pick, rescore, finish, kind, on_round
         self.dense = bound.measure_dense(measured)

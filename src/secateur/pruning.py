@@ -1,6 +1,7 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -169,10 +170,9 @@ def prune(
         return planned(graph, scores, wording, {**chosen, **reach})
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
-        try:
+        with suppress(TraceError):
             return score(small, trace(small, args, kwargs), importance, seed=seed)
-        except TraceError:
-            return {}
+        return {}
 
     search = limit and Descent(
         model, separate(model), limit, scores, pick=pick, rescore=rescore, kind=reduce, on_round=on_round
