@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 
 import secateur as sc
 from secateur.errors import PlanError
 from secateur.planning.schedules import Cubic, Geometric, Linear, budgets, names, schedule
+from support.networks import Cnn, example
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,6 @@ def test_absolute_budgets() -> None:
 
 def test_the_steps_can_be_planned() -> None:
     """One graph for all steps; each plan lands on its budget."""
-    import torch
-
     net = torch.nn.Sequential(torch.nn.Linear(4, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
     graph = sc.trace(net, torch.zeros(1, 4))
     scores = sc.score(net, graph)
@@ -59,6 +59,21 @@ def test_the_steps_can_be_planned() -> None:
         graph.cost(sc.plan(graph, scores, budget=b).sizes)["macs"] / 300 for b in budgets(sc.Budget(macs=0.2), steps=3)
     ]
     assert shares == pytest.approx([0.42, 0.22, 0.2])  # of 0.437, 0.230 and 0.2, in units of 0.02
+
+
+def test_pruning_bit_by_bit() -> None:
+    """Each step prunes the model that the last one left, so budgets are absolute; training goes in between."""
+    model: torch.nn.Module = Cnn()
+    x = example(model)
+    dense = sc.trace(model, x).cost()
+    params: list[int] = []
+    for budget in budgets(sc.Budget(params=0.3), "geometric", steps=3, dense=dense):
+        result = sc.prune(model, x, budget=budget)
+        model = result.model
+        params.append(sum(p.numel() for p in model.parameters()))
+        assert params[-1] <= int(str(budget.params))
+    assert params == sorted(params, reverse=True)
+    assert 0.2 * dense["params"] < params[-1] <= 0.3 * dense["params"] < params[0]
 
 
 @pytest.mark.parametrize(
