@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.calibration.feeding import Forward
+from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
 from secateur.graph import Graph
@@ -32,6 +34,7 @@ class Result:
         model: the smaller model, a new module in the training mode of the original.
         plan: which units stayed.
         proof: the comparison with the silenced original.
+        compensation: what refitting the weights did; None where there was none.
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
         report: a mapping in the form of report.json, which prints as a table.
@@ -43,6 +46,7 @@ class Result:
     graph: Graph
     scores: dict[str, Tensor]
     report: Report
+    compensation: Compensation | None = None
 
     @property
     def rewritten(self) -> str | None:
@@ -77,6 +81,8 @@ def prune(
     threshold: float | None = None,
     keep: float | None = None,
     data: Iterable[Any] | None = None,
+    compensate: str | None = "auto",
+    forward: Forward | None = None,
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
@@ -92,7 +98,11 @@ def prune(
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         importance: a name of `importance.names`, or a callable on a `Member`.
         budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
-        data: batches; the first one's outputs must not hold NaN.
+        data: batches for calibration, without labels unless the importance needs them; the first one's outputs must not
+            hold NaN.
+        compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
+            None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
+        forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
@@ -115,6 +125,7 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    how = method(compensate, data)
     if budget is None and threshold is None and keep is None:
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
@@ -122,8 +133,9 @@ def prune(
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
     for batch in data or ():
-        positional, keywords, _ = split_batch(batch)
-        check_outputs(model, positional, keywords)
+        if forward is None:
+            positional, keywords, _ = split_batch(batch)
+            check_outputs(model, positional, keywords)
         break
     scores = score(model, graph, importance, seed=seed)
     wording: Wording | None = None
@@ -149,13 +161,19 @@ def prune(
                 ) from error
             continue
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
+        compensation = None
+        if how is not None and data is not None:
+            compensation = compensate_(
+                model, small, graph, made, data, how=how, biases=wording is None, forward=forward
+            )
         return Result(
             model=small,
-            plan=made,
+            plan=made if compensation is None else replace(made, biases=compensation.biases),
+            compensation=compensation,
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed),
+            report=_report(model, graph, made, proof, seed, compensation),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -256,7 +274,9 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int) -> Report:
+def _report(
+    model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, compensation: Compensation | None
+) -> Report:
     """The report of a bare pruning: costs in closed form, nothing measured yet."""
 
     def figures(cost: Mapping[str, int]) -> dict[str, Any]:
@@ -275,5 +295,6 @@ def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int)
             "axes": axis_rows(graph, made),
             "plan": made.to_dict(),
             "environment": {},
+            **({"compensation": compensation.to_dict()} if compensation is not None else {}),
         }
     )

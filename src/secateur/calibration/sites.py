@@ -5,6 +5,7 @@ Found by one run on the example inputs, as plain data by which later runs are wa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, resolve
 from secateur.calibration.contraction import KINDS, Contraction, Convolution, owners
+from secateur.calibration.feeding import Forward, run_batch
 from secateur.calibration.watching import Key, Watch, running
 from secateur.graph import Graph
-from secateur.inputs import as_call, fresh
 from secateur.modules import named_parameters, named_tensors
 from secateur.tracing.rules.registry import Dims, Op, Signature, tensors_among, tensors_of
 from secateur.tracing.sizes import SizeMode
@@ -73,17 +74,23 @@ class Follows:
     moves: tuple[tuple[int, ...], ...] = ()
 
 
-def find_sites(model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, Any] | None = None) -> dict[Key, Site]:
-    """Every use of a weight in one run of the model, in order, with its dims in terms of the graph's axes."""
+def find_sites(model: nn.Module, graph: Graph, batch: Any, forward: Forward | None = None) -> dict[Key, Site]:
+    """Every use of a weight in one run of the model, in order, with its dims in terms of the graph's axes.
+
+    Args:
+        model: ready to be run, or not; it is copied.
+        graph: of the model, or of one with the same architecture.
+        batch: of calibration data.
+        forward: runs the model on it.
+    """
     tracer = _Siting(model)
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     copy, tensors = running(model), named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
     for tensor in named_tensors(copy).values():
         tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensor)]].dims])
-    positional, keywords = fresh(as_call(args, kwargs))
     with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
-        copy(*positional, **keywords)
+        run_batch(copy, batch, forward)
     return tracer.sites
 
 
@@ -151,14 +158,52 @@ def finished(expr: Expr) -> Expr:
 # ---------------------------------------------------------------------- what follows a use
 
 
-def find_followers(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> dict[Key, Follows]:
+@dataclass(frozen=True, kw_only=True)
+class Followers:
+    """What one run of a model says of its uses of weights.
+
+    Attributes:
+        of: for every use, in order, what happens to its output.
+        shared: weights that are not for one use alone, with the reason.
+        bytes: of the activations that are alive at a time, at most.
+    """
+
+    of: dict[Key, Follows]
+    shared: dict[str, str]
+    bytes: int
+
+
+def find_followers(model: nn.Module, batch: Any, forward: Forward | None = None) -> Followers:
     """What happens to the output of every use of a weight in one run of the model."""
     copy = running(model)
     watch = _Recorder(copy)
-    positional, keywords = fresh(as_call(args, kwargs))
     with quiet_backends(), torch.no_grad(), watch:
-        copy(*positional, **keywords)
-    return {key: watch.follow(key) for key in watch.at}
+        run_batch(copy, batch, forward)
+    return Followers(of={key: watch.follow(key) for key in watch.at}, shared=watch.shared(), bytes=watch.lives.most())
+
+
+@dataclass
+class _Lives:
+    """When memory came into use and was last used, by where it lies."""
+
+    first: dict[int, int] = field(default_factory=dict[int, int])
+    last: dict[int, int] = field(default_factory=dict[int, int])
+    size: dict[int, int] = field(default_factory=dict[int, int])
+
+    def see(self, tensor: Tensor, number: int) -> None:
+        """A tensor takes part in an operation."""
+        storage = tensor.untyped_storage()
+        at = storage.data_ptr()
+        self.first.setdefault(at, number)
+        self.last[at], self.size[at] = number, storage.nbytes()
+
+    def most(self) -> int:
+        """Bytes in use at a time, at most."""
+        changes: dict[int, int] = {}
+        for at, size in self.size.items():
+            changes[self.first[at]] = changes.get(self.first[at], 0) + size
+            changes[self.last[at] + 1] = changes.get(self.last[at] + 1, 0) - size
+        return max(accumulate(changes[number] for number in sorted(changes)), default=0)
 
 
 @dataclass
@@ -184,14 +229,30 @@ class _Recorder(Watch):
         self.maker: dict[int, tuple[int, int]] = {}  # of a value: operation, and which output
         self.users: dict[int, list[int]] = {}
         self.alive: list[Tensor] = []
+        self.used_at: set[int] = set()
+        self.lives = _Lives()
+        self.reasons: dict[str, str] = {}
 
     def used(self, key: Key, number: int, found: Any, compute: Any) -> Tensor:
         self.at[key] = number
+        self.used_at.add(number)
+        if key[1]:
+            self.reasons[key[0]] = "it is used several times in a run"
         return compute()
+
+    def shared(self) -> dict[str, str]:
+        """Weights that are not for one use alone, with the reason."""
+        homes: dict[int, list[str]] = {}
+        for name, parameter in named_parameters(self.model).items():
+            homes.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+        tied = {names[0]: f"its memory is also that of {names[1]}" for names in homes.values() if len(names) > 1}
+        return {**self.reasons, **tied}
 
     def ran(self, number: int, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         arguments = said.bind(args, kwargs)
-        taken = [self._value(t) for t in tensors_among(arguments.values())]
+        tensors = tensors_among(arguments.values())
+        self._see(number, said, [*tensors, *tensors_of(out)])
+        taken = [self._value(t) for t in tensors]
         done = self.done[number] = _Done(said, arguments, taken)
         for value in taken:
             self.users.setdefault(value, []).append(number)
@@ -199,6 +260,15 @@ class _Recorder(Watch):
             value = self._new(tensor)
             done.gave.append(value)
             self.maker[value] = number, k
+
+    def _see(self, number: int, said: Signature, tensors: Sequence[Tensor]) -> None:
+        is_use = number in self.used_at
+        for tensor in tensors:
+            name = self.owner(tensor)
+            if name is None:
+                self.lives.see(tensor, number)
+            elif not is_use and not said.is_view and tensor.dim() > 1:
+                self.reasons.setdefault(name, f"{said.name} uses it too")
 
     def _value(self, tensor: Tensor) -> int:
         found = self.value.get(id(tensor))

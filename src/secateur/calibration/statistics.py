@@ -1,7 +1,7 @@
 """One pass over the data, and what it says of every unit: activations where weights use them, gradients, Gram matrices.
 
-Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs of a
-group, U units.
+Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs
+of a group, U units.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Leaf
 from secateur.calibration.contraction import Contraction
 from secateur.calibration.sites import Site, find_sites
 from secateur.calibration.watching import Key, Watch, running
@@ -24,7 +23,7 @@ from secateur.objectives import Loss, logits_of, loss_of
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.surroundings import quiet_backends
 
-ROWS = 2**17  # rows of a product that go into a Gram matrix, over all the data
+ROWS = 2**15  # rows of a product that go into a Gram matrix, over all the data
 NEEDS = ("inputs", "softmax", "gates", "gradients", "gram", "sensitivity")
 
 
@@ -64,6 +63,7 @@ class Statistics:
         gate_square: the sum of their squares, (U,).
         gradients: by parameter: the mean gradient of the loss.
         grams: by use: mean products of features, (G, K, K) float64.
+        means: the same of the features themselves, (G, K).
         sensitivity: by use: mean square of the derivative of the loss by each output, (G, N), times rows a sample.
     """
 
@@ -75,6 +75,7 @@ class Statistics:
     gate_square: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     grams: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+    means: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
     sensitivity: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
 
@@ -99,7 +100,7 @@ def collect(
             drawn from the model's own answers, so that no labels are needed.
     """
     batches = list(data)
-    sites = find_sites(model, graph, args, kwargs)
+    sites = find_sites(model, graph, batches[0], forward)
     found = Statistics(sites=sites)
     copy = running(model)
     work = _Pass(copy, graph, found, frozenset(needs), max(1, ROWS // max(1, len(batches))), len(batches))
@@ -170,7 +171,9 @@ class _Pass:
         if "sensitivity" in self.needs:
             self.mode = "sensitivity"
             drawn = own_loss(output, generator)
-            torch.autograd.grad(drawn, wanted, retain_graph=bool(self.needs & {"gates", "gradients"}), allow_unused=True)
+            torch.autograd.grad(
+                drawn, wanted, retain_graph=bool(self.needs & {"gates", "gradients"}), allow_unused=True
+            )
         if self.needs & {"gates", "gradients"}:
             self.mode = "gates"
             _, kwargs, target = split_batch(batch)
@@ -195,6 +198,7 @@ class _Pass:
             found.gradients[name] /= max(found.samples, 1)
         for key in found.grams:
             found.grams[key] /= max(self.counts["gram", key], 1)
+            found.means[key] /= max(self.counts["gram", key], 1)
         for key in found.sensitivity:
             found.sensitivity[key] /= max(found.samples, 1)
         for axis in found.softmax:
@@ -222,9 +226,6 @@ class _Collecting(Watch):
             self.pending = key, found, out
         return out
 
-    def ran(self, *_: Any) -> None:
-        pass
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.flush()
         return super().__torch_dispatch__(func, types, args, kwargs)
@@ -249,6 +250,7 @@ class _Collecting(Watch):
             for start in range(0, rows.shape[1], 8192):
                 part = rows[:, start : start + 8192]
                 _add(work.found.grams, key, (part.transpose(1, 2) @ part).double())
+                _add(work.found.means, key, part.sum(1).double())
             work.counts["gram", key] = work.counts.get(("gram", key), 0) + rows.shape[1]
 
     def flush(self) -> None:

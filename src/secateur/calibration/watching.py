@@ -26,6 +26,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.model = model
         self.owner = owners(named_parameters(model))
         self.uses: dict[str, int] = {}
         self.count = 0  # operations so far

@@ -1,57 +1,80 @@
-"""Refitting a pruned model, use of a weight by use of a weight, to the original on calibration data."""
+"""``compensate_``: a smaller model is refitted to the original on calibration data, from its inputs to its outputs."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
-from secateur.axes import product
-from secateur.calibration.contraction import Contraction
+from secateur.calibration.feeding import Forward, batch_size, fitting, load, run_batch, try_out
 from secateur.calibration.lockstep import Pause, Run
-from secateur.calibration.sites import Follows, Norm, Site, find_followers, find_sites
+from secateur.calibration.sites import Followers, find_followers, find_sites
 from secateur.calibration.watching import Key, running
-from secateur.compensation.least_squares import Fit, Sums, solve
-from secateur.graph import Graph, named
-from secateur.inputs import split_batch
-from secateur.modules import named_tensors
+from secateur.compensation.refitting import How, Refit, Refitting
+from secateur.errors import PlanError
+from secateur.graph import Graph
 from secateur.planning.plan import Plan
-from secateur.surgery.reindex import index
+from secateur.provenance import recall, remember
 from secateur.tracing.surroundings import quiet_backends
 
-How = Literal["mean", "lstsq"]
-ROWS = 2**17  # rows of a product that are looked at, over all the data
-SMALL = 1e-10  # share of an output's mean square below which nothing is missing
+SAMPLES = 4096  # of calibration data, at most
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refit:
-    """What became of one weight: shares of the mean square of its outputs that were missing before and after."""
-
-    name: str
-    before: float
-    after: float
-    ridge: float
-
-
-@dataclass(kw_only=True)
 class Compensation:
     """What compensation did.
 
     Attributes:
-        how: "mean" or "lstsq".
-        refits: the weights that were refitted.
-        left: the weights that were left as cut, with the reason.
-        batches, samples: calibration data used.
+        how: "mean", "merge" or "lstsq".
+        refits: the weights that were refitted, in the order of the run.
+        left: weights that were left as cut though something may be missing, with the reason.
+        samples: calibration samples that were used.
+        distance: between the outputs of the final and of the original model on the first batch, as a share of the
+            original's: the root of the mean square; before and after.
+        biases: parameters that layers without a bias were given.
     """
 
     how: str
-    refits: list[Refit] = field(default_factory=list[Refit])
-    left: dict[str, str] = field(default_factory=dict[str, str])
-    batches: int = 0
+    refits: tuple[Refit, ...]
+    left: Mapping[str, str]
+    samples: int
+    distance: tuple[float, float]
+    biases: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in report.json."""
+        return {
+            "how": self.how,
+            "samples": self.samples,
+            "refitted": len(self.refits),
+            "left": dict(self.left),
+            "distance_before": self.distance[0],
+            "distance": self.distance[1],
+            "biases": list(self.biases),
+        }
+
+
+def method(compensate: str | None, data: object) -> How | None:
+    """How to compensate; None for not at all.
+
+    Raises:
+        PlanError: nobody knows the name, or there is no data for it.
+    """
+    if compensate == "auto":
+        return "lstsq" if data is not None else None
+    if compensate is None:
+        return None
+    if compensate not in get_args(How):
+        known = ", ".join(map(repr, get_args(How)))
+        raise PlanError(f'compensate={compensate!r}: give None, "auto" or one of {known}')
+    if data is None:
+        raise PlanError(
+            f"compensate={compensate!r} needs calibration data: give data=, batches of inputs without labels will do"
+        )
+    return cast(How, compensate)
 
 
 def compensate_(
@@ -59,188 +82,129 @@ def compensate_(
     small: nn.Module,
     graph: Graph,
     plan: Plan,
-    args: Any,
-    kwargs: Mapping[str, Any] | None,
     data: Iterable[Any],
     *,
     how: How = "lstsq",
-    rescale: bool = False,
-    joined: bool = True,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    biases: bool = True,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
 ) -> Compensation:
-    """Refit the weights of the smaller model, in place."""
-    batches = list(data)
-    call = forward or _call
-    sites = find_sites(model, graph, args, kwargs)
-    follows = [find_followers(m, args, kwargs) for m in (model, small)]
-    offsets: dict[Key, Tensor] = {}
+    """Refit the smaller model to the original on calibration data, in place. No labels are needed.
+
+    Both models run side by side, each batch a run of its own. At every use of a weight (linear layers, convolutions,
+    projections of attention) all runs wait until the weight has been refitted, so that each is fitted to inputs as the
+    pruned and refitted layers before it give them. Where the output is added to a residual stream, the sum is fitted.
+
+    - "mean": a constant is added to what each weight gives, so that its mean is the original's: to the mean of a batch
+      norm that follows, whose variance is matched as well, to the bias, or to a new bias.
+    - "merge": first, each removed unit is folded into the kept one that moves most like it, times a factor.
+    - "lstsq": the weights that stay are refitted by ridge regression. He et al. 2017, "Channel Pruning for Accelerating
+      Very Deep Neural Networks", arXiv:1707.06168. Differs: any traced model, sums fitted at residual connections, the
+      strength chosen by cross-validation, ridge towards the weights as they are.
+
+    Args:
+        model: the original.
+        small: what ``plan.apply(model)`` gave.
+        graph, plan: of the original.
+        data: batches; as many samples as 4,096, or as fit into 2 GiB while all runs wait.
+        how: see above.
+        biases: whether layers without a bias may get one, for "mean" and "merge".
+        forward: runs a model on a batch, where its inputs are not the batch's.
+        progress: is told how many uses of weights are done, and of how many.
+
+    Raises:
+        DataError: no batch, NaN, or batches that the model does not take.
+    """
+    batches = load(data, model, SAMPLES)
     dense, pruned = running(model), running(small)
-    runs = [
-        (
-            Run(dense, lambda b=batch: call(dense, b), follows[0], before=False),
-            Run(pruned, lambda b=batch: call(pruned, b), follows[1], before=True, offsets=offsets),
-        )
-        for batch in batches
-    ]
-    work = _Work(model, small, plan, sites, follows[1], how, rescale, joined, offsets)
-    try:
-        with quiet_backends(), torch.no_grad():
-            done = 0
-            while True:
-                pauses = [(b.advance(), a) for a, b in runs]
-                if all(p is None for p, _ in pauses):
-                    break
-                pairs = [(_until(a, p.key), p) for p, a in pauses if p is not None]
-                work.at(pairs)
-                done += 1
-                if progress is not None:
-                    progress(done, len(sites))
-    finally:
-        for pair in runs:
-            for run in pair:
+    with quiet_backends(), torch.no_grad():
+        wanted = try_out(dense, batches[0], forward)
+        before = distance(wanted, run_batch(pruned, batches[0], forward))
+        example = batches[0]
+        sites = find_sites(model, graph, example, forward)
+        follows = find_followers(model, example, forward), find_followers(small, example, forward)
+        batches = fitting(batches, sum(f.bytes for f in follows))
+        work = Refitting(small, plan, sites, follows[1].of, how, biases and how != "lstsq")
+        runs = [
+            (
+                Run(dense, lambda b=batch: run_batch(dense, b, forward), follows[0].of, before=False),
+                Run(
+                    pruned,
+                    lambda b=batch: run_batch(pruned, b, forward),
+                    follows[1].of,
+                    before=True,
+                    offsets=work.offsets,
+                ),
+            )
+            for batch in batches
+        ]
+        try:
+            refits, left = _all(runs, work, follows[1], progress)
+        finally:
+            for run in (run for pair in runs for run in pair):
                 run.stop()
-    work.settle()
-    return work.done
+        created = _create_biases(small, work.offsets)
+        after = distance(wanted, run_batch(running(small), batches[0], forward))
+    return Compensation(
+        how=how,
+        refits=tuple(refits),
+        left=left,
+        samples=sum(map(batch_size, batches)),
+        distance=(before, after),
+        biases=created,
+    )
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
-    args, kwargs, _ = split_batch(batch)
-    return model(*args, **kwargs)
+def _all(
+    runs: Sequence[tuple[Run, Run]], work: Refitting, follows: Followers, progress: Progress | None
+) -> tuple[list[Refit], dict[str, str]]:
+    """Go through all uses of weights, in the order of the example's run."""
+    order = {key: k for k, key in enumerate(follows.of)}
+    refits: list[Refit] = []
+    left: dict[str, str] = {}
+    waiting = [(dense, small, small.advance()) for dense, small in runs]
+    while at := [pause.key for _, _, pause in waiting if pause is not None]:
+        key = min(at, key=lambda k: order.get(k, -1))
+        here = [k for k, (_, _, pause) in enumerate(waiting) if pause is not None and pause.key == key]
+        pairs = [(dense, pause) for k in here if (pause := waiting[k][2]) and (dense := _until(waiting[k][0], key))]
+        reason = follows.shared.get(key[0]) or work.why_not(key)
+        if not pairs or reason:
+            left[key[0]] = reason or "the original does not use it"
+        elif refit := work.refit(key, pairs):
+            refits.append(refit)
+        for k in here:
+            dense, small, _ = waiting[k]
+            waiting[k] = dense, small, small.advance()
+        if progress is not None:
+            progress(order.get(key, 0) + 1, len(order))
+    return refits, left
 
 
-def _until(run: Run, key: Key) -> Pause:
-    while True:
-        pause = run.advance()
-        if pause is None:
-            raise RuntimeError(f"the original does not use {key}")
-        if pause.key == key:
-            return pause
+def _until(run: Run, key: Key) -> Pause | None:
+    """The original's run, led on to a use of a weight."""
+    while (pause := run.advance()) is not None and pause.key != key:
+        pass
+    return pause
 
 
-class _Work:
-    def __init__(
-        self,
-        model: nn.Module,
-        small: nn.Module,
-        plan: Plan,
-        sites: Mapping[Key, Site],
-        follows: Mapping[Key, Follows],
-        how: How,
-        rescale: bool,
-        joined: bool,
-        offsets: dict[Key, Tensor],
-    ) -> None:
-        self.small, self.plan, self.sites, self.follows, self.how = small, plan, sites, follows, how
-        self.rescale, self.joined, self.offsets = rescale, joined, offsets
-        self.tensors = named_tensors(small)
-        self.done = Compensation(how=how)
-        self.created: dict[Key, Tensor] = {}
-
-    def at(self, pairs: Sequence[tuple[Pause, Pause]]) -> None:
-        key = pairs[0][1].key
-        site, follow = self.sites[key], self.follows[key]
-        name = key[0]
-        if key[1] or any(n in self.plan.axes for e in site.rows for n in named([e])):
-            self.done.left[name] = "used several times" if key[1] else "its rows are pruned"
-            return
-        kept = index(site.outputs, self.plan.units)
-        norm = follow.norm
-        intercept = pairs[0][1].use.bias is not None or norm is not None or self._may_create(key)
-        folds, total, seen = (Sums(), Sums()), 0.0, 0
-        had = wanted = None
-        per = max(1, ROWS // len(pairs))
-        for number, (dense, small) in enumerate(pairs):
-            count = small.use.count()
-            pick = None
-            if count > per:
-                generator = torch.Generator().manual_seed(number)
-                pick = torch.randperm(count, generator=generator)[:per].sort().values
-                pick = pick.to(small.use.x.device)
-            x = small.use.rows(pick)  # (R, G, K)
-            matrix = small.use.matrix()
-            now = torch.einsum("rgk,gkn->rgn", x, matrix)
-            if small.use.bias is not None:
-                now = now + small.use.bias.reshape(matrix.shape[0], -1)
-            assert dense.out is not None
-            target = dense.use.outputs(dense.out, pick).flatten(1)[:, kept].reshape(now.shape)
-            if self.joined and dense.other is not None and small.other is not None:
-                gap = self._rows(dense, dense.other, pick)[:, kept] - self._rows(small, small.other, pick)
-                target = target + (gap / self._slope(norm, gap)).reshape(now.shape)
-            total += float(target.square().sum())
-            seen += len(x)
-            missing = target - now
-            half = len(x) // 2
-            folds[0].add(x[:half], missing[:half])
-            folds[1].add(x[half:], missing[half:])
-            if self.rescale and norm is not None:
-                had = _spread(had, now)
-                wanted = _spread(wanted, target)
-        whole = folds[0] + folds[1]
-        total = max(total / seen, 1e-30)
-        if float(whole.parts["tt"].sum()) / whole.rows < SMALL * total:
-            return
-        fit = solve(folds, intercept=intercept, ridges=() if self.how == "mean" else _ridges())
-        use = pairs[0][1].use
-        if fit.ridge:
-            use.put((use.matrix() + fit.change).to(use.weight.dtype))
-        if intercept:
-            self._offset(key, use, norm, fit.offset.flatten())
-        if had is not None and wanted is not None and norm is not None:
-            ratio = (_variance(had) / _variance(wanted).clamp_min(1e-12)).clamp(1e-3, 1e3)
-            var = self.tensors[norm.var]
-            var.mul_(ratio.flatten().to(var))
-        self.done.refits.append(Refit(name=name, before=fit.before / total, after=fit.after / total, ridge=fit.ridge))
-
-    def _may_create(self, key: Key) -> bool:
-        owner, _, role = key[0].rpartition(".")
-        module = self.small.get_submodule(owner)
-        return self.how == "mean" and role == "weight" and isinstance(module, nn.Linear | _ConvNd)
-
-    def _rows(self, pause: Pause, other: Tensor, pick: Tensor | None) -> Tensor:
-        """What is added to an output, in the shape of the output's rows, (R, G*N)."""
-        for order in reversed(self.follows[pause.key].moves):
-            other = other.permute(sorted(range(len(order)), key=order.__getitem__))
-        use = pause.use
-        shape = list(pause.out.shape) if pause.out is not None else None
-        if shape is None:
-            rows = use.matrix()
-            shape = [use.count(), rows.shape[-1]] if not hasattr(use, "places") else list(other.shape)
-        return use.outputs(other.reshape(shape), pick).flatten(1)
-
-    def _slope(self, norm: Norm | None, like: Tensor) -> Tensor:
-        if norm is None:
-            return torch.ones_like(like[0])
-        scale = (self.tensors[norm.var] + norm.eps).rsqrt()
-        scale = scale * self.tensors[norm.weight] if norm.weight is not None else scale
-        return torch.where(scale.abs() > 1e-6, scale, torch.inf)
-
-    def _offset(self, key: Key, use: Contraction, norm: Norm | None, offset: Tensor) -> None:
-        if use.bias is not None:
-            use.bias.add_(offset.to(use.bias))
-        elif norm is not None:
-            mean = self.tensors[norm.mean]
-            mean.sub_(offset.to(mean))
-        else:
-            self.offsets[key] = self.created[key] = offset.to(use.weight)
-
-    def settle(self) -> None:
-        for (name, _), offset in self.created.items():
-            module = self.small.get_submodule(name.rpartition(".")[0])
-            module.bias = nn.Parameter(offset)
+def _create_biases(small: nn.Module, offsets: Mapping[Key, Tensor]) -> tuple[str, ...]:
+    """Give layers the biases that were found for them, and note in the model's plan that they have them."""
+    for (name, _), offset in offsets.items():
+        layer: Any = small.get_submodule(name.rpartition(".")[0])
+        layer.bias = nn.Parameter(offset.clone(), requires_grad=layer.weight.requires_grad)
+    names = tuple(f"{name.rpartition('.')[0]}.bias".removeprefix(".") for name, _ in offsets)
+    plans = recall(small, "plans")
+    if names and plans:
+        remember(small, "plans", (*plans[:-1], replace(plans[-1], biases=names)))
+    return names
 
 
-def _ridges() -> Sequence[float]:
-    from secateur.compensation.least_squares import RIDGES
-
-    return RIDGES
-
-
-def _spread(sums: Any, values: Tensor) -> Any:
-    new = (len(values), values.double().sum(0), values.double().square().sum(0))
-    return new if sums is None else tuple(a + b for a, b in zip(sums, new, strict=True))
-
-
-def _variance(sums: Any) -> Tensor:
-    count, first, second = sums
-    return second / count - (first / count).square()
+def distance(wanted: Any, got: Any) -> float:
+    """Root mean square of the difference of two outputs, as a share of the first's."""
+    pairs = [
+        (a.double(), b.double())
+        for a, b in zip(tree_leaves(wanted), tree_leaves(got), strict=False)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.is_floating_point() and a.shape == b.shape
+    ]
+    scale = sum(float(a.square().sum()) for a, _ in pairs)
+    return (sum(float((a - b).square().sum()) for a, b in pairs) / scale) ** 0.5 if scale else 0.0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths that are tried, as shares of the mean square of a feature."""
+UNCHECKED = 1e-2  # strength where there are not enough rows to choose one
 CHUNK = 8192  # rows whose products are added up in the precision of the data, before the sum goes on in float64
 
 
@@ -94,8 +95,8 @@ def solve(folds: Sequence[Sums], *, intercept: bool, ridges: Sequence[float] = R
         a, b = (fold.moments(centred=intercept) for fold in folds)
         for ridge in ridges:
             errors[ridge] = (_left(b, _ridge(*a[:2], ridge)) + _left(a, _ridge(*b[:2], ridge))) / 2
-    else:
-        errors = {ridges[len(ridges) // 2 + 1]: float("nan")}
+    elif ridges:
+        errors = {UNCHECKED: errors[0.0]}
     best = min(errors, key=lambda ridge: errors[ridge])
     change = _ridge(xx, xt, best) if best else torch.zeros_like(xt)
     offset = torch.zeros_like(tt)

@@ -30,8 +30,8 @@ class Regression:
 def eliminate(uses: Sequence[Regression], units: int, ridge: float = 1e-3) -> Tensor:
     """What each unit's going costs, at the moment it goes, when the cheapest always goes next and the rest is refitted.
 
-    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning"; Kurtic et
-    al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way.
+    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning";
+    Kurtic et al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way.
 
     Returns:
         (units,) float64. Sorted, their running sum is the error when so many have gone.
@@ -73,7 +73,9 @@ class _State:
         """Refit what stays without some units."""
         gone = self.blocks[units].flatten()
         own = self.inverse[gone][:, gone]
-        across = torch.linalg.solve(own + 1e-30 * torch.eye(len(gone), dtype=own.dtype), self.inverse[gone])  # (gone, K)
+        across = torch.linalg.solve(
+            own + 1e-30 * torch.eye(len(gone), dtype=own.dtype), self.inverse[gone]
+        )  # (gone, K)
         self.matrix -= across.T @ self.matrix[gone]
         self.inverse -= self.inverse[:, gone] @ across
         self.matrix[gone] = 0
