@@ -25,7 +25,7 @@ from secateur.surgery.reindex import index
 
 How = Literal["mean", "merge", "lstsq"]
 ROWS = 2**17  # rows of a product that are looked at, over all the data
-NOTHING = 1e-12  # share of the outputs' mean square below which nothing is missing
+NOTHING = 1e-10  # share of the outputs' mean square below which nothing is missing: rounding in float32
 WIDEST = 2**13  # features of a group up to which there is memory for their products
 
 
