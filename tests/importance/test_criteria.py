@@ -145,8 +145,8 @@ def test_scoring_leaves_the_model_as_it_was() -> None:
 
 def test_the_names() -> None:
     assert sc.importance.names() == [
-        "l1", "l2", "lamp", "fpgm", "bn_scale", "taylor", "taylor_gate", "fisher", "activation", "flap", "apoz", "softmax",
-        "wanda", "reconstruction", "random",
+        "l1", "l2", "lamp", "fpgm", "bn_scale", "taylor", "taylor_gate", "fisher", "activation", "flap", "apoz",
+        "softmax", "wanda", "reconstruction", "random",
     ]  # fmt: skip
 
 

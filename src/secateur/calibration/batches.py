@@ -1,9 +1,9 @@
-"""Calibration data as users hand it over: checked, moved to the model, run, and costed, with errors that name the batch.
+"""Calibration data as users hand it over: checked, moved to the model, run and costed; errors name the batch.
 
 Shape letters: B samples, C classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -124,7 +124,7 @@ class Batch:
             return model(*args, **kwargs)
 
     @contextmanager
-    def _blamed(self, model: nn.Module) -> Iterator[None]:
+    def _blamed(self, model: nn.Module) -> Generator[None]:
         try:
             yield
         except SecateurError:
@@ -192,7 +192,7 @@ class Batch:
 
 
 def batch_size(inputs: Any) -> int:
-    """The length of the first tensor among inputs along its first dim, or of a list of tensors; 1 where there is none."""
+    """The length of the first tensor among inputs along its first dim, or of a list of images; else 1."""
     if isinstance(inputs, Tensor):
         return inputs.shape[0] if inputs.dim() else 1
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == 3:
@@ -208,8 +208,8 @@ def drawn_loss(output: Any, target: Any, generator: torch.Generator) -> Tensor:
     """The loss, summed over samples, against answers drawn from the model's own: squares of its gradients are Fisher's
     information, and need no labels.
 
-    Class scores (B, C, ...), or (B, tokens, C), draw a class for each place. Where the target is no class, there is one
-    score only, or the output holds no class scores, each number counts as the mean of a normal distribution, variance 1.
+    Class scores (B, C, ...), or (B, tokens, C), draw a class for each place. Where the target is no class, there
+    is one score only, or the output holds no class scores, each number counts as the mean of a normal distribution.
 
     Raises:
         ScoreError: the output holds no numbers that gradients come from.
@@ -222,8 +222,8 @@ def drawn_loss(output: Any, target: Any, generator: torch.Generator) -> Tensor:
         scores = next((t for t in _tensors(output) if t.is_floating_point() and t.requires_grad), None)
     if scores is None or not scores.requires_grad:
         raise ScoreError(
-            f"no gradient comes from what the model returns, a {type(output).__name__}, so that errors can't be weighed "
-            "by what they cost it: take Reconstruction(weighted=False)"
+            f"no gradient comes from what the model returns, a {type(output).__name__}, so errors can't be weighed by "
+            "what they cost it: take Reconstruction(weighted=False)"
         )
     last = scores.float() if scores.dim() in (0, 1, 3) else scores.float().movedim(1, -1)
     if not classes or last.shape[-1] == 1:

@@ -78,8 +78,8 @@ class Statistics:
         gate_magnitude, gate_square: the means of their absolute values and of their squares, (U,).
         gradients: by parameter: the mean gradient of the loss.
         grams: by use: mean products of features, (G, K, K) float64; uses with a K above the limit have none.
-        sensitivity: by use: mean over samples of the sum over rows of the squared derivative of the loss by each output,
-            (G, N).
+        sensitivity: by use: mean over samples of the sum over rows of the squared derivative of the loss by each
+            output, (G, N).
     """
 
     sites: dict[Key, Site]

@@ -1,7 +1,7 @@
 """One pass over the data, and what it says of every unit: activations where weights use them, gradients, Gram matrices.
 
-Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs of a
-group, U units.
+Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs of
+a group, U units.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -53,8 +53,8 @@ def collect(
         model: the model that was traced, or one of the same architecture.
         data: batches, one in memory at a time; see `split_batch` for their form.
         needs: which of `NEEDS` to collect.
-        loss: ``(output, target) -> scalar``, a mean over the batch; None takes the model's own, else cross-entropy. Only
-            "gates" and "gradients" take it: for "sensitivity" the targets are drawn from the model's own answers.
+        loss: ``(output, target) -> scalar``, a mean over the batch; None takes the model's own, else cross-entropy.
+            Only "gates" and "gradients" take it: for "sensitivity" the targets are drawn from the model's own answers.
         forward: ``(model, batch) -> output``, for batches of another form. The last item of a batch is then its target.
         seed: of what is drawn.
         asking: who needs a loss, for errors.
@@ -82,7 +82,7 @@ def collect(
 
 
 def _borrowed(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters are the model's own memory under flags of their own; buffers are its own.
+    """A copy in evaluation mode: its parameters are the model's memory under flags of their own, its buffers copies.
 
     A layer that writes to its weights while it runs (an embedding with ``max_norm``) makes it own its parameters too.
     """
@@ -158,8 +158,8 @@ class _Pass:
         bad = [key for key, inputs in watch.seen.items() if not bool(inputs.square.isfinite().all())]
         if bad:
             raise DataError(
-                f"batch {batch.number} of the calibration data gives NaN or infinite activations, first at the input of "
-                f"{bad[0][0]}: drop the batch, or find out why the model fails on it"
+                f"batch {batch.number} of the calibration data gives NaN or infinite activations, first at the input "
+                f"of {bad[0][0]}: drop the batch, or find out why the model fails on it"
             )
         for key, inputs in watch.seen.items():
             known = self.found.inputs.get(key)
@@ -274,7 +274,7 @@ class _Collecting(Watch):
                     _add(work.gates, axis, samples[:, at.to(samples.device)].sum(-1))
 
     def _by_sample(self, rows: Tensor) -> Tensor:
-        """Sums over the rows of each sample, (B, F). Rows are in the order of the samples, as everywhere in torch but in
+        """Sums over the rows of each sample, (B, F). Rows are in the order of the samples, as everywhere but in
         recurrent code with time first; where their number is no multiple of B, nobody knows whose they are.
         """
         features, count = rows.shape[-1], self.batch.samples

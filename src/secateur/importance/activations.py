@@ -70,8 +70,8 @@ class Softmax(_OfInputs):
     """Mean over data of the softmax across the units of an axis.
 
     The hint function of the article that this library grew from: the probability that a unit would be chosen.
-    Differs: a unit of several places (a head) counts with its mean; a convolution's places are averaged over, each with a
-    softmax of its own.
+    Differs: a unit of several places (a head) counts with its mean; a convolution's places are averaged over, each
+    with a softmax of its own.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"softmax"})
@@ -85,9 +85,9 @@ class Softmax(_OfInputs):
 class Wanda(_OfInputs):
     """Sum of |w| |x| over all weights that a unit is multiplied with, |x| being the root of the input's mean square.
 
-    Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695 (single weights).
-    Differs: summed over the weights of a unit, and the mean takes the place of the sum over the data, so that the score
-    does not grow with them.
+    Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
+    Differs: a unit's weights are summed, where the paper ranks single ones; the mean takes the place of the sum over the
+    data, so that the score does not grow with them.
     """
 
     def of_axis(self, axis: AxisView) -> Tensor | None:

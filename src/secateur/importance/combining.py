@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def _combined(rate: Any) -> Combined:
         return rate
     if not (callable(rate) or hasattr(rate, "of_axis")):
         raise TypeError(f"criteria can be added to criteria and to functions of a member; got {rate!r}")
-    return Combined(((1.0, rate),))
+    return Combined(((1.0, cast(Criterion, rate)),))
 
 
 def combine(*rates: Criterion, normalise: Normalise = "mean") -> Combined:

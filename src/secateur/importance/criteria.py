@@ -54,8 +54,8 @@ class Lamp(Combinable):
 
 @dataclass(frozen=True, kw_only=True)
 class Fpgm(Combinable):
-    """Sum of the distances between a unit's weights and those of all other units: least for the one nearest the geometric
-    median, which the others replace best.
+    """Sum of the distances between a unit's weights and those of all other units: least for the one nearest the
+    geometric median, which the others replace best.
 
     He et al. 2019, "Filter Pruning via Geometric Median", arXiv:1811.00250 (convolution filters).
     Differs: sums over every member of the axis, not only the producing filter.

@@ -33,9 +33,9 @@ class Regression:
 def eliminate(uses: Sequence[Regression], units: int, ridge: float = 1e-3) -> Tensor:
     """What each unit's going costs, at the moment it goes, when the cheapest always goes next and the rest is refitted.
 
-    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning"; Kurtic et
-    al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way. Of more than `STEPS`
-    units, several go at a time.
+    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning"; Kurtic
+    et al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way. Of more than
+    `STEPS` units, several go at a time.
 
     Args:
         uses: at least one.

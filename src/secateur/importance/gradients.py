@@ -28,8 +28,8 @@ class Taylor(_OfLoss):
     """|sum of w dL/dw| over the weights that a unit owns, L the mean loss: its change to first order when they go.
 
     Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", arXiv:1906.10771, equation 8.
-    Differs: no square, so a score has the unit of the loss; summed over every member of the axis. Members that scale one
-    another (a filter and its norm) say the same twice.
+    Differs: no square, so a score has the unit of the loss; summed over every member of the axis. Members that scale
+    one another (a filter and its norm) say the same twice.
 
     Args:
         joint: sum over a member's weights before the absolute value is taken, not after it.
@@ -59,7 +59,7 @@ class TaylorGate(_OfLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class Fisher(_OfLoss):
-    """Half the mean over samples of (sum of x dL/dx)^2, L a sample's loss: its change to second order when the unit goes.
+    """Half the mean over samples of (sum of x dL/dx)^2, L a sample's loss: its change to second order without the unit.
 
     Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787. It is the
     diagonal of the Hessian by a factor on each unit, as in LeCun et al. 1989, "Optimal Brain Damage", with the Fisher

@@ -1,7 +1,7 @@
 """Reconstruction: how badly the units that stay can stand in for the one that goes, their weights refitted.
 
-Shape letters: U units, V units that a group sees, P features of a unit, G groups, K features of a group with the window,
-N outputs of a group.
+Shape letters: U units, V units that a group sees, P features of a unit, G groups, K features of a group with the
+window, N outputs of a group.
 """
 
 from collections.abc import Iterator
@@ -19,22 +19,23 @@ from secateur.importance.views import AxisView, Use
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Combinable):
-    """The error in what the weights that take a unit in give, when it goes and those of the remaining units are refitted
-    by least squares; the cheapest unit goes first, and each counts at the moment it goes.
+    """The error in what the weights that take a unit in give, when it goes and those of the other units are refitted by
+    least squares; the cheapest unit goes first, and each is scored at the moment it goes.
 
     Hassibi and Stork 1992, "Second order derivatives for network pruning: Optimal Brain Surgeon"; Kurtic et al. 2023,
     "ZipLM", arXiv:2302.04089 (whole structures). He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural
     Networks", arXiv:1707.06168, chooses by the same error with LASSO.
-    Differs: errors of all the uses that take the unit in are added, each weighed by what it costs the loss; of a wide axis
-    several units go at a time; where a use has over 4608 features, its units go without refitting, which makes them
-    dearer. An axis that no weight takes in is scored by `Magnitude`, scaled to the mean score of the other axes: a guess.
+    Differs: errors of all the uses that take the unit in are added, each weighed by what it costs the loss; of a wide
+    axis several units go at a time; where a use has over 4608 features, its units go without refitting, which makes
+    them dearer. An axis that no weight takes in is scored by `Magnitude`, scaled to the mean score of the others: a
+    guess.
 
     Scores of all axes have one unit, so they can be compared as they are.
 
     Args:
-        weighted: True: an output's error counts with half the mean square of the loss's derivative by it, its second-order
-            cost; labels are not needed, as the loss is against answers drawn from the model's own. False: a use's error
-            counts as a share of the mean square of its outputs, which takes no gradients.
+        weighted: True: an output's error counts with half the mean square of the loss's derivative by it, its
+            second-order cost; labels are not needed, as the loss is against answers drawn from the model's own.
+            False: a use's error counts as a share of the mean square of its outputs, which takes no gradients.
         ridge: added to the diagonal of a Gram matrix, as a share of its mean, above 0.
     """
 
@@ -104,7 +105,7 @@ def _squares(use: Use) -> Tensor:
 
 
 def _blocks(use: Use) -> list[tuple[Tensor, Tensor]] | None:
-    """For each group the units that it sees, (V,), and their features, (V, P); None where some have more than others."""
+    """For each group the units that it sees, (V,), and their features, (V, P); None where not all have as many."""
     groups, width, _ = use.matrix.shape
     rows = use.rows_of.flatten(1)  # (U, P of all groups)
     found: list[tuple[Tensor, Tensor]] = []

@@ -66,7 +66,7 @@ class Scores(dict[str, Tensor]):
 
 
 def names() -> list[str]:
-    """Names that ``importance=`` knows, besides "auto" ("l2" without data, "reconstruction" with) and "hessian" (fisher)."""
+    """Names that ``importance=`` knows, besides "auto" (see `AUTO`) and "hessian" (see `ALIASES`)."""
     return list(NAMED)
 
 
@@ -119,8 +119,8 @@ def score(
         graph: what `trace` found.
         importance: a name of `importance.names`, an object, or any callable on a `Member`.
         data: batches, for criteria that look at activations or gradients; gone through once, one in memory at a time.
-        loss: ``(output, target) -> scalar``, a mean over the batch, for criteria that need one; None takes the model's own
-            (``output.loss``), else cross-entropy.
+        loss: ``(output, target) -> scalar``, a mean over the batch, for criteria that need one; None takes the model's
+            own (``output.loss``), else cross-entropy.
         seed: for criteria that draw random numbers.
         forward: ``(model, batch) -> output``, for batches of another form; the last item of a batch is its target.
 
@@ -200,7 +200,8 @@ def _statistics(
     if data is None:
         asking = ", ".join(who for who, what in asked.items() if what)
         raise ScoreError(
-            f"{asking} can't be computed without data: pass data=[batch, ...], each a tensor, a mapping or (inputs, target)"
+            f"{asking} can't be computed without data: pass data=[batch, ...], each a tensor, a mapping or "
+            "(inputs, target)"
         )
     asking = ", ".join(who for who, what in asked.items() if what & LABELLED)
     return collect(model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria")

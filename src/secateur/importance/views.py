@@ -27,7 +27,7 @@ class Use:
         inputs: what it was given, by feature.
         window: W, positions of a convolution's window.
         gram: mean products of features, (G, K, K) float64; None where nobody asked, or K is too large.
-        sensitivity: mean square of the derivative of the loss by an output, summed over a sample's rows, (G, N) float64;
+        sensitivity: mean square of the derivative of the loss by an output, summed over a sample's rows, (G, N);
             None where nobody asked, or no derivative came.
     """
 
@@ -41,8 +41,10 @@ class Use:
 
     @property
     def rows_of(self) -> Tensor:
-        """Which rows of the matrices, one below the other, belong to each place of a unit, (U, P, W) or, where all groups
-        see the same features, (U, P, G)."""
+        """Which rows of the matrices, one below the other, belong to each place of a unit.
+
+        (U, P, W); or (U, P, G), where all groups see the same features.
+        """
         groups, width, _ = self.matrix.shape
         if len(self.inputs.total) * self.window == groups * width:
             return self.at[:, :, None] * self.window + torch.arange(self.window)
