@@ -149,12 +149,12 @@ class Batch:
         if not isinstance(value, Tensor) or value.numel() == 0 or not value.requires_grad:
             got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ScoreError(
-                f"the loss of batch {self.number} is {got} that no gradient comes from, and {asking} need gradients; "
+                f"the loss of batch {self.number} is {got} from which no gradient comes for {asking}: "
                 "return a scalar tensor that is computed from the output"
             )
         value = value.mean()
         if not bool(value.isfinite()):
-            raise ScoreError(f"the loss of batch {self.number} is {float(value)}; {asking} can't be computed from it")
+            raise ScoreError(f"the loss of batch {self.number} is {float(value.detach())}: no gradients for {asking}")
         return value
 
     def _loss(self, output: Any, loss: Loss | None, asking: str) -> Any:
@@ -174,10 +174,10 @@ class Batch:
             return own
         scores, target = logits_of(output), self.target
         if target is None:
-            raise ScoreError(f"{asking} need a loss, and batch {self.number} has no target. {ways}")
+            raise ScoreError(f"no loss for {asking}: batch {self.number} has no target. {ways}")
         if scores is None or not isinstance(target, Tensor):
             raise ScoreError(
-                f"{asking} need a loss, and there is no cross-entropy between a {type(output).__name__} and a "
+                f"no loss for {asking}: there is no cross-entropy between a {type(output).__name__} and a "
                 f"{type(target).__name__}. {ways}"
             )
         if scores.dim() == 3 and target.shape == scores.shape[:2]:  # (B, tokens, C)
@@ -186,7 +186,7 @@ class Batch:
             return F.cross_entropy(scores, target)
         except (RuntimeError, IndexError, ValueError) as error:
             raise ScoreError(
-                f"{asking} need a loss, and cross-entropy does not fit outputs {tuple(scores.shape)} and targets "
+                f"no loss for {asking}: cross-entropy does not fit outputs {tuple(scores.shape)} and targets "
                 f"{tuple(target.shape)} of {target.dtype}: {error}. {ways}"
             ) from error
 

@@ -170,7 +170,7 @@ class _Pass:
             return torch.autograd.grad(value, self.weights, retain_graph=keep, allow_unused=True)
         except RuntimeError as error:
             raise ScoreError(
-                f"{self.asking} need gradients, and {type(self.model).__name__} has none to give: {error}"
+                f"no gradients for {self.asking}: {type(self.model).__name__} gives none ({error})"
             ) from error
 
     def _derive(self, output: Any, batch: Batch) -> None:

@@ -86,8 +86,8 @@ class Wanda(_OfInputs):
     """Sum of |w| |x| over all weights that a unit is multiplied with, |x| being the root of the input's mean square.
 
     Sun et al. 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
-    Differs: a unit's weights are summed, where the paper ranks single ones; the mean takes the place of the sum over the
-    data, so that the score does not grow with them.
+    Differs: a unit's weights are summed, where the paper ranks single ones; the mean takes the place of the sum over
+    the data, so that the score does not grow with them.
     """
 
     def of_axis(self, axis: AxisView) -> Tensor | None:
