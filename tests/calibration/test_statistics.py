@@ -124,7 +124,7 @@ def test_rows_are_picked_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -
 
 
 def gates_by_hand(model: nn.Module, layers: list[nn.Module], data: list[Any], dim: int) -> Tensor:
-    """The derivative of each sample's loss by a factor on each feature that the layers are given, (samples, features)."""
+    """The derivative of each sample's loss by a factor on each feature that layers are given, (samples, features)."""
     rows = []
     for x, y in data:
         for k in range(len(x)):

@@ -26,6 +26,7 @@ from secateur.importance.protocols import Criterion as Criterion
 from secateur.importance.protocols import on_axis as on_axis
 from secateur.importance.reconstruction import Reconstruction as Reconstruction
 from secateur.importance.scoring import Scores as Scores
+from secateur.importance.scoring import criterion as criterion
 from secateur.importance.scoring import names as names
 from secateur.importance.scoring import score as score
 from secateur.importance.scoring import score_all as score_all

@@ -126,29 +126,34 @@ def _heavier(axis: AxisView) -> AxisView:
 
 
 def _changes(axis: AxisView, need: str) -> Iterator[AxisView]:
-    """The axis with other values of what a need stands for: one after the other, where they are several."""
-    if need == "gradients":
-        members = [replace(m, slopes=None if m.slopes is None else _bent(m.slopes)) for m in axis.members]
-        yield replace(axis, members=members)
-    elif need == "inputs":
-        for name in ("total", "magnitude", "square", "positive"):
-            uses = [
-                replace(u, inputs=replace(u.inputs, **{name: _bent(getattr(u.inputs, name))})) for u in axis.consumers
-            ]
-            yield replace(axis, consumers=uses)
-    elif need in ("gram", "sensitivity"):
-        uses = [replace(u, **{need: _bent(getattr(u, need))}) for u in axis.consumers]
-        yield replace(axis, consumers=uses)
-    else:
-        names = ("softmax",) if need == "softmax" else ("gate", "gate_magnitude", "gate_square")
-        for name in names:
-            yield replace(axis, found={**axis.found, name: _bent(axis.found[name])})
+    """The axis with other values of what a need stands for, for the first unit or output: one by one, where they are
+    several; a little more, and much more and much less, as ranks change only then.
+    """
+    for factor in (1.5, 1000.0, 0.001):
+        if need == "gradients":
+            members = [replace(m, slopes=None if m.slopes is None else _bent(m.slopes, factor)) for m in axis.members]
+            yield replace(axis, members=members)
+        elif need == "inputs":
+            for name in ("total", "magnitude", "square", "positive"):
+                bent = {name: _bent(getattr(axis.consumers[0].inputs, name), factor)}
+                yield replace(axis, consumers=[replace(u, inputs=replace(u.inputs, **bent)) for u in axis.consumers])
+        elif need in ("gram", "sensitivity"):
+            yield replace(axis, consumers=[_other(use, need, factor) for use in axis.consumers])
+        else:
+            for name in ("softmax",) if need == "softmax" else ("gate", "gate_magnitude", "gate_square"):
+                yield replace(axis, found={**axis.found, name: _bent(axis.found[name], factor)})
 
 
-def _bent(values: Tensor) -> Tensor:
-    """The same, but for the first entry of the first dim that is longer than 1."""
-    bent, dim = values.clone(), 0 if len(values) > 1 else 1
-    bent.select(dim, 0).mul_(1.5)
+def _other(use: Use, need: str, factor: float) -> Use:
+    if need == "gram" and use.gram is not None:
+        return replace(use, gram=_bent(_bent(use.gram, factor).mT, factor).mT)
+    return use if use.sensitivity is None else replace(use, sensitivity=_bent(use.sensitivity.mT, factor).mT)
+
+
+def _bent(values: Tensor, factor: float) -> Tensor:
+    """The same, but for the first entry of the first dim, or of the second where the first is of length 1."""
+    bent = values.clone()
+    bent.select(0 if len(values) > 1 else 1, 0).mul_(factor)
     return bent
 
 

@@ -81,7 +81,8 @@ class _Refitted:
         self.where = torch.full((units,), -1).index_put((use.units,), torch.arange(len(use.units)))
         scale = use.gram.diagonal().mean().clamp_min(TINY)
         self.inverse = torch.linalg.inv(use.gram + ridge * scale * torch.eye(len(use.gram), dtype=use.gram.dtype))
-        self.matrix = use.matrix.clone()
+        silent = use.gram.diagonal() == 0  # the ridge would put a price on their weights
+        self.matrix = use.matrix.masked_fill(silent[:, None], 0.0)
 
     def prices(self) -> Tensor:
         """What each unit's going costs now, (U,)."""
