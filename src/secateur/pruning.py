@@ -1,12 +1,12 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.calibration.feeding import Forward
+from secateur.calibration.batches import Forward, checked
 from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
@@ -15,6 +15,7 @@ from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk
+from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
@@ -81,6 +82,7 @@ def prune(
     threshold: float | None = None,
     keep: float | None = None,
     data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     compensate: str | None = "auto",
     forward: Forward | None = None,
     keep_class: bool = False,
@@ -96,10 +98,12 @@ def prune(
     Args:
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
-        importance: a name of `importance.names`, or a callable on a `Member`.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`.
         budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
-        data: batches for calibration, without labels unless the importance needs them; the first one's outputs must not
-            hold NaN.
+        data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
+            compensation. The first one's outputs must not hold NaN.
+        loss: ``(output, target) -> scalar``, for criteria that need one; by default the model's own, else
+            cross-entropy.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -111,8 +115,8 @@ def prune(
         planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
 
     Raises:
-        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
-        `plan`.
+        TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
+        see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
 
     Example:
@@ -132,12 +136,14 @@ def prune(
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
-    for batch in data or ():
+    if isinstance(data, Iterator):  # it can be gone through once only
+        data = list(data)
+    for batch in () if data is None else checked(data):
         if forward is None:
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
-    scores = score(model, graph, importance, seed=seed)
+    scores = score(model, graph, importance, data, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)

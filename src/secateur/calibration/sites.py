@@ -3,7 +3,7 @@
 Found by one run on the example inputs, as plain data by which later runs are watched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, resolve
 from secateur.calibration.contraction import KINDS, Contraction, Convolution, owners
-from secateur.calibration.feeding import Forward, run_batch
 from secateur.calibration.watching import Key, Watch, running
 from secateur.graph import Graph
 from secateur.modules import named_parameters, named_tensors
@@ -74,14 +73,16 @@ class Follows:
     moves: tuple[tuple[int, ...], ...] = ()
 
 
-def find_sites(model: nn.Module, graph: Graph, batch: Any, forward: Forward | None = None) -> dict[Key, Site]:
+Call = Callable[[nn.Module], Any]
+
+
+def find_sites(model: nn.Module, graph: Graph, call: Call) -> dict[Key, Site]:
     """Every use of a weight in one run of the model, in order, with its dims in terms of the graph's axes.
 
     Args:
         model: ready to be run, or not; it is copied.
         graph: of the model, or of one with the same architecture.
-        batch: of calibration data.
-        forward: runs the model on it.
+        call: runs it on example inputs.
     """
     tracer = _Siting(model)
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
@@ -90,7 +91,7 @@ def find_sites(model: nn.Module, graph: Graph, batch: Any, forward: Forward | No
     for tensor in named_tensors(copy).values():
         tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensor)]].dims])
     with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
-        run_batch(copy, batch, forward)
+        call(copy)
     return tracer.sites
 
 
@@ -173,12 +174,12 @@ class Followers:
     bytes: int
 
 
-def find_followers(model: nn.Module, batch: Any, forward: Forward | None = None) -> Followers:
+def find_followers(model: nn.Module, call: Call) -> Followers:
     """What happens to the output of every use of a weight in one run of the model."""
     copy = running(model)
     watch = _Recorder(copy)
     with quiet_backends(), torch.no_grad(), watch:
-        run_batch(copy, batch, forward)
+        call(copy)
     return Followers(of={key: watch.follow(key) for key in watch.at}, shared=watch.shared(), bytes=watch.lives.most())
 
 

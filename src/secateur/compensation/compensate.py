@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.calibration.feeding import Forward, batch_size, fitting, load, run_batch, try_out
+from secateur.calibration.batches import Batch, Batches, Forward
 from secateur.calibration.lockstep import Pause, Run
 from secateur.calibration.sites import Followers, find_followers, find_sites
 from secateur.calibration.watching import Key, running
 from secateur.compensation.refitting import How, Refit, Refitting
-from secateur.errors import PlanError
+from secateur.errors import DataError, PlanError
 from secateur.graph import Graph
 from secateur.planning.plan import Plan
+from secateur.progress import progress_bar
 from secateur.provenance import recall, remember
 from secateur.tracing.surroundings import quiet_backends
 
 SAMPLES = 4096  # of calibration data, at most
-Progress = Callable[[int, int], None]
+MEMORY = 2 * 2**30  # bytes of activations that runs over all batches may hold while they wait, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,6 @@ def compensate_(
     how: How = "lstsq",
     biases: bool = True,
     forward: Forward | None = None,
-    progress: Progress | None = None,
 ) -> Compensation:
     """Refit the smaller model to the original on calibration data, in place. No labels are needed.
 
@@ -110,53 +110,62 @@ def compensate_(
         how: see above.
         biases: whether layers without a bias may get one, for "mean" and "merge".
         forward: runs a model on a batch, where its inputs are not the batch's.
-        progress: is told how many uses of weights are done, and of how many.
 
     Raises:
         DataError: no batch, NaN, or batches that the model does not take.
     """
-    batches = load(data, model, SAMPLES)
     dense, pruned = running(model), running(small)
-    with quiet_backends(), torch.no_grad():
-        wanted = try_out(dense, batches[0], forward)
-        before = distance(wanted, run_batch(pruned, batches[0], forward))
+    with quiet_backends(), torch.no_grad(), progress_bar("Compensating", None) as step:
+        batches = _taken(Batches(dense, data, forward))
         example = batches[0]
-        sites = find_sites(model, graph, example, forward)
-        follows = find_followers(model, example, forward), find_followers(small, example, forward)
-        batches = fitting(batches, sum(f.bytes for f in follows))
+        wanted = example.run(dense)
+        before = distance(wanted, example.run(pruned))
+        sites = find_sites(model, graph, example.run)
+        follows = find_followers(model, example.run), find_followers(small, example.run)
+        batches = batches[: max(1, MEMORY // max(1, sum(f.bytes for f in follows)))]
         work = Refitting(small, plan, sites, follows[1].of, how, biases and how != "lstsq")
         runs = [
             (
-                Run(dense, lambda b=batch: run_batch(dense, b, forward), follows[0].of, before=False),
-                Run(
-                    pruned,
-                    lambda b=batch: run_batch(pruned, b, forward),
-                    follows[1].of,
-                    before=True,
-                    offsets=work.offsets,
-                ),
+                Run(dense, lambda b=batch: b.run(dense), follows[0].of, before=False),
+                Run(pruned, lambda b=batch: b.run(pruned), follows[1].of, before=True, offsets=work.offsets),
             )
             for batch in batches
         ]
         try:
-            refits, left = _all(runs, work, follows[1], progress)
+            refits, left = _all(runs, work, follows[1], step)
         finally:
             for run in (run for pair in runs for run in pair):
                 run.stop()
         created = _create_biases(small, work.offsets)
-        after = distance(wanted, run_batch(running(small), batches[0], forward))
+        after = distance(wanted, example.run(running(small)))
     return Compensation(
         how=how,
         refits=tuple(refits),
         left=left,
-        samples=sum(map(batch_size, batches)),
+        samples=sum(batch.samples for batch in batches),
         distance=(before, after),
         biases=created,
     )
 
 
+def _taken(batches: Batches) -> list[Batch]:
+    """As many batches as are looked at, in memory.
+
+    Raises:
+        DataError: there is none.
+    """
+    taken: list[Batch] = []
+    for batch in batches:
+        if sum(b.samples for b in taken) >= SAMPLES:
+            break
+        taken += [batch] if batch.samples else []
+    if not taken:
+        raise DataError("data holds no sample: pass at least one batch (a generator that was used up is empty)")
+    return taken
+
+
 def _all(
-    runs: Sequence[tuple[Run, Run]], work: Refitting, follows: Followers, progress: Progress | None
+    runs: Sequence[tuple[Run, Run]], work: Refitting, follows: Followers, step: Callable[[], None]
 ) -> tuple[list[Refit], dict[str, str]]:
     """Go through all uses of weights, in the order of the example's run."""
     order = {key: k for k, key in enumerate(follows.of)}
@@ -175,8 +184,7 @@ def _all(
         for k in here:
             dense, small, _ = waiting[k]
             waiting[k] = dense, small, small.advance()
-        if progress is not None:
-            progress(order.get(key, 0) + 1, len(order))
+        step()
     return refits, left
 
 
