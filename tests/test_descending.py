@@ -166,10 +166,10 @@ def test_units_are_scored_anew_in_every_round() -> None:
 def test_what_finishes_the_small_model_is_measured() -> None:
     """Compensation is slotted in: here it makes up for all that is lost."""
 
-    def finish(model: nn.Module, small: nn.Module, plan: sc.Plan) -> nn.Module:
+    def finish(model: nn.Module, small: nn.Module, plan: sc.Plan) -> str:
         with torch.no_grad():
             small[2].weight.mul_(780 / float(small[2].weight.sum()))
-        return small
+        return "scaled"
 
     model = staircase()
     graph = sc.trace(model, ONE[0])
@@ -183,7 +183,10 @@ def test_what_finishes_the_small_model_is_measured() -> None:
         finish=finish,
         kind="params",
     )
-    assert search.plan(graph).sizes == {HIDDEN: 1}
+    made = search.plan(graph)
+    small, finished = search.result(made)
+    assert made.sizes == {HIDDEN: 1}
+    assert (total(small, ONE), finished) == (780.0, "scaled")
 
 
 @pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
@@ -228,6 +231,28 @@ def test_a_bar_on_the_error_stream_of_a_terminal_only(
     assert out == ""
     assert "Removing within max_drop=60" in err
     assert "round 5: 72.5 % of the cost, total 55 worse" in err
+
+
+def test_with_data_each_round_compensates_and_its_model_is_returned() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    x, held = torch.randn(256, 8), torch.randn(128, 8)
+    held_out = [(held, model(held).argmax(1))]
+
+    class Shuffled:
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(x[torch.randperm(len(x))].split(64))
+
+    costs: list[float] = []
+    for compensate in (None, "lstsq"):
+        result = sc.prune(
+            model, x[:2], max_drop=15.0, validate=held_out, data=Shuffled(), compensate=compensate, importance="l2"
+        )
+        hits = result.model.eval()(held).argmax(1) == held_out[0][1]
+        assert 100 * float(hits.float().mean()) == pytest.approx(result.report["held_out"]["pruned"], abs=1e-4)
+        assert (result.compensation is None) == (compensate is None)
+        costs.append(result.graph.cost(result.plan.sizes)["macs"])
+    assert costs[1] < costs[0]
 
 
 # ---------------------------------------------------------------------- mapping between models

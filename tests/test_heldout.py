@@ -45,6 +45,15 @@ def test_the_loss_is_the_mean_over_samples() -> None:
     assert measured([torch.ones(2, 3)], "max_loss_increase", loss=lambda out, _: out.sum()) == 6.0
 
 
+def test_batches_of_another_form() -> None:
+    def run(model: nn.Module, batch: Any) -> Tensor:
+        return model(batch["pixels"] if isinstance(batch, dict) else batch[1])
+
+    hot = F.one_hot(torch.tensor([0, 1]), 2).float()
+    triples = [("name", hot, torch.tensor([0, 0])), {"pixels": hot, "labels": torch.tensor([0, 1])}]
+    assert measured(triples, forward=run) == 75.0
+
+
 def test_a_metric_of_ones_own_is_called_as_it_is() -> None:
     def largest(model: nn.Module, batches: Any) -> Tensor:
         assert not torch.is_grad_enabled()

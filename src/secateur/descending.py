@@ -6,7 +6,7 @@ round breaks the bound, the search goes back to the last state that met it, and 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from secateur.graph import Graph
 from secateur.heldout import Bound
 from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, showing
+from secateur.training import _kept_modes
 
 STEP = 0.1  # share of the present cost that a round removes at first
 REDUCE = ("macs", "params", "bytes")
@@ -33,15 +34,18 @@ class Pick(Protocol):
 
 Rescore = Callable[[nn.Module, Plan], Mapping[str, Tensor]]
 """Scores of the units that a smaller model still has, by the original's axes; axes may be missing."""
-Finish = Callable[[nn.Module, nn.Module, Plan], nn.Module]
-"""From the original and the bare smaller model to the one that is measured: compensation."""
+Finish = Callable[[nn.Module, nn.Module, Plan], Any]
+"""Given the original, the bare smaller model and the plan, changes the smaller one before it is measured: compensation.
+What it returns is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A plan that met the bound, its round, and the scores of what is left."""
+    """A plan that met the bound, its model as it was measured, what finished it, and the scores of what is left."""
 
     plan: Plan
+    small: nn.Module
+    finished: Any
     round: Round
     scores: Mapping[str, Tensor]
 
@@ -56,8 +60,7 @@ class Descent:
         scores: of the original.
         pick: makes plans.
         rescore: scores a smaller model.
-        finish: what is done to a smaller model before it is measured, and is to be done to the final one; nothing where
-            None.
+        finish: what is done to a smaller model before it is measured; nothing where None.
         kind: the cost to bring down: macs, params or bytes.
         on_round: called after each round.
     """
@@ -109,10 +112,16 @@ class Descent:
             raise KeyboardInterrupt
         raise UnreachableBound(self._unreachable())
 
-    def check(self, made: Plan) -> None:
-        """Raise what kept a plan from being measured, where its proof found nothing wrong."""
+    def result(self, made: Plan) -> tuple[nn.Module, Any]:
+        """The model of a plan that was proved, as it was measured, and what finished it.
+
+        Raises:
+            Exception: what kept it from being measured, where its proof found nothing wrong.
+        """
         if self.failed is not None and self.failed[0] is made:
             raise self.failed[1]
+        assert self.best is not None
+        return self.best.small, self.best.finished
 
     def _take_up(self, graph: Graph) -> Plan | None:
         """Bring the last state that met the bound to a graph in which more is frozen; a plan that can't be measured."""
@@ -163,10 +172,10 @@ class Descent:
     def _try(self, graph: Graph, made: Plan, scores: Mapping[str, Tensor]) -> Plan | None:
         """Measure a plan, and make it the best state if it meets the bound; the plan if it can't be measured."""
         try:
-            small = made.apply(self.model).eval()
-            if self.finish is not None:
-                small = self.finish(self.model, small, made).eval()
-            value = self.bound.measure(small)
+            small = made.apply(self.model)
+            finished = None if self.finish is None else self.finish(self.model, small, made)
+            with _kept_modes(small):
+                value = self.bound.measure(small.eval())
         except Exception as error:  # code that holds a size in disguise: the proof finds the axis
             self.failed = made, error
             return made
@@ -183,11 +192,10 @@ class Descent:
         )
         self.rounds.append(done)
         if met:
-            self.best = State(plan=made, round=done, scores=scores)
+            self.best = State(plan=made, small=small, finished=finished, round=done, scores=scores)
         self._tell(done)
-        if met:
-            anew = restored(graph, made, self.rescore(small, made), scores)
-            self.best = State(plan=made, round=done, scores=anew)
+        if self.best is not None and met:
+            self.best = replace(self.best, scores=restored(graph, made, self.rescore(small, made), scores))
         return None
 
     def _unreachable(self) -> str:

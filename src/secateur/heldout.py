@@ -7,10 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from secateur.calibration.batches import Forward
 from secateur.errors import DataError, PlanError, TrainingError
 from secateur.inputs import split_batch
-from secateur.objectives import Loss, Totals, forward, labels_fit, logits_of, loss_of
+from secateur.objectives import Loss, Totals, labels_fit, logits_of, loss_of
+from secateur.objectives import forward as as_usual
 from secateur.tracing.running import describe_inputs
 
 Metric = Callable[[nn.Module, Iterable[Any]], float]
@@ -28,6 +31,8 @@ class Bound:
         metric: ``(model, batches) -> number``, called in evaluation mode without gradients. None is the accuracy in
             percentage points for "max_drop", the mean loss of a sample for "max_loss_increase".
         loss: ``(output, target) -> scalar``; None is the model's own ``output.loss``, else cross-entropy.
+        forward: ``(model, batch) -> output``, where the model's inputs are not the batch's; the last item of a batch,
+            or its "labels", is then the target.
         seed: of what is random in the data, so that every model sees the same.
     """
 
@@ -36,6 +41,7 @@ class Bound:
     batches: Iterable[Any]
     metric: Metric | None = None
     loss: Loss | None = None
+    forward: Forward | None = None
     seed: int = 0
 
     @property
@@ -118,7 +124,7 @@ class Bound:
         empty = True
         for number, batch in enumerate(self.batches):
             try:
-                output, target = forward(model, batch, device)
+                output, target = self._answer(model, batch, device)
             except Exception as error:
                 raise DataError(
                     f"{type(model).__name__} does not run on batch {number} of validate=, {_inputs(batch)}: "
@@ -131,6 +137,17 @@ class Bound:
         if empty:
             raise DataError("the held-out data is empty: validate= holds no batch with a sample in it")
 
+    def _answer(self, model: nn.Module, batch: Any, device: torch.device) -> tuple[Any, Any]:
+        """Output and target of one batch."""
+        if self.forward is None:
+            return as_usual(model, batch, device)
+        batch = tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+        if isinstance(batch, Mapping):
+            target = cast("Mapping[str, Any]", batch).get("labels")
+        else:
+            target = batch[-1] if isinstance(batch, tuple | list) and len(cast("list[Any]", batch)) > 1 else None
+        return self.forward(model, batch), target
+
 
 def bound(
     choices: Mapping[str, object],
@@ -138,6 +155,7 @@ def bound(
     validate: Iterable[Any] | None,
     metric: Metric | None,
     loss: Loss | None,
+    forward: Forward | None = None,
     seed: int,
 ) -> Bound | None:
     """The bound that was asked for, or None.
@@ -171,6 +189,7 @@ def bound(
         batches=_again(validate, setting),
         metric=metric,
         loss=loss,
+        forward=forward,
         seed=seed,
     )
 

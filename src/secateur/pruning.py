@@ -1,12 +1,14 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from secateur.calibration.batches import Forward, checked
+from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
 from secateur.descending import Descent
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
@@ -37,6 +39,7 @@ class Result:
         model: the smaller model, a new module in the training mode of the original.
         plan: which units stayed.
         proof: the comparison with the silenced original.
+        compensation: what refitting the weights did; None where there was none.
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
         report: a mapping in the form of report.json, which prints as a table.
@@ -48,6 +51,7 @@ class Result:
     graph: Graph
     scores: dict[str, Tensor]
     report: Report
+    compensation: Compensation | None = None
 
     @property
     def rewritten(self) -> str | None:
@@ -85,9 +89,11 @@ def prune(
     max_loss_increase: float | None = None,
     validate: Iterable[Any] | None = None,
     metric: Metric | None = None,
-    loss: Loss | None = None,
     reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    compensate: str | None = "auto",
+    forward: Forward | None = None,
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
@@ -102,20 +108,25 @@ def prune(
     Args:
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
-        importance: a name of `importance.names`, or a callable on a `Member`.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`.
         budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
             is given.
         max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
-            point of accuracy. Units go in rounds, with new scores after each, until the bound is broken; the last state
-            that met it is the result. It holds for the model returned, before any training.
+            point of accuracy. Units go in rounds, with new scores and compensation in each, until the bound is broken;
+            the last state that met it is the result. It holds for the model returned, before any training.
         max_loss_increase: the same for the loss, which may rise by so much.
         validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
             trained the model nor will test it.
         metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
             gradients. By default the accuracy in percentage points.
-        loss: for max_loss_increase, ``(output, target) -> scalar``; by default the model's own, else cross-entropy.
         reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
-        data: batches; the first one's outputs must not hold NaN.
+        data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
+            compensation. The first one's outputs must not hold NaN.
+        loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
+            model's own, else cross-entropy.
+        compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
+            None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
+        forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
@@ -126,8 +137,8 @@ def prune(
         planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore.
 
     Raises:
-        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
-        `plan`.
+        TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
+        see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
         DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
         UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
@@ -142,6 +153,7 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    how = method(compensate, data)
     choices = {
         "budget": budget,
         "threshold": threshold,
@@ -149,18 +161,21 @@ def prune(
         "max_drop": max_drop,
         "max_loss_increase": max_loss_increase,
     }
-    limit = bound(choices, validate=validate, metric=metric, loss=loss, seed=seed)
+    limit = bound(choices, validate=validate, metric=metric, loss=loss, forward=forward, seed=seed)
     if all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
-    for batch in data or ():
-        positional, keywords, _ = split_batch(batch)
-        check_outputs(model, positional, keywords)
+    if isinstance(data, Iterator):  # it can be gone through once only
+        data = list(data)
+    for batch in () if data is None else checked(data):
+        if forward is None:
+            positional, keywords, _ = split_batch(batch)
+            check_outputs(model, positional, keywords)
         break
-    scores = score(model, graph, importance, seed=seed)
+    scores = score(model, graph, importance, data, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -171,11 +186,24 @@ def prune(
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
-            return score(small, trace(small, args, kwargs), importance, seed=seed)
+            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
         return {}
 
+    def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
+        if how is None or data is None:
+            return None
+        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+
     search = limit and Descent(
-        model, separate(model), limit, scores, pick=pick, rescore=rescore, kind=reduce, on_round=on_round
+        model,
+        separate(model),
+        limit,
+        scores,
+        pick=pick,
+        rescore=rescore,
+        finish=finish,
+        kind=reduce,
+        on_round=on_round,
     )
     for _ in range(ROUNDS):
         made = search.plan(graph) if search else pick(graph, scores, budget=budget, threshold=threshold, keep=keep)
@@ -195,16 +223,16 @@ def prune(
                     f"every axis that could be pruned fails the proof; the last failure: {error}"
                 ) from error
             continue
-        if search:
-            search.check(made)
+        small, compensation = search.result(made) if search else (small, finish(model, small, made))
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(
             model=small,
-            plan=made,
+            plan=made if compensation is None else replace(made, biases=compensation.biases),
+            compensation=compensation,
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed, search.held_out() if search else None),
+            report=_report(model, graph, made, proof, seed, compensation, search and search.held_out()),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -306,7 +334,13 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
 
 
 def _report(
-    model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, held_out: Mapping[str, Any] | None
+    model: nn.Module,
+    graph: Graph,
+    made: Plan,
+    proof: Proof,
+    seed: int,
+    compensation: Compensation | None,
+    held_out: Mapping[str, Any] | None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, nothing measured yet."""
 
@@ -327,5 +361,6 @@ def _report(
             "plan": made.to_dict(),
             "environment": {},
             **({"held_out": held_out} if held_out else {}),
+            **({"compensation": compensation.to_dict()} if compensation is not None else {}),
         }
     )
