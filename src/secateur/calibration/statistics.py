@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Batch, Batches, Forward, drawn_loss
-from secateur.calibration.contraction import Contraction
-from secateur.calibration.found import Inputs, Statistics, consumers, wide
-from secateur.calibration.sites import find_sites
+from secateur.calibration.contraction import Contraction, Convolution
+from secateur.calibration.found import Inputs, Spread, Statistics, consumers, wide
+from secateur.calibration.sites import Follows, find_followers, find_sites
 from secateur.calibration.watching import Key, Watch
 from secateur.errors import DataError, ScoreError
 from secateur.graph import Graph
-from secateur.modules import Walk, named_parameters
+from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.progress import progress_bar
 from secateur.tracing.leavings import nothing_left
+from secateur.tracing.rules.registry import Signature
 from secateur.tracing.shadow import copied, evaluating
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 
-ROWS = 2**17  # rows of a product that go into a Gram matrix, over all the data
+ROWS = 2**16  # rows of a product that go into a Gram matrix, over all the data
 UNSIZED = 2**13  # rows of one batch that do, where nobody knows how many batches there will be
 CHUNK = 2**13  # rows whose products are added up in the precision of the data, before the sum goes on in float64
 WIDEST = 4608  # features with the window (512 channels of 3 x 3): a Gram matrix of more would take over 170 MB
@@ -120,16 +121,22 @@ class _Pass:
         self.rows = max(1, ROWS // count) if count else UNSIZED
         self.generator = torch.Generator().manual_seed(seed)
         names = named_parameters(model)
+        self.tensors = named_tensors(model)
         self.names = {id(names[name]): name for name in reversed(names)}  # tied ones by their first
         self.weights = [p for p in dict.fromkeys(names.values()) if p.requires_grad]
         self.axes: dict[Key, dict[str, Tensor]] = {}  # by use, the axes that it consumes and where their units sit
         self.counts: dict[Any, int] = {}
+        self.follows: dict[Key, Follows] = {}
+        self.sums: dict[int, tuple[Key, int]] = {}  # additions, by number, with a use and the dim of its outputs
+        self.spreads: dict[Key, Spread] = {}
         self.mode = ""
         self.gates: dict[str, Tensor] = {}
 
     def _site(self, batch: Batch) -> None:
         """Find the uses of weights on the first batch."""
         self.found.sites = find_sites(self.model, self.graph, batch.run)
+        if "gram" in self.needs:
+            self.follows = find_followers(self.model, batch.run).of
         for axis in self.graph.axes:
             for key, at in consumers(self.found.sites, axis):
                 self.axes.setdefault(key, {})[axis] = at
@@ -200,6 +207,8 @@ class _Pass:
             found.softmax[axis] /= self.counts["softmax", axis]
         for key in found.grams:
             found.grams[key] /= self.counts["gram", key]
+            found.means[key] /= self.counts["gram", key]
+        found.streams = {key: spread.variance for key, spread in self.spreads.items()}
 
 
 class _Collecting(Watch):
@@ -240,7 +249,23 @@ class _Collecting(Watch):
         if "gram" in work.needs and work.found.matrices[key].shape[1] <= WIDEST:
             self._gram(key, use)
 
+    def ran(self, number: int, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+        key, dim = self.work.sums.get(number, (None, 0))
+        if key is not None and said.plain == "aten::add":
+            with torch.no_grad():
+                self.work.spreads.setdefault(key, Spread()).add(out, dim)
+
+    def _follow(self, key: Key, use: Contraction) -> None:
+        """Note what becomes of the output."""
+        work, follow = self.work, self.work.follows.get(key, Follows())
+        shape = work.found.matrices[key].shape
+        work.found.slopes[key] = follow.slope(work.tensors, use.x.new_ones(shape[0] * shape[2])).reshape(shape[0], -1)
+        if follow.sum is not None:
+            work.sums[follow.sum] = key, 1 if isinstance(use, Convolution) else -1
+
     def _gram(self, key: Key, use: Contraction) -> None:
+        if key not in self.work.found.slopes:
+            self._follow(key, use)
         count, pick = use.count(), None
         if count > self.work.rows:
             generator = torch.Generator().manual_seed(self.batch.number)
@@ -249,6 +274,7 @@ class _Collecting(Watch):
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
             _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
+            _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
 
     def flush(self) -> None:

@@ -51,7 +51,8 @@ def plan(
         threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff),
             above 0.
         keep: share of the units of every axis that stays, in (0, 1].
-        scope: "global" ranks all units together, each axis normalised, and "local" shrinks every axis alike: these two
+        scope: "global" ranks all units together, each axis normalised unless the scores of all axes have one unit
+            (`Reconstruction` gives such), and "local" shrinks every axis alike: these two
             differ for a budget only. "isomorphic" ranks within each family of like axes (same kind, size and roles, as
             in repeated blocks): every family shrinks alike, and ``keep`` and ``threshold`` are of the family.
         min_units: fewest units an axis may keep.
@@ -110,6 +111,8 @@ def choose(
     axes = choose_axes(graph, scores, only, ignore, keep_class)
     lanes = _lanes(graph, axes, scores, min_units, multiples(graph, multiple_of))
     if budget is not None:
+        if scope == "global" and getattr(scores, "comparable", False):
+            scope = "comparable"
         removed = _for_budget(graph, lanes, budget, scope, min_units)
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
