@@ -78,7 +78,8 @@ class Statistics:
         gate_magnitude, gate_square: the means of their absolute values and of their squares, (U,).
         gradients: by parameter: the mean gradient of the loss.
         grams: by use: mean products of features, (G, K, K) float64; uses with a K above the limit have none.
-        means: the same of the features themselves, (G, K).
+        means: the same of the features themselves, (G, K), where a constant can be added to the outputs: to a bias, or
+            to the batch norm that follows.
         slopes: by use: the factors of a batch norm that follows, (G, N); ones where none does.
         streams: by use: variance, summed over the channels, of the sum that its output becomes part of: a residual
             stream; no entry where it is added to nothing.

@@ -207,6 +207,7 @@ class _Pass:
             found.softmax[axis] /= self.counts["softmax", axis]
         for key in found.grams:
             found.grams[key] /= self.counts["gram", key]
+        for key in found.means:
             found.means[key] /= self.counts["gram", key]
         found.streams = {key: spread.variance for key, spread in self.spreads.items()}
 
@@ -274,7 +275,8 @@ class _Collecting(Watch):
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
             _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
-            _add(self.work.found.means, key, wide(part.sum(1)))
+            if use.bias is not None or self.work.follows.get(key, Follows()).norm is not None:
+                _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
 
     def flush(self) -> None:

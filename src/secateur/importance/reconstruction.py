@@ -16,6 +16,8 @@ from secateur.importance.criteria import Magnitude
 from secateur.importance.elimination import TINY, Regression, eliminate
 from secateur.importance.views import AxisView, Use
 
+CONSTANT = 1e-6  # share of the outputs' squares below which their variance is rounding: they are constant
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Combinable):
@@ -93,7 +95,8 @@ class Reconstruction(Combinable):
             return use.sensitivity.cpu() / 2
         slope = torch.ones_like(matrix[:, 0]) if use.slope is None else use.slope.cpu().double()
         own = sum(_output(m * s, g) for m, s, g in zip(matrix, slope, grams, strict=True))
-        return slope.square() / max(use.stream or own, TINY)
+        least = CONSTANT * sum(_output(m * s, g) for m, s, g in zip(matrix, slope, _squares(use), strict=True))
+        return slope.square() / max(use.stream or own, least, TINY)
 
 
 def _around_mean(use: Use, group: int) -> Tensor:

@@ -27,7 +27,7 @@ class Use:
         inputs: what it was given, by feature.
         window: W, positions of a convolution's window.
         gram: mean products of features, (G, K, K) float64; None where nobody asked, or K is too large.
-        centre: mean of the features, (G, K) float64.
+        centre: mean of the features, (G, K) float64; None where no bias and no norm can make up for a constant.
         slope: what a batch norm that follows multiplies each output with, (G, N); ones where none does.
         stream: variance, summed over channels, of the residual stream that the output is added to; None where it is
             added to nothing.

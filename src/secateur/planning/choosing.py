@@ -151,10 +151,10 @@ class Greedy:
 
     Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an
     axis gets dearer as it empties, times what the whole axis costs in the original; its price is that loss by what
-    removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Comparable:
-    the same where scores of all axes have one unit: the price is the score itself by what removing it saves. Local scope:
-    the price is the share of the axis that is gone, whatever it saves, so every axis shrinks alike. Isomorphic scope:
-    the price is the unit's rank within its family, whatever it saves, so every family shrinks alike.
+    removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Where scores
+    of all axes have one unit (scope "comparable"), the loss is the score itself. Local scope: the price is the share
+    of the axis that is gone, whatever it saves, so every axis shrinks alike. Isomorphic scope: the price is the unit's
+    rank within its family, whatever it saves, so every family shrinks alike.
     """
 
     def __init__(self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str) -> None:

@@ -111,9 +111,8 @@ def choose(
     axes = choose_axes(graph, scores, only, ignore, keep_class)
     lanes = _lanes(graph, axes, scores, min_units, multiples(graph, multiple_of))
     if budget is not None:
-        if scope == "global" and getattr(scores, "comparable", False):
-            scope = "comparable"
-        removed = _for_budget(graph, lanes, budget, scope, min_units)
+        one_unit = scope == "global" and getattr(scores, "comparable", False)
+        removed = _for_budget(graph, lanes, budget, "comparable" if one_unit else scope, min_units)
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
