@@ -64,13 +64,16 @@ def collect(
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
         ScoreError: there is no loss, or it is NaN.
     """
-    copy = _borrowed(model)
-    batches = Batches(copy, data, forward)
-    work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
+    fast = torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
+        copy = _borrowed(model)
         stack.enter_context(nothing_left(Walk(copy)))
+        if not any(isinstance(module, nn.RNNBase) for module in copy.modules()):  # their fused kernels hide the weights
+            torch._C._set_mkldnn_enabled(fast)  # convolutions take twice the time without it
         seed_draws()
+        batches = Batches(copy, data, forward)
+        work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
         step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
         for batch in batches:
             if batch.samples:
@@ -90,7 +93,7 @@ def _borrowed(model: nn.Module) -> nn.Module:
     writes = any(getattr(module, "max_norm", None) is not None for module in model.modules())
 
     def take(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) or writes:
+        if not isinstance(tensor, nn.Parameter) or writes or tensor.is_inference():
             values = tensor.detach().clone()
         else:
             values = tensor.detach()
@@ -274,10 +277,18 @@ class _Collecting(Watch):
         rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
-            _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
+            self._grow(key, part.transpose(1, 2) @ part)
             if use.bias is not None or self.work.follows.get(key, Follows()).norm is not None:
                 _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
+
+    def _grow(self, key: Key, products: Tensor) -> None:
+        """Add to a Gram matrix in place: it may be large."""
+        grams = self.work.found.grams
+        if key in grams:
+            grams[key].add_(products.to(grams[key].device))
+        else:
+            grams[key] = wide(products)
 
     def flush(self) -> None:
         """Listen to the gradients of the use whose output has just got its place in autograd's graph."""
