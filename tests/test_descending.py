@@ -12,6 +12,7 @@ import secateur as sc
 from secateur.descending import Descent, restored, still_free
 from secateur.errors import PlanError, UnreachableBound, UnreachableBudget
 from secateur.heldout import Bound
+from secateur.importance import Scores
 from secateur.planning import make_plan
 from secateur.planning.planning import choose
 from secateur.pruning import without
@@ -267,6 +268,8 @@ def test_scores_come_back_to_the_units_of_the_original() -> None:
     assert scores["stem.weight:0"].tolist() == [0, 10, 2, 3, 20, 5, 6, 7]
     assert torch.equal(scores["blocks.0.0.weight:0"], before["blocks.0.0.weight:0"])  # of another size: not found
     assert torch.equal(scores["blocks.1.0.weight:0"], before["blocks.1.0.weight:0"])
+    assert not restored(graph, plan, found, before).comparable
+    assert restored(graph, plan, found, Scores(before, comparable=True)).comparable
 
 
 def test_what_is_kept_when_more_is_frozen() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.errors import PlanError, UnreachableBound, UnreachableBudget
 from secateur.graph import Graph
 from secateur.heldout import Bound
+from secateur.importance import Scores
 from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, showing
 from secateur.training import _kept_modes
@@ -131,7 +132,10 @@ class Descent:
         kept = still_free(graph, before.plan)
         if not kept:
             return None
-        scores = {name: before.scores[name] if name in kept else self.scores[name] for name in graph.axes}
+        scores = Scores(
+            {name: (before.scores if name in kept else self.scores)[name] for name in graph.axes},
+            comparable=bool(getattr(self.scores, "comparable", False)),
+        )
         cost = graph.cost({name: len(units) for name, units in kept.items()})[self.kind]
         return self._try(graph, self.pick(graph, scores, budget=_budget(self.kind, cost), within=kept), scores)
 
@@ -240,7 +244,7 @@ def still_free(graph: Graph, plan: Plan) -> dict[str, Tensor]:
     return {name: plan.units[name] for name in plan.axes if name in free - stuck}
 
 
-def restored(graph: Graph, plan: Plan, found: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def restored(graph: Graph, plan: Plan, found: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Scores:
     """The scores of a smaller model as scores of the original's units, (units,) for each axis.
 
     Units that are gone, and axes that were not found in the smaller model, keep the scores from before.
@@ -250,4 +254,4 @@ def restored(graph: Graph, plan: Plan, found: Mapping[str, Tensor], before: Mapp
         kept = plan.units.get(name, torch.arange(info.size))
         fits = name in found and found[name].shape == kept.shape
         scores[name] = before[name].double().index_copy(0, kept, found[name].double()) if fits else before[name]
-    return scores
+    return Scores(scores, comparable=bool(getattr(before, "comparable", False)))

@@ -243,9 +243,9 @@ def test_batches_of_unlike_shapes_and_keyword_inputs() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ([], "holds no batch"),
+        ([], "data holds no sample"),
         ([torch.full((2, 3, 8, 8), float("nan"))], "batch 0 of the calibration data holds NaN"),
-        ([torch.randn(2, 4, 8, 8)], r"does not run on a batch .* shapes \[\[2, 4, 8, 8\]\]"),
+        ([torch.randn(2, 4, 8, 8)], r"Residual fails on batch 0 .* inputs \(2, 4, 8, 8\)"),
     ],
 )
 def test_bad_data_is_refused_in_words(data: list[Tensor], words: str) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import PlanError, UnreachableBudget
+from secateur.importance import Scores
 from secateur.planning.planning import choose
 from support.networks import Chunked, Cnn, Residual, example
 
@@ -80,12 +81,15 @@ def test_limits_that_make_no_sense(limits: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
 @pytest.mark.parametrize("make", [Cnn, Residual, Chunked])
-@pytest.mark.parametrize("shift", [0.0, -3.0])
-def test_plans_are_nested_whatever_the_new_scores_say(scope: Any, make: type[nn.Module], shift: float) -> None:
+@pytest.mark.parametrize(("shift", "comparable"), [(0.0, False), (-3.0, False), (0.0, True)])
+def test_plans_are_nested_whatever_the_new_scores_say(
+    scope: Any, make: type[nn.Module], shift: float, comparable: bool
+) -> None:
     graph, _ = scored(make())
     kept: dict[str, torch.Tensor] = {}
     for share in (0.8, 0.6, 0.45):
-        scores = {name: torch.rand(info.size) + shift for name, info in graph.axes.items()}
+        drawn = {name: torch.rand(info.size) + shift for name, info in graph.axes.items()}
+        scores = Scores(drawn, comparable=comparable)
         new = choose(graph, scores, budget=sc.Budget(params=share), scope=scope, within=kept)
         assert graph.cost({n: len(k) for n, k in new.items()})["params"] <= share * graph.cost()["params"]
         assert all(set(new[name].tolist()) <= set(before.tolist()) for name, before in kept.items())

@@ -78,6 +78,11 @@ class Statistics:
         gate_magnitude, gate_square: the means of their absolute values and of their squares, (U,).
         gradients: by parameter: the mean gradient of the loss.
         grams: by use: mean products of features, (G, K, K) float64; uses with a K above the limit have none.
+        means: the same of the features themselves, (G, K), where a constant can be added to the outputs: to a bias, or
+            to the batch norm that follows.
+        slopes: by use: the factors of a batch norm that follows, (G, N); ones where none does.
+        streams: by use: variance, summed over the channels, of the sum that its output becomes part of: a residual
+            stream; no entry where it is added to nothing.
         sensitivity: by use: mean over samples of the sum over rows of the squared derivative of the loss by each
             output, (G, N).
     """
@@ -95,6 +100,9 @@ class Statistics:
     gate_square: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     gradients: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     grams: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+    means: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+    slopes: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+    streams: dict[Key, float] = field(default_factory=dict[Key, float])
     sensitivity: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def uses(self, axis: str) -> list[tuple[Key, Tensor]]:
@@ -112,6 +120,29 @@ class Statistics:
             count = int(torch.stack(silent).all(0).sum()) if silent else 0
             found |= {axis: count} if count else {}
         return found
+
+
+@dataclass
+class Spread:
+    """Sums over rows of a tensor and of its squares, by channel."""
+
+    rows: int = 0
+    total: Tensor | None = None
+    square: Tensor | None = None
+
+    def add(self, x: Tensor, dim: int) -> None:
+        """Count a tensor in, whose channels lie along a dim."""
+        first, second = _sum(x.float(), dim), _sum(x.float().square(), dim)
+        self.total = first if self.total is None else self.total + first
+        self.square = second if self.square is None else self.square + second
+        self.rows += x.numel() // max(x.shape[dim], 1)
+
+    @property
+    def variance(self) -> float:
+        """Summed over the channels."""
+        if self.total is None or self.square is None:
+            return 0.0
+        return float((self.square / self.rows - (self.total / self.rows).square()).clamp_min(0).sum())
 
 
 def consumers(sites: dict[Key, Site], axis: str) -> list[tuple[Key, Tensor]]:

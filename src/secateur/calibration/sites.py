@@ -66,11 +66,24 @@ class Follows:
         other: the operation, by its number in the run, and which of its outputs, whose result is added, known before
             the use; None where nothing is.
         moves: the dims that are swapped before the addition, as permutations, in order.
+        sum: the number of the operation that adds it to a tensor of its shape; None where none does.
     """
 
     norm: Norm | None = None
+    sum: int | None = None
     other: tuple[int, int] | None = None
     moves: tuple[tuple[int, ...], ...] = ()
+
+    def slope(self, tensors: Mapping[str, Tensor], ones: Tensor) -> Tensor:
+        """What the batch norm multiplies each channel with, (channels,); the ones that are given where there is none.
+
+        Args:
+            tensors: of the model, by name.
+        """
+        if self.norm is None:
+            return ones
+        slope = (tensors[self.norm.var] + self.norm.eps).rsqrt()
+        return slope * tensors[self.norm.weight] if self.norm.weight is not None else slope
 
 
 Call = Callable[[nn.Module], Any]
@@ -292,8 +305,10 @@ class _Recorder(Watch):
             elif name in SUMS and op.arguments["alpha"] == 1 and len(op.took) == 2:
                 other = op.took[1] if op.took[0] == value else op.took[0]
                 maker = self.maker.get(other)
-                known = other != value and maker is not None and maker[0] < start and self._alike(op)
-                return Follows(norm=norm, other=maker if known else None, moves=tuple(moves))
+                if other == value or not self._alike(op):
+                    break
+                known = maker is not None and maker[0] < start
+                return Follows(norm=norm, other=maker if known else None, moves=tuple(moves), sum=users[0])
             elif name in MOVES:
                 moves.append(_permutation(op))
             elif name not in VIEWS or moves:

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Batch, Batches, Forward, drawn_loss
-from secateur.calibration.contraction import Contraction
-from secateur.calibration.found import Inputs, Statistics, consumers, wide
-from secateur.calibration.sites import find_sites
+from secateur.calibration.contraction import Contraction, Convolution
+from secateur.calibration.found import Inputs, Spread, Statistics, consumers, wide
+from secateur.calibration.sites import Follows, find_followers, find_sites
 from secateur.calibration.watching import Key, Watch
 from secateur.errors import DataError, ScoreError
 from secateur.graph import Graph
-from secateur.modules import Walk, named_parameters
+from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.progress import progress_bar
 from secateur.tracing.leavings import nothing_left
+from secateur.tracing.rules.registry import Signature
 from secateur.tracing.shadow import copied, evaluating
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 
-ROWS = 2**17  # rows of a product that go into a Gram matrix, over all the data
+ROWS = 2**16  # rows of a product that go into a Gram matrix, over all the data
 UNSIZED = 2**13  # rows of one batch that do, where nobody knows how many batches there will be
 CHUNK = 2**13  # rows whose products are added up in the precision of the data, before the sum goes on in float64
 WIDEST = 4608  # features with the window (512 channels of 3 x 3): a Gram matrix of more would take over 170 MB
@@ -63,13 +64,16 @@ def collect(
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
         ScoreError: there is no loss, or it is NaN.
     """
-    copy = _borrowed(model)
-    batches = Batches(copy, data, forward)
-    work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
+    fast = torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
+        copy = _borrowed(model)
         stack.enter_context(nothing_left(Walk(copy)))
+        if not any(isinstance(module, nn.RNNBase) for module in copy.modules()):  # their fused kernels hide the weights
+            torch._C._set_mkldnn_enabled(fast)  # convolutions take twice the time without it
         seed_draws()
+        batches = Batches(copy, data, forward)
+        work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
         step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
         for batch in batches:
             if batch.samples:
@@ -89,7 +93,7 @@ def _borrowed(model: nn.Module) -> nn.Module:
     writes = any(getattr(module, "max_norm", None) is not None for module in model.modules())
 
     def take(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) or writes:
+        if not isinstance(tensor, nn.Parameter) or writes or tensor.is_inference():
             values = tensor.detach().clone()
         else:
             values = tensor.detach()
@@ -120,16 +124,22 @@ class _Pass:
         self.rows = max(1, ROWS // count) if count else UNSIZED
         self.generator = torch.Generator().manual_seed(seed)
         names = named_parameters(model)
+        self.tensors = named_tensors(model)
         self.names = {id(names[name]): name for name in reversed(names)}  # tied ones by their first
         self.weights = [p for p in dict.fromkeys(names.values()) if p.requires_grad]
         self.axes: dict[Key, dict[str, Tensor]] = {}  # by use, the axes that it consumes and where their units sit
         self.counts: dict[Any, int] = {}
+        self.follows: dict[Key, Follows] = {}
+        self.sums: dict[int, tuple[Key, int]] = {}  # additions, by number, with a use and the dim of its outputs
+        self.spreads: dict[Key, Spread] = {}
         self.mode = ""
         self.gates: dict[str, Tensor] = {}
 
     def _site(self, batch: Batch) -> None:
         """Find the uses of weights on the first batch."""
         self.found.sites = find_sites(self.model, self.graph, batch.run)
+        if "gram" in self.needs:
+            self.follows = find_followers(self.model, batch.run).of
         for axis in self.graph.axes:
             for key, at in consumers(self.found.sites, axis):
                 self.axes.setdefault(key, {})[axis] = at
@@ -200,6 +210,9 @@ class _Pass:
             found.softmax[axis] /= self.counts["softmax", axis]
         for key in found.grams:
             found.grams[key] /= self.counts["gram", key]
+        for key in found.means:
+            found.means[key] /= self.counts["gram", key]
+        found.streams = {key: spread.variance for key, spread in self.spreads.items()}
 
 
 class _Collecting(Watch):
@@ -240,7 +253,23 @@ class _Collecting(Watch):
         if "gram" in work.needs and work.found.matrices[key].shape[1] <= WIDEST:
             self._gram(key, use)
 
+    def ran(self, number: int, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+        key, dim = self.work.sums.get(number, (None, 0))
+        if key is not None and said.plain == "aten::add":
+            with torch.no_grad():
+                self.work.spreads.setdefault(key, Spread()).add(out, dim)
+
+    def _follow(self, key: Key, use: Contraction) -> None:
+        """Note what becomes of the output."""
+        work, follow = self.work, self.work.follows.get(key, Follows())
+        shape = work.found.matrices[key].shape
+        work.found.slopes[key] = follow.slope(work.tensors, use.x.new_ones(shape[0] * shape[2])).reshape(shape[0], -1)
+        if follow.sum is not None:
+            work.sums[follow.sum] = key, 1 if isinstance(use, Convolution) else -1
+
     def _gram(self, key: Key, use: Contraction) -> None:
+        if key not in self.work.found.slopes:
+            self._follow(key, use)
         count, pick = use.count(), None
         if count > self.work.rows:
             generator = torch.Generator().manual_seed(self.batch.number)
@@ -248,8 +277,18 @@ class _Collecting(Watch):
         rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
-            _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
+            self._grow(key, part.transpose(1, 2) @ part)
+            if use.bias is not None or self.work.follows.get(key, Follows()).norm is not None:
+                _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
+
+    def _grow(self, key: Key, products: Tensor) -> None:
+        """Add to a Gram matrix in place: it may be large."""
+        grams = self.work.found.grams
+        if key in grams:
+            grams[key].add_(products.to(grams[key].device))
+        else:
+            grams[key] = wide(products)
 
     def flush(self) -> None:
         """Listen to the gradients of the use whose output has just got its place in autograd's graph."""

@@ -146,11 +146,7 @@ class Refitting:
         gap = self._added(dense, dense.other, pick)[:, kept.to(dense.other.device)] - self._added(
             small, small.other, pick
         )
-        norm = self.follows[small.key].norm
-        if norm is None:
-            return gap
-        slope = (self.tensors[norm.var] + norm.eps).rsqrt()
-        slope = slope * self.tensors[norm.weight] if norm.weight is not None else slope
+        slope = self.follows[small.key].slope(self.tensors, torch.ones_like(gap[0]))
         return torch.where(slope.abs() > 1e-6, gap / slope, 0.0)
 
     def _added(self, pause: Pause, other: Tensor, pick: Tensor | None) -> Tensor:

@@ -27,6 +27,10 @@ class Use:
         inputs: what it was given, by feature.
         window: W, positions of a convolution's window.
         gram: mean products of features, (G, K, K) float64; None where nobody asked, or K is too large.
+        centre: mean of the features, (G, K) float64; None where no bias and no norm can make up for a constant.
+        slope: what a batch norm that follows multiplies each output with, (G, N); ones where none does.
+        stream: variance, summed over channels, of the residual stream that the output is added to; None where it is
+            added to nothing.
         sensitivity: mean square of the derivative of the loss by an output, summed over a sample's rows, (G, N);
             None where nobody asked, or no derivative came.
     """
@@ -37,6 +41,9 @@ class Use:
     inputs: Inputs
     window: int = 1
     gram: Tensor | None = None
+    centre: Tensor | None = None
+    slope: Tensor | None = None
+    stream: float | None = None
     sensitivity: Tensor | None = None
 
     @property
@@ -54,7 +61,7 @@ class Use:
     def weight(self) -> Tensor:
         """All weights that a unit is multiplied with, (U, P, rest) float32."""
         rows = self.matrix.float().flatten(0, 1)  # (G*K, N)
-        return rows[self.rows_of.to(rows.device)].flatten(2)
+        return rows[self.rows_of.to(rows.device)].flatten(2).to(self.inputs.total.device)
 
     @property
     def mean(self) -> Tensor:
@@ -183,6 +190,9 @@ def view(
                 inputs=found.inputs[key],
                 window=found.windows[key],
                 gram=found.grams.get(key),
+                centre=found.means.get(key),
+                slope=found.slopes.get(key),
+                stream=found.streams.get(key),
                 sensitivity=found.sensitivity.get(key),
             )
             for key, at in found.uses(axis)

@@ -49,7 +49,8 @@ def plan(
         threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff),
             above 0.
         keep: share of the units of every axis that stays, in (0, 1].
-        scope: "global" ranks all units together, each axis normalised, and "local" shrinks every axis alike: these two
+        scope: "global" ranks all units together, each axis normalised unless the scores of all axes have one unit
+            (`Reconstruction` gives such), and "local" shrinks every axis alike: these two
             differ for a budget only. "isomorphic" ranks within each family of like axes (same kind, size and roles, as
             in repeated blocks): every family shrinks alike, and ``keep`` and ``threshold`` are of the family.
         min_units: fewest units an axis may keep; or a number for each pattern, as in ``only``, such as
@@ -113,10 +114,12 @@ def choose(
     _check_arguments(budget, threshold, keep, scope)
     limits.check(min_units, multiple_of, max_share)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
+    one_unit = bool(getattr(scores, "comparable", False))
     scores = sunk(scores, within or {})
     lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiple_of))
     if budget is not None:
-        removed = _for_budget(graph, lanes, budget, scope, min_units, reached(lanes, within or {}))
+        ranking = "comparable" if one_unit and scope == "global" else scope
+        removed = _for_budget(graph, lanes, budget, ranking, min_units, reached(lanes, within or {}))
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
