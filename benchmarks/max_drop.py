@@ -4,7 +4,8 @@
 
 The held-out images come from CIFAR-10's training split, on which the network was trained: its accuracy there is near
 100 %, so a drop of one point there may be another on images that it has never seen. The test split, which no choice
-sees, is printed beside it. No training, before or after.
+sees, is printed beside it. Calibration, for scores and compensation, takes the first images of the training split. No
+training, before or after.
 """
 
 import argparse
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=1.0, help="percentage points")
     parser.add_argument("--held-out", type=int, default=3000, help="images of the training split, its last ones")
     parser.add_argument("--test", type=int, default=10_000, help="images of the test split")
+    parser.add_argument("--calibration", type=int, default=512, help="images of the training split, its first; 0: none")
     parser.add_argument("--importance", default="auto")
     parser.add_argument("--scope", default="global")
     options = parser.parse_args()
@@ -70,6 +72,7 @@ def main() -> None:
     images, labels = load.cifar10("train")
     unseen, answers = load.cifar10("test", options.test)
     held_out = batches(images[-options.held_out :], labels[-options.held_out :], load)
+    seen = batches(images[: options.calibration], labels[: options.calibration], load) if options.calibration else None
     test = batches(unseen, answers, load)
 
     started = time.perf_counter()
@@ -77,6 +80,7 @@ def main() -> None:
         model,
         held_out[0][0][:2],
         importance=options.importance,
+        data=seen,
         max_drop=options.max_drop,
         validate=held_out,
         scope=options.scope,
@@ -93,7 +97,8 @@ def main() -> None:
     held = [f"{found[key]:.2f}" for key in ("dense", "pruned", "worse")]
     print(row("held out (the network was trained on these)", [options.held_out, *held, options.max_drop]))
     print(row("test", [options.test, f"{before:.2f}", f"{after:.2f}", f"{before - after:.2f}", "not bounded"]))
-    print(f"\n{found['rounds']} rounds in {seconds:.0f} s, {options.importance}, torch {torch.__version__}, CPU")
+    how = f"importance {options.importance}, {options.calibration} images for calibration"
+    print(f"\n{found['rounds']} rounds in {seconds:.0f} s, {how}, torch {torch.__version__}, CPU")
     assert found["worse"] <= options.max_drop + 1e-6
 
 
