@@ -13,6 +13,7 @@ from secateur.measuring import measure as measure
 from secateur.planning import Budget as Budget
 from secateur.planning import Plan as Plan
 from secateur.planning import plan as plan
+from secateur.planning import schedules as schedules
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
 from secateur.reporting import Report as Report

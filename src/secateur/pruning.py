@@ -1,16 +1,19 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Forward, checked
 from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
-from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
+from secateur.descending import Descent
+from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
+from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
@@ -21,8 +24,9 @@ from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
+from secateur.rounds import Round
 from secateur.tracing import trace
-from secateur.tracing.shadow import check_kind
+from secateur.tracing.shadow import check_kind, separate
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -81,6 +85,11 @@ def prune(
     budget: Budget | None = None,
     threshold: float | None = None,
     keep: float | None = None,
+    max_drop: float | None = None,
+    max_loss_increase: float | None = None,
+    validate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
     compensate: str | None = "auto",
@@ -88,6 +97,7 @@ def prune(
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
+    on_round: Callable[[Round], None] | None = None,
     **planning: Any,
 ) -> Result:
     """A genuinely smaller model that computes what the original computes without the removed units, proved.
@@ -99,11 +109,21 @@ def prune(
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         importance: a name of `importance.names`, an object, or any callable on a `Member`.
-        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
+        budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
+            is given.
+        max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
+            point of accuracy. Units go in rounds, with compensation and new scores after each, until the bound is
+            broken; the last state that met it is the result. It holds for the model returned, before any training.
+        max_loss_increase: the same for the loss, which may rise by so much.
+        validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
+            trained the model nor will test it.
+        metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
+            gradients. By default the accuracy in percentage points.
+        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
         data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
             compensation. The first one's outputs must not hold NaN.
-        loss: ``(output, target) -> scalar``, for criteria that need one; by default the model's own, else
-            cross-entropy.
+        loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
+            model's own, else cross-entropy.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -112,12 +132,16 @@ def prune(
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
             new widths: a model built from it computes the same with the same weights, which is checked, so that a plain
             checkpoint loads without secateur. Axes that the config can't say stay whole.
-        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
+        on_round: called after each round of max_drop or max_loss_increase; without it a terminal shows a bar. After
+            Ctrl-C the result is the last state that met the bound, and its report says so.
+        planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore.
 
     Raises:
         TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
         see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
+        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
+        UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
 
     Example:
         >>> import torch, secateur as sc
@@ -130,7 +154,15 @@ def prune(
         )
     """
     how = method(compensate, data)
-    if budget is None and threshold is None and keep is None:
+    choices = {
+        "budget": budget,
+        "threshold": threshold,
+        "keep": keep,
+        "max_drop": max_drop,
+        "max_loss_increase": max_loss_increase,
+    }
+    limit = bound(choices, validate=validate, metric=metric, loss=loss, seed=seed)
+    if all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
@@ -147,9 +179,30 @@ def prune(
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
-    chosen = {"budget": budget, "threshold": threshold, "keep": keep, "keep_class": keep_class, **planning}
+    chosen = {"keep_class": keep_class, **planning}
+
+    def pick(graph: Graph, scores: Mapping[str, Tensor], **reach: Any) -> Plan:
+        return planned(graph, scores, wording, {**chosen, **reach})
+
+    def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
+        with suppress(TraceError):
+            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
+        return {}
+
+    def made_up(small: nn.Module, made: Plan) -> Compensation | None:
+        if how is None or data is None:
+            return None
+        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+
+    def finish(_: nn.Module, small: nn.Module, made: Plan) -> nn.Module:
+        made_up(small, made)
+        return small
+
+    search = limit and Descent(
+        model, separate(model), limit, scores, pick=pick, rescore=rescore, finish=finish, kind=reduce, on_round=on_round
+    )
     for _ in range(ROUNDS):
-        made = planned(graph, scores, wording, chosen)
+        made = search.plan(graph) if search else pick(graph, scores, budget=budget, threshold=threshold, keep=keep)
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
@@ -166,12 +219,10 @@ def prune(
                     f"every axis that could be pruned fails the proof; the last failure: {error}"
                 ) from error
             continue
+        if search:
+            search.check(made)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
-        compensation = None
-        if how is not None and data is not None:
-            compensation = compensate_(
-                model, small, graph, made, data, how=how, biases=wording is None, forward=forward
-            )
+        compensation = made_up(small, made)
         return Result(
             model=small,
             plan=made if compensation is None else replace(made, biases=compensation.biases),
@@ -179,7 +230,15 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed, compensation),
+            report=_report(
+                model,
+                graph,
+                made,
+                proof,
+                seed,
+                compensation=compensation,
+                held_out=search.held_out() if search else None,
+            ),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -281,7 +340,14 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
 
 
 def _report(
-    model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, compensation: Compensation | None
+    model: nn.Module,
+    graph: Graph,
+    made: Plan,
+    proof: Proof,
+    seed: int,
+    *,
+    compensation: Compensation | None,
+    held_out: Mapping[str, Any] | None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, nothing measured yet."""
 
@@ -302,5 +368,6 @@ def _report(
             "plan": made.to_dict(),
             "environment": {},
             **({"compensation": compensation.to_dict()} if compensation is not None else {}),
+            **({"held_out": held_out} if held_out else {}),
         }
     )

@@ -157,7 +157,9 @@ class Greedy:
     rank within its family, whatever it saves, so every family shrinks alike.
     """
 
-    def __init__(self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str) -> None:
+    def __init__(
+        self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str, start: Tensor | None = None
+    ) -> None:
         self.lanes, self.costs, self.targets, self.scope = lanes, costs, targets, scope
         self.steps = Steps.of(lanes, scope)
         self.at = torch.zeros(len(lanes), dtype=torch.long)  # steps taken, by lane
@@ -168,6 +170,8 @@ class Greedy:
         self.lane_of = torch.tensor([p[1] for p in pairs], dtype=torch.long)
         self.shares = torch.tensor([share for ln in lanes for share in ln.shares], dtype=torch.float64)
         self.weights = self.savings() * self.sizes[:, 0]  # what each whole lane costs
+        if start is not None:
+            self.at = start
 
     def vector(self, at: Tensor) -> Tensor:
         """Axis sizes (A,) after the given number of steps in each lane."""

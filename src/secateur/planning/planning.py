@@ -1,10 +1,7 @@
 """``sc.plan``: scores and a budget, a threshold or a share become a `Plan`."""
 
-import difflib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from math import lcm
 from typing import Literal
 
 import torch
@@ -15,16 +12,16 @@ from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
 from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph, Scale, named
 from secateur.origins import NodeArgument
-from secateur.planning import families
+from secateur.planning import families, limits
 from secateur.planning.agreeing import affordable, agreed
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
+from secateur.planning.limits import Count, Share
 from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
+from secateur.planning.resuming import reached, sunk
 
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
-Multiples = int | Mapping[str, int]
-KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
 def plan(
@@ -35,8 +32,9 @@ def plan(
     threshold: float | None = None,
     keep: float | None = None,
     scope: Scope = "global",
-    min_units: int = 1,
-    multiple_of: Multiples = 1,
+    min_units: Count = 1,
+    multiple_of: Count = 1,
+    max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     uniform: bool = False,
@@ -55,9 +53,11 @@ def plan(
             (`Reconstruction` gives such), and "local" shrinks every axis alike: these two
             differ for a budget only. "isomorphic" ranks within each family of like axes (same kind, size and roles, as
             in repeated blocks): every family shrinks alike, and ``keep`` and ``threshold`` are of the family.
-        min_units: fewest units an axis may keep.
-        multiple_of: widths that change become multiples of this; or a number for each pattern, as in ``only``, such as
+        min_units: fewest units an axis may keep; or a number for each pattern, as in ``only``, such as
             ``{"hidden": 64, "layer1.*": 8, "heads": 1}``. The last pattern that names an axis counts; other axes: 1.
+        multiple_of: widths that change become multiples of this; or a number for each pattern, in the same way.
+        max_share: largest share of an axis's units that may be removed, in (0, 1]; or a share for each pattern, in the
+            same way.
         only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
         ignore: the same; these are not pruned.
         uniform: axes that correspond across repeated blocks (names equal up to the block's index) keep equal widths;
@@ -80,6 +80,7 @@ def plan(
         scope=scope,
         min_units=min_units,
         multiple_of=multiple_of,
+        max_share=max_share,
         only=only,
         ignore=ignore,
         keep_class=keep_class,
@@ -95,24 +96,31 @@ def choose(
     threshold: float | None = None,
     keep: float | None = None,
     scope: Scope = "global",
-    min_units: int = 1,
-    multiple_of: Multiples = 1,
+    min_units: Count = 1,
+    multiple_of: Count = 1,
+    max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     keep_class: bool = False,
     agrees: Callable[[dict[str, int]], bool] | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The kept units of each axis that loses some. See `plan`.
 
     Args:
         agrees: whether sizes of axes may stand together; where they may not, one lane gets narrower until they do.
+        within: kept units of the axes that an earlier plan for a larger budget narrowed: this one goes on from there.
     """
-    _check_arguments(budget, threshold, keep, scope, min_units, multiple_of)
+    _check_arguments(budget, threshold, keep, scope)
+    limits.check(min_units, multiple_of, max_share)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
-    lanes = _lanes(graph, axes, scores, min_units, multiples(graph, multiple_of))
+    one_unit = scope == "global" and getattr(scores, "comparable", False)
+    scores = sunk(scores, within or {})
+    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiple_of))
     if budget is not None:
-        one_unit = scope == "global" and getattr(scores, "comparable", False)
-        removed = _for_budget(graph, lanes, budget, "comparable" if one_unit else scope, min_units)
+        removed = _for_budget(
+            graph, lanes, budget, "comparable" if one_unit else scope, min_units, reached(lanes, within or {})
+        )
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
@@ -135,8 +143,6 @@ def _check_arguments(
     threshold: float | None,
     keep: float | None,
     scope: str,
-    min_units: int,
-    multiple_of: Multiples,
 ) -> None:
     given = {"budget": budget, "threshold": threshold, "keep": keep}
     named_ = [name for name, value in given.items() if value is not None]
@@ -155,24 +161,6 @@ def _check_arguments(
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
     if scope not in SCOPES:
         raise PlanError(f'scope={scope!r}: give "global", "local" or "isomorphic"')
-    numbers = [min_units, *(multiple_of.values() if isinstance(multiple_of, Mapping) else [multiple_of])]
-    if any(type(n) is not int or n < 1 for n in numbers):
-        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1")
-
-
-def multiples(graph: Graph, multiple_of: Multiples) -> dict[str, int]:
-    """The number that each axis's width is to be a multiple of.
-
-    Raises:
-        PlanError: a pattern names nothing.
-    """
-    if not isinstance(multiple_of, Mapping):
-        return dict.fromkeys(graph.axes, multiple_of)
-    _check_patterns(graph, list(multiple_of))
-    found = dict.fromkeys(graph.axes, 1)
-    for pattern, number in multiple_of.items():
-        found |= dict.fromkeys(graph.select([pattern]), number)
-    return found
 
 
 def choose_axes(
@@ -189,7 +177,7 @@ def choose_axes(
         remedy = f". No rule knows {' and '.join(unknown)}: {way_out(unknown)}" if unknown else ""
         raise NothingToPrune(f"{graph.model} has no axis that can be pruned: {_why_frozen(graph.frozen)}{remedy}")
     only, ignore = _patterns(only), _patterns(ignore)
-    _check_patterns(graph, [*only, *ignore])
+    limits.check_patterns(graph, [*only, *ignore])
     wanted = graph.select(only) if only else set(graph.axes)
     wanted -= graph.select(ignore)
     if keep_class:
@@ -218,25 +206,6 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _check_patterns(graph: Graph, patterns: Sequence[str]) -> None:
-    """Patterns that name nothing at all are typing errors; those that name frozen axes are not."""
-    everything = replace(graph, axes={**graph.axes, **graph.frozen})
-    lost = [p for p in patterns if p not in KINDS and not everything.select([p])]
-    if lost:
-        known = [
-            *everything.axes,
-            *{t.rpartition(".")[0] for t in graph.tensors},
-            *{a.kind for a in everything.axes.values()},
-        ]
-        near = difflib.get_close_matches(lost[0], known, 3)
-        hint = (
-            f" Did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else f" Kinds here: {', '.join(sorted({a.kind for a in graph.axes.values()}))}."
-        )
-        raise PlanError(f"{', '.join(map(repr, lost))} name no axis, kind, module or tensor of {graph.model}.{hint}")
-
-
 def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
     """The reasons of the largest frozen axes."""
     largest = sorted(frozen.items(), key=lambda item: -item[1].size)[:5]
@@ -247,7 +216,11 @@ def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
 
 
 def _lanes(
-    graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: Mapping[str, int]
+    graph: Graph,
+    axes: Sequence[str],
+    scores: Mapping[str, Tensor],
+    fewest: Mapping[str, int],
+    steps: Mapping[str, int],
 ) -> list[Lane]:
     group = {name: tie for tie in graph.ties for name in tie}
     lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
@@ -257,8 +230,8 @@ def _lanes(
         lane(
             {name: graph.axes[name].size for name in tie},
             scores,
-            [max(min_units, graph.axes[name].least) for name in tie],
-            [lcm(multiple_of[name], graph.axes[name].step) for name in tie],
+            [fewest[name] for name in tie],
+            [steps[name] for name in tie],
             number[like],
         )
         for tie, like in zip(lanes, alike, strict=True)
@@ -291,7 +264,9 @@ def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | Non
     return _widths(lanes, lambda ln: wanted[ln.axes])
 
 
-def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int) -> list[int]:
+def _for_budget(
+    graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: Count, start: Tensor
+) -> list[int]:
     dense = graph.cost()
     targets = budget.targets(dense)
     least = {a: ln.sizes[-1] * share for ln in lanes for a, share in zip(ln.axes, ln.shares, strict=True)}
@@ -299,19 +274,20 @@ def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str,
     for kind, target in targets.items():
         if smallest[kind] > target:
             raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], least, min_units))
-    steps = Greedy(lanes, graph.costs, targets, scope).run()
+    steps = Greedy(lanes, graph.costs, targets, scope, start).run()
     return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
 
 
 def _unreachable(
-    graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: int
+    graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: Count
 ) -> str:
     held = _held(graph, kind, least)[:3]
     holders = ", ".join(f"{name} {short(amount)}" for name, amount in held)
     return (
         f"{kind}={short(target)} of {short(dense)} is below the smallest that {graph.model} can get, {short(smallest)} "
         f"({smallest / dense:.3f} of the original). What holds it: {holders}. Raise the budget to at least "
-        f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, or ignore less."
+        f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, raise "
+        f"max_share, or ignore less."
     )
 
 

@@ -25,6 +25,8 @@ class Report(Mapping[str, Any]):
     ``F = {"params", "macs", "size_bytes", "latency_ms", "throughput", "training_step_ms", "peak_memory_bytes",
     "metrics": {...}}``. Durations are in milliseconds, sizes in bytes, throughput in samples per second, accuracies in
     [0, 1]. What wasn't measured is None. It prints as a table in a terminal and in a notebook.
+    Where a metric on held-out data was bounded there is also ``"held_out": {"setting", "bound", "metric", "unit",
+    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -55,6 +57,7 @@ class Report(Mapping[str, Any]):
         seed: int | None = None,
         device: str = "cpu",
         interrupted: str = "",
+        held_out: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         return cls(
@@ -70,6 +73,7 @@ class Report(Mapping[str, Any]):
                 "axes": list(axes),
                 "plan": plan,
                 "environment": {**current_environment(device), **({"interrupted": interrupted} if interrupted else {})},
+                **({"held_out": held_out} if held_out else {}),
             }
         )
 
