@@ -4,6 +4,7 @@ Calibration batches carry labels; methods that need none get them without (`unla
 from what is never evaluated on.
 """
 
+import copy
 import fnmatch
 import importlib.util
 import math
@@ -129,12 +130,16 @@ def chosen(count: int, of: int, seed: int) -> Tensor:
 
 
 def accuracy(
-    model: nn.Module, images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], size: int = 250
+    model: nn.Module, images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], size: int = 64
 ) -> float:
-    """Share of the images that are classed right, in per cent."""
+    """Share of the images that are classed right, in per cent. Channels come last, which is quicker on a CPU."""
+    layout = torch.channels_last
+    model = copy.deepcopy(model).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     with torch.inference_mode():
         hits = [
-            (model(prepare(images[i : i + size])).argmax(1) == labels[i : i + size]).sum().item()
+            (model(prepare(images[i : i + size]).contiguous(memory_format=layout)).argmax(1) == labels[i : i + size])
+            .sum()
+            .item()
             for i in range(0, len(images), size)
         ]
     return 100 * sum(hits) / len(images)
@@ -206,7 +211,7 @@ def mobilenet() -> Task:
 
     def evaluate(model: nn.Module, seed: int, limit: int | None) -> float:
         rows = half(seed, 1)[:limit]
-        return accuracy(model, imagenet()[rows], rows, symmetric, size=50)
+        return accuracy(model, imagenet()[rows], rows, symmetric, size=20)
 
     return Task(
         name="mobilenet",
