@@ -20,6 +20,7 @@ import secateur as sc
 LABELLED = ("taylor", "fisher")  # hints of ours that are given labels, where there are any
 COMPENSATIONS = (None, "mean", "lstsq")
 STEPS, CLOSE = 16, 0.002  # of the search for torch-pruning's ratio: most steps, and how near ends it
+AT_ONCE = 32  # images of a backward pass, for the sake of memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +201,11 @@ def loss_gradients(model: nn.Module, batches: Sequence[Any]) -> dict[str, Tensor
     """Gradients of the loss on labelled batches, summed, the model in eval mode."""
     model = copy.deepcopy(model).eval()
     for batch in batches:
-        loss = model(**batch).loss if isinstance(batch, dict) else F.cross_entropy(model(batch[0]), batch[1])
-        loss.backward()
+        if isinstance(batch, dict):
+            model(**batch).loss.backward()
+            continue
+        for images, labels in zip(*(part.split(AT_ONCE) for part in batch), strict=True):
+            F.cross_entropy(model(images), labels, reduction="sum").backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -214,7 +218,7 @@ def with_norms(make: Callable[[Case], tuple[nn.Module, float]]) -> Callable[[Cas
     def run(case: Case) -> tuple[nn.Module, float]:
         model, seconds = make(case)
         started = time.perf_counter()
-        reestimate(model, case.batches)
+        reestimate(model, case.batches, case.task.layout)
         return model, seconds + time.perf_counter() - started
 
     return run
@@ -235,7 +239,7 @@ def remembered(make: Callable[[Case], tuple[nn.Module, float]]) -> Callable[[Cas
     return run
 
 
-def reestimate(model: nn.Module, batches: Sequence[Any]) -> None:
+def reestimate(model: nn.Module, batches: Sequence[Any], layout: torch.memory_format) -> None:
     """Set the running statistics of all batch norms to their averages over the batches.
 
     Raises:
@@ -252,7 +256,7 @@ def reestimate(model: nn.Module, batches: Sequence[Any]) -> None:
         norm.train()
     with torch.no_grad():
         for batch in batches:
-            model(unlabelled(batch).contiguous(memory_format=torch.channels_last))
+            model(unlabelled(batch).contiguous(memory_format=layout))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

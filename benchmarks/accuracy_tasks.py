@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ class Task:
         dense: the trained network, by seed.
         calibration: labelled batches, by seed.
         evaluate: the metric of a model, by seed, on at most so many samples.
+        layout: of the images while batch norms are estimated again; channels last is quicker on a CPU.
         norms: whether the network has batch norms.
         splits: whether what is evaluated on depends on the seed.
         apart: patterns of parameters that a budget of parameters does not count.
@@ -61,6 +62,7 @@ class Task:
     dense: Callable[[int], nn.Module]
     calibration: Callable[[int], list[Any]]
     evaluate: Callable[[nn.Module, int, int | None], float]
+    layout: torch.memory_format = torch.contiguous_format
     norms: bool = False
     splits: bool = False
     apart: tuple[str, ...] = ()
@@ -130,10 +132,14 @@ def chosen(count: int, of: int, seed: int) -> Tensor:
 
 
 def accuracy(
-    model: nn.Module, images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], size: int = 64
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    layout: torch.memory_format = torch.contiguous_format,
+    size: int = 64,
 ) -> float:
-    """Share of the images that are classed right, in per cent. Channels come last, which is quicker on a CPU."""
-    layout = torch.channels_last
+    """Share of the images that are classed right, in per cent."""
     model = copy.deepcopy(model).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     with torch.inference_mode():
         hits = [
@@ -163,7 +169,7 @@ def cifar(depth: int, budgets: tuple[float, ...]) -> Task:
 
     def evaluate(model: nn.Module, seed: int, limit: int | None) -> float:
         images, labels = cifar_split("test")
-        return accuracy(model, images[:limit], labels[:limit], shared().normalise)
+        return accuracy(model, images[:limit], labels[:limit], shared().normalise, torch.channels_last)
 
     return Task(
         name=f"resnet{depth}",
@@ -176,6 +182,7 @@ def cifar(depth: int, budgets: tuple[float, ...]) -> Task:
         dense=lambda seed: shared().cifar_resnet(depth),
         calibration=calibration,
         evaluate=evaluate,
+        layout=torch.channels_last,
         norms=True,
         peer_ignores=("linear", "conv1", "layer*.conv2"),
         peer_note="torch-pruning can't follow the padding in the shortcuts (with only the classifier ignored it raises "
@@ -211,7 +218,7 @@ def mobilenet() -> Task:
 
     def evaluate(model: nn.Module, seed: int, limit: int | None) -> float:
         rows = half(seed, 1)[:limit]
-        return accuracy(model, imagenet()[rows], rows, symmetric, size=20)
+        return accuracy(model, imagenet()[rows], rows, symmetric, torch.channels_last, size=20)
 
     return Task(
         name="mobilenet",
@@ -224,6 +231,7 @@ def mobilenet() -> Task:
         dense=lambda seed: shared().mobilenet_v1(),
         calibration=calibration,
         evaluate=evaluate,
+        layout=torch.channels_last,
         norms=True,
         splits=True,
         peer_ignores=("classifier",),
@@ -310,7 +318,7 @@ def digits() -> Task:
     def evaluate(model: nn.Module, seed: int, limit: int | None) -> float:
         batches = list(trained(seed)[1].test)
         images, labels = (torch.cat([b[i] for b in batches])[:limit] for i in (0, 1))
-        return accuracy(model, images, labels, partial(torch.Tensor.float))
+        return accuracy(model, images, labels, torch.Tensor.float)
 
     return Task(
         name="digits",
@@ -326,6 +334,6 @@ def digits() -> Task:
         splits=True,
         peer_ignores=("fc3", "conv2"),
         peer_note="the literal size in forward makes what torch-pruning returns fail unless conv2 keeps its width",
-        note="Calibration: one pass over the training split. Evaluation: the test split of 360 images. Each seed "
+        note="Calibration: one pass over the training split. Evaluation: the test split. Each seed "
         "trains a dense network of its own",
     )
