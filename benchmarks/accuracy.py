@@ -57,10 +57,10 @@ class Results:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def value(self, task: Task, seed: int, limit: int | None, print_: str) -> float | None:
+    def value(self, task: Task, seed: int, limit: int | None, mark: str) -> float | None:
         """The metric of a network with the same weights on the same samples."""
         for row in self.rows.values():
-            same = row["task"] == task.name and row["limit"] == limit and row.get("fingerprint") == print_
+            same = row["task"] == task.name and row["limit"] == limit and row.get("fingerprint") == mark
             if same and (row["seed"] == seed or not task.splits):
                 return row["value"]
         return None
@@ -82,8 +82,8 @@ def fingerprint(model: nn.Module) -> str:
 
 def judge(task: Task, model: nn.Module, dense: nn.Module, seed: int, limit: int | None, results: Results) -> Row:
     """Everything that is measured on a network."""
-    print_ = fingerprint(model)
-    value = results.value(task, seed, limit, print_)
+    mark = fingerprint(model)
+    value = results.value(task, seed, limit, mark)
     timing = {"dense": dense, "pruned": model} if model is not dense else {"dense": dense}
     times = measure_all(timing, task.timed, threads=1, training=False, memory=False)
     return {
@@ -91,7 +91,7 @@ def judge(task: Task, model: nn.Module, dense: nn.Module, seed: int, limit: int 
         **task.costs(model),
         "latency_ms": times["pruned" if model is not dense else "dense"].latency_ms,
         "dense_latency_ms": times["dense"].latency_ms,
-        "fingerprint": print_,
+        "fingerprint": mark,
     }
 
 
@@ -134,7 +134,7 @@ def say(row: Row) -> None:
 
 
 def picked(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that any pattern matches, whole or in part; all without patterns.
+    """The names that any pattern matches; all without patterns.
 
     Raises:
         SystemExit: a pattern matches none.

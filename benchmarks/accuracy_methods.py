@@ -112,8 +112,10 @@ def defaults(case: Case) -> tuple[nn.Module, float]:
 
 
 def ours(case: Case, hint: str, compensate: str | None) -> tuple[nn.Module, float]:
-    """A hint, with or without compensation."""
-    data = case.batches if hint in LABELLED else [unlabelled(batch) for batch in case.batches]
+    """A hint, with or without compensation. One that needs labels gets them, and the loss unless the model has one."""
+    labelled = hint in LABELLED
+    data = case.batches if labelled else [unlabelled(batch) for batch in case.batches]
+    own_loss = isinstance(case.batches[0], dict)  # where the labels are among the inputs
     return timed(
         lambda: (
             sc.prune(
@@ -122,6 +124,7 @@ def ours(case: Case, hint: str, compensate: str | None) -> tuple[nn.Module, floa
                 importance=hint,
                 budget=case.task.budget(case.dense, case.fraction),
                 data=data,
+                loss=F.cross_entropy if labelled and not own_loss else None,
                 compensate=compensate,
                 seed=case.seed,
                 **case.task.planning,

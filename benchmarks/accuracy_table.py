@@ -51,35 +51,34 @@ def section(task: Task, methods: Mapping[str, Method], rows: Sequence[Row], budg
     dense = sorted((r for r in rows if r["method"] == "dense"), key=lambda r: r["seed"])
     counted = "MACs" if task.cost == "macs" else "parameters without the embeddings" if task.apart else "parameters"
     unit = "accuracy in %" if task.metric == "accuracy" else task.metric
-    columns = ["method", unit, "against dense", "of the budget's", "MACs", "params", "latency", "seconds", "seeds"]
+    costs = ["of the budget's"] * bool(task.apart) + ["MACs", "params"]
+    columns = ["method", unit, "against dense", *costs, "latency", "seconds", "seeds"]
     lines = [
         f"### {budget:.0%} of the {counted}\n",
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),
-        line("dense", dense, dense),
+        line(task, "dense", dense, dense),
     ]
     here = {name: [r for r in rows if r["method"] == name and r["budget"] == budget] for name in methods}
     for name, found in here.items():
         good = [row for row in found if "error" not in row]
         if good:
-            lines.append(line(name + (", labels" if methods[name].labels else ""), good, dense))
+            lines.append(line(task, name + (", labels" if methods[name].labels else ""), good, dense))
         elif found:
-            lines.append(f"| {name} | {short(found[0]['error'])} | | | | | | | {len(found)} |")
+            lines.append(f"| {name} | {short(found[0]['error'])} |" + " |" * (len(columns) - 3) + f" {len(found)} |")
     good = {name: values for name, found in here.items() if (values := [r for r in found if "error" not in r])}
     return "\n".join([*lines, "", *verdicts(task, methods, good, dense), ""])
 
 
-def line(label: str, rows: Sequence[Row], dense: Sequence[Row]) -> str:
+def line(task: Task, label: str, rows: Sequence[Row], dense: Sequence[Row]) -> str:
     """A method over its seeds."""
     by_seed = {row["seed"]: row for row in dense}
     gaps = [row["value"] - by_seed[row["seed"]]["value"] for row in rows]
-    shares = {
-        name: statistics.mean(row[name] / by_seed[row["seed"]][name] for row in rows)
-        for name in ("counted", "macs", "params")
-    }
+    names = ["counted"] * bool(task.apart) + ["macs", "params"]
+    shares = [statistics.mean(row[name] / by_seed[row["seed"]][name] for row in rows) for name in names]
     latency = statistics.median(row["latency_ms"] / row["dense_latency_ms"] for row in rows)
     values, seconds = spread([r["value"] for r in rows]), statistics.mean(r["seconds"] for r in rows)
-    costs = " | ".join(f"{100 * shares[name]:.1f} %" for name in ("counted", "macs", "params"))
+    costs = " | ".join(f"{100 * share:.1f} %" for share in shares)
     gap = f"{statistics.mean(gaps):+.2f}" if any(gaps) else ""
     return f"| {label} | {values} | {gap} | {costs} | {100 * latency:.0f} % | {seconds:.1f} | {len(rows)} |"
 

@@ -333,7 +333,7 @@ def digits() -> Task:
         evaluate=evaluate,
         splits=True,
         peer_ignores=("fc3", "conv2"),
-        peer_note="the literal size in forward makes what torch-pruning returns fail unless conv2 keeps its width",
+        peer_note="The literal size in forward makes what torch-pruning returns fail unless conv2 keeps its width",
         note="Calibration: one pass over the training split. Evaluation: the test split. Each seed "
         "trains a dense network of its own",
     )
