@@ -260,7 +260,7 @@ def _named(hints: Any) -> dict[str, Hint]:
     if isinstance(hints, Mapping):
         found: dict[str, Hint] = dict(cast("Mapping[str, Hint]", hints))
     else:
-        listed: list[Any] = [hints] if isinstance(hints, str) or callable(hints) else list(hints)
+        listed: list[Any] = [hints] if isinstance(hints, str) or not isinstance(hints, Iterable) else list(hints)
         called = [hint if isinstance(hint, str) else getattr(hint, "__name__", repr(hint)) for hint in listed]
         twice = sorted({name for name in called if called.count(name) > 1})
         if twice:

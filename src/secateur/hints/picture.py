@@ -18,11 +18,11 @@ _STYLE = (
     ".hints text{fill:currentColor}.hints .soft{opacity:.65}.hints .head{font-size:14px;font-weight:600}"
     ".hints .none{fill:#8d9991;opacity:.25}.hints .frame{fill:none;stroke:#8d9991;stroke-opacity:.5}"
     ".hints .equal{stroke:#8d9991;stroke-opacity:.6;stroke-dasharray:4 4}.hints .dots{fill:#1f7a4d;fill-opacity:.5}"
-    ".hints .cell{font-size:10px;text-anchor:middle}"
+    ".hints .cell{font-size:10px;text-anchor:middle;fill:#1d2420}"
     "@media (prefers-color-scheme:dark){svg.hints{background:#141816;color:#e8ece8}.hints .dots{fill:#53c18a}}"
 )
 _WIDTH, _MARGIN, _NAMES = 960, 16, 130
-_ROW, _PANEL, _GAP = 22, 168, 24
+_ROW, _PANEL, _GAP = 22, 166, 24
 _ACROSS = (_WIDTH - 2 * _MARGIN + _GAP) // (_PANEL + _GAP)
 
 
@@ -55,7 +55,7 @@ def _heat(check: HintCheck, top: int) -> tuple[str, int]:
             fill = 'class="none"' if value is None else f'fill="{_color(value)}"'
             label = f"{name} on {axis.name}: {_signed(value)}, {len(axis.units)} of {axis.size} units"
             number = (
-                f'<text class="cell" x="{x + slot / 2:.1f}" y="{y + 14}">{value:.1f}</text>'
+                f'<text class="cell" x="{x + slot / 2:.1f}" y="{y + 14}">{round(value, 1) + 0.0:.1f}</text>'
                 if value is not None and slot >= 26
                 else ""
             )

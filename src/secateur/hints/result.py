@@ -257,7 +257,7 @@ def _by_axis(check: HintCheck) -> Table:
 
 
 def _signed(value: float | None) -> str:
-    return DASH if value is None else f"{value:+.2f}"
+    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def _with_error(value: float | None, error: float | None) -> str:
