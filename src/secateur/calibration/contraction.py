@@ -120,7 +120,9 @@ class Convolution(Contraction):
     def places(self) -> tuple[int, ...]:
         """Sizes of the output's spatial dims."""
         settings = zip(self.x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return tuple((size + 2 * pad - dilate * (width - 1) - 1) // step + 1 for size, width, step, pad, dilate in settings)
+        return tuple(
+            (size + 2 * pad - dilate * (width - 1) - 1) // step + 1 for size, width, step, pad, dilate in settings
+        )
 
     def count(self, out: Tensor | None = None) -> int:
         return self.x.shape[0] * math.prod(self.places)

@@ -3,7 +3,7 @@
 Found by one run on the example inputs, as plain data by which later runs are watched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,8 +73,20 @@ class Follows:
     moves: tuple[tuple[int, ...], ...] = ()
 
 
-def find_sites(model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, Any] | None = None) -> dict[Key, Site]:
-    """Every use of a weight in one run of the model, in order, with its dims in terms of the graph's axes."""
+def find_sites(
+    model: nn.Module,
+    graph: Graph,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    call: Callable[[nn.Module], Any] | None = None,
+) -> dict[Key, Site]:
+    """Every use of a weight in one run of the model, in order, with its dims in terms of the graph's axes.
+
+    Args:
+        args, kwargs: example inputs.
+        call: runs a model in their place.
+    """
     tracer = _Siting(model)
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     copy, tensors = running(model), named_tensors(model)
@@ -83,7 +95,7 @@ def find_sites(model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, A
         tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensor)]].dims])
     positional, keywords = fresh(as_call(args, kwargs))
     with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
-        copy(*positional, **keywords)
+        copy(*positional, **keywords) if call is None else call(copy)
     return tracer.sites
 
 

@@ -1,255 +1,255 @@
 """One pass over the data, and what it says of every unit: activations where weights use them, gradients, Gram matrices.
 
-Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs of a
-group, U units.
+Shape letters: B samples, R rows, F features (all groups), G groups, K features of a group with the window, N outputs of
+a group, U units.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Leaf
+from secateur.calibration.batches import Batch, Batches, Forward, drawn_loss
 from secateur.calibration.contraction import Contraction
-from secateur.calibration.sites import Site, find_sites
-from secateur.calibration.watching import Key, Watch, running
-from secateur.graph import Graph, named
-from secateur.importance.members import positions
-from secateur.inputs import split_batch
+from secateur.calibration.found import Inputs, Statistics, consumers, wide
+from secateur.calibration.sites import find_sites
+from secateur.calibration.watching import Key, Watch
+from secateur.errors import DataError, ScoreError
+from secateur.graph import Graph
 from secateur.modules import Walk, named_parameters
-from secateur.objectives import Loss, logits_of, loss_of
+from secateur.objectives import Loss
+from secateur.progress import progress_bar
 from secateur.tracing.leavings import nothing_left
-from secateur.tracing.surroundings import quiet_backends
+from secateur.tracing.shadow import copied, evaluating
+from secateur.tracing.surroundings import quiet_backends, seed_draws
 
 ROWS = 2**17  # rows of a product that go into a Gram matrix, over all the data
+UNSIZED = 2**13  # rows of one batch that do, where nobody knows how many batches there will be
+CHUNK = 2**13  # rows whose products are added up in the precision of the data, before the sum goes on in float64
+WIDEST = 4608  # features with the window (512 channels of 3 x 3): a Gram matrix of more would take over 170 MB
 NEEDS = ("inputs", "softmax", "gates", "gradients", "gram", "sensitivity")
-
-
-@dataclass
-class Inputs:
-    """What a use of a weight was given: sums over rows, by feature, (F,)."""
-
-    rows: int = 0
-    total: Tensor | None = None
-    magnitude: Tensor | None = None
-    square: Tensor | None = None
-    active: Tensor | None = None
-
-    def add(self, x: Tensor, dim: int) -> None:
-        """Count an activation in, whose features lie along a dim."""
-        others = [k for k in range(x.dim()) if k != dim]
-        self.rows += x.numel() // x.shape[dim]
-        wide = x.float()
-        for name, values in (
-            ("total", wide), ("magnitude", wide.abs()), ("square", wide.square()), ("active", (x > 0).float()),
-        ):  # fmt: skip
-            new = values.sum(others).double() if others else values.double()
-            old = getattr(self, name)
-            setattr(self, name, new if old is None else old + new)
-
-
-@dataclass
-class Statistics:
-    """What one pass over the data found.
-
-    Attributes:
-        sites: every use of a weight, in order.
-        samples: how many samples there were.
-        inputs: by use: what it was given.
-        softmax: by axis: mean over rows of the softmax across its units, (U,).
-        gate: by axis: sum over samples of the derivative of the loss by a factor on the unit, (U,).
-        gate_square: the sum of their squares, (U,).
-        gradients: by parameter: the mean gradient of the loss.
-        grams: by use: mean products of features, (G, K, K) float64.
-        sensitivity: by use: mean square of the derivative of the loss by each output, (G, N), times rows a sample.
-    """
-
-    sites: dict[Key, Site]
-    samples: int = 0
-    inputs: dict[Key, Inputs] = field(default_factory=dict[Key, Inputs])
-    softmax: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    gate: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    gate_square: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    gradients: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    grams: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
-    sensitivity: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+LABELLED = frozenset({"gates", "gradients"})
+"""Needs that take a loss."""
 
 
 def collect(
     model: nn.Module,
     graph: Graph,
-    args: Any,
-    kwargs: Mapping[str, Any] | None,
     data: Iterable[Any],
     needs: Iterable[str],
     *,
     loss: Loss | None = None,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
+    forward: Forward | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    asking: str = "these criteria",
 ) -> Statistics:
-    """Go through the data once.
+    """Go through the data once, in evaluation mode; the model stays as it is.
+
+    What weights are given ("inputs") and the weights as matrices are always found, whatever else is asked for.
 
     Args:
+        model: the model that was traced, or one of the same architecture.
+        data: batches, one in memory at a time; see `split_batch` for their form.
         needs: which of `NEEDS` to collect.
-        loss: of ``(output, target)``; None takes the model's own, else cross-entropy. For "sensitivity" the targets are
-            drawn from the model's own answers, so that no labels are needed.
+        loss: ``(output, target) -> scalar``, a mean over the batch; None takes the model's own, else cross-entropy.
+            Only "gates" and "gradients" take it: for "sensitivity" the targets are drawn from the model's own answers.
+        forward: ``(model, batch) -> output``, for batches of another form. The last item of a batch is then its target.
+        seed: of what is drawn.
+        asking: who needs a loss, for errors.
+
+    Raises:
+        DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
+        ScoreError: there is no loss, or it is NaN.
     """
-    batches = list(data)
-    sites = find_sites(model, graph, args, kwargs)
-    found = Statistics(sites=sites)
-    copy = running(model)
-    work = _Pass(copy, graph, found, frozenset(needs), max(1, ROWS // max(1, len(batches))), len(batches))
-    generator = torch.Generator().manual_seed(seed)
+    copy = _borrowed(model)
+    batches = Batches(copy, data, forward)
+    work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
         stack.enter_context(nothing_left(Walk(copy)))
-        for number, batch in enumerate(batches):
-            work.batch(batch, loss, forward or _call, generator)
-            if progress is not None:
-                progress(number + 1, len(batches))
+        seed_draws()
+        step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
+        for batch in batches:
+            if batch.samples:
+                work.batch(batch)
+            step()
+    if not work.found.samples:
+        raise DataError("data holds no sample: pass at least one batch (a generator that was used up is empty)")
     work.finish()
-    return found
+    return work.found
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
-    args, kwargs, _ = split_batch(batch)
-    return model(*args, **kwargs)
+def _borrowed(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode: its parameters are the model's memory under flags of their own, its buffers copies.
+
+    A layer that writes to its weights while it runs (an embedding with ``max_norm``) makes it own its parameters too.
+    """
+    writes = any(getattr(module, "max_norm", None) is not None for module in model.modules())
+
+    def take(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter) or writes:
+            values = tensor.detach().clone()
+        else:
+            values = tensor.detach()
+        return nn.Parameter(values, requires_grad=_smooth(tensor)) if isinstance(tensor, nn.Parameter) else values
+
+    return evaluating(copied(Walk(model), take))
+
+
+def _smooth(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Pass:
+    """Where the pass stands."""
+
     def __init__(
-        self, model: nn.Module, graph: Graph, found: Statistics, needs: frozenset[str], rows: int, batches: int
+        self,
+        model: nn.Module,
+        graph: Graph,
+        needs: frozenset[str],
+        loss: Loss | None,
+        asking: str,
+        seed: int,
+        count: int,
     ) -> None:
-        self.model, self.graph, self.found, self.needs, self.rows = model, graph, found, needs, rows
-        self.parameters = named_parameters(model)
-        self.places: dict[tuple[Key, str], Tensor] = {
-            (key, axis): torch.cat(positions(site.features, axis), 1)
-            for key, site in found.sites.items()
-            for axis in dict.fromkeys(named([site.features]))
-            if axis in graph.axes and not (axis in named([site.outputs]) and site.groups > 1)
-        }
-        self.axes: dict[Key, list[str]] = {}
-        for key, axis in self.places:
-            self.axes.setdefault(key, []).append(axis)
-        self.gates: dict[str, Tensor] = {}
+        self.model, self.graph, self.needs, self.loss, self.asking = model, graph, needs, loss, asking
+        self.found = Statistics(sites={}, needs=needs)
+        self.rows = max(1, ROWS // count) if count else UNSIZED
+        self.generator = torch.Generator().manual_seed(seed)
+        names = named_parameters(model)
+        self.names = {id(names[name]): name for name in reversed(names)}  # tied ones by their first
+        self.weights = [p for p in dict.fromkeys(names.values()) if p.requires_grad]
+        self.axes: dict[Key, dict[str, Tensor]] = {}  # by use, the axes that it consumes and where their units sit
         self.counts: dict[Any, int] = {}
+        self.mode = ""
+        self.gates: dict[str, Tensor] = {}
 
-    @property
-    def backward(self) -> bool:
-        return bool(self.needs & {"gates", "gradients", "sensitivity"})
+    def _site(self, batch: Batch) -> None:
+        """Find the uses of weights on the first batch."""
+        self.found.sites = find_sites(self.model, self.graph, call=batch.run)
+        for axis in self.graph.axes:
+            for key, at in consumers(self.found.sites, axis):
+                self.axes.setdefault(key, {})[axis] = at
 
-    def batch(self, batch: Any, loss: Loss | None, forward: Callable[..., Any], generator: torch.Generator) -> None:
-        watch = _Collecting(self)
-        if not self.backward:
-            with torch.no_grad(), watch:
-                forward(self.model, batch)
-            self.found.samples += watch.samples
-            return
-        wanted = [p for p in self.parameters.values() if p.is_floating_point()]
-        before = [p.requires_grad for p in wanted]
+    def batch(self, batch: Batch) -> None:
+        """Run one batch and add what it says."""
+        if not self.found.batches:
+            self._site(batch)
+        watch = _Collecting(self, batch)
+        backward = bool(self.needs & {"gates", "gradients", "sensitivity"})
+        with torch.set_grad_enabled(backward):
+            with watch:
+                output = batch.run(self.model)
+            watch.flush()
+            self._check(watch, batch)
+            if "sensitivity" in self.needs:
+                self.mode = "sensitivity"
+                drawn = drawn_loss(output, batch.target, self.generator)
+                self._gradients(drawn, keep=bool(self.needs & LABELLED))
+            if self.needs & LABELLED:
+                self._derive(output, batch)
+        self.found.samples += batch.samples
+        self.found.batches += 1
+
+    def _check(self, watch: "_Collecting", batch: Batch) -> None:
+        bad = [key for key, inputs in watch.seen.items() if not bool(inputs.square.isfinite().all())]
+        if bad:
+            raise DataError(
+                f"batch {batch.number} of the calibration data gives NaN or infinite activations, first at the input "
+                f"of {bad[0][0]}: drop the batch, or find out why the model fails on it"
+            )
+        for key, inputs in watch.seen.items():
+            known = self.found.inputs.get(key)
+            self.found.inputs[key] = inputs if known is None else known + inputs
+
+    def _gradients(self, value: Tensor, *, keep: bool) -> Sequence[Tensor | None]:
         try:
-            for p in wanted:
-                p.requires_grad_(True)
-            with torch.enable_grad():
-                with watch:
-                    output = forward(self.model, batch)
-                watch.flush()
-                self._derive(output, batch, loss, generator, wanted)
-        finally:
-            for p, flag in zip(wanted, before, strict=True):
-                p.requires_grad_(flag)
-        self.found.samples += watch.samples
+            return torch.autograd.grad(value, self.weights, retain_graph=keep, allow_unused=True)
+        except RuntimeError as error:
+            raise ScoreError(
+                f"no gradients for {self.asking}: {type(self.model).__name__} gives none ({error})"
+            ) from error
 
-    def _derive(
-        self, output: Any, batch: Any, loss: Loss | None, generator: torch.Generator, wanted: Sequence[nn.Parameter]
-    ) -> None:
-        if "sensitivity" in self.needs:
-            self.mode = "sensitivity"
-            drawn = own_loss(output, generator)
-            torch.autograd.grad(drawn, wanted, retain_graph=bool(self.needs & {"gates", "gradients"}), allow_unused=True)
-        if self.needs & {"gates", "gradients"}:
-            self.mode = "gates"
-            _, kwargs, target = split_batch(batch)
-            target = kwargs.get("labels") if target is None else target
-            mean = loss_of(output, target, loss)
-            scores = logits_of(output)
-            size = scores.shape[0] if scores is not None and scores.dim() else 1
-            self.gates = {}
-            grads = torch.autograd.grad(mean * size, wanted, allow_unused=True)
-            for axis, values in self.gates.items():  # (B, U)
-                _add(self.found.gate, axis, values.sum(0))
-                _add(self.found.gate_square, axis, values.square().sum(0))
-            if "gradients" in self.needs:
-                names = {id(p): n for n, p in self.parameters.items()}
-                for p, g in zip(wanted, grads, strict=True):
-                    if g is not None:
-                        _add(self.found.gradients, names[id(p)], g.detach())
+    def _derive(self, output: Any, batch: Batch) -> None:
+        """Gates and gradients of the loss."""
+        self.mode, self.gates = "gates", {}
+        grads = self._gradients(batch.loss(output, self.loss, self.asking) * batch.samples, keep=False)
+        for axis, values in self.gates.items():  # (B, U)
+            _add(self.found.gate, axis, wide(values.sum(0)))
+            _add(self.found.gate_magnitude, axis, wide(values.abs().sum(0)))
+            _add(self.found.gate_square, axis, wide(values.square().sum(0)))
+        if "gradients" in self.needs:
+            for weight, grad in zip(self.weights, grads, strict=True):
+                if grad is not None:
+                    _add(
+                        self.found.gradients,
+                        self.names[id(weight)],
+                        grad.detach().to(torch.promote_types(grad.dtype, torch.float32)),
+                    )
 
     def finish(self) -> None:
+        """Make sums means."""
         found = self.found
-        for name in found.gradients:
-            found.gradients[name] /= max(found.samples, 1)
-        for key in found.grams:
-            found.grams[key] /= max(self.counts["gram", key], 1)
-        for key in found.sensitivity:
-            found.sensitivity[key] /= max(found.samples, 1)
+        for table in (found.gate, found.gate_magnitude, found.gate_square, found.gradients, found.sensitivity):
+            for key in table:
+                table[key] = table[key] / found.samples  # type: ignore[index]
         for axis in found.softmax:
-            found.softmax[axis] /= max(self.counts["softmax", axis], 1)
+            found.softmax[axis] /= self.counts["softmax", axis]
+        for key in found.grams:
+            found.grams[key] /= self.counts["gram", key]
 
 
 class _Collecting(Watch):
     """Collects statistics at every use of a weight in one batch."""
 
-    def __init__(self, work: _Pass) -> None:
+    def __init__(self, work: _Pass, batch: Batch) -> None:
         super().__init__(work.model)
-        self.work = work
+        self.work, self.batch = work, batch
+        self.seen: dict[Key, Inputs] = {}
         self.pending: tuple[Key, Contraction, Tensor] | None = None
-        self.samples = 0
-
-    def used(self, key: Key, number: int, found: Contraction, compute: Callable[[], Tensor]) -> Tensor:
-        self.flush()
-        work = self.work
-        self.samples = self.samples or int(found.x.shape[0])
-        if key in work.axes and key in work.found.sites:
-            with torch.no_grad():
-                self._forward(key, found)
-        out = compute()
-        if work.backward and key in work.found.sites:
-            self.pending = key, found, out
-        return out
-
-    def ran(self, *_: Any) -> None:
-        pass
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.flush()
         return super().__torch_dispatch__(func, types, args, kwargs)
 
+    def used(self, key: Key, number: int, found: Contraction, compute: Callable[[], Tensor]) -> Tensor:
+        site = self.work.found.sites.get(key)
+        known = site is not None and key in self.work.axes and found.x.shape[found.x_dim] == site.features.size
+        if known and found.x.numel():
+            with torch.no_grad():
+                self._forward(key, found)
+        out = compute()
+        if known and torch.is_grad_enabled():
+            self.pending = key, found, out
+        return out
+
     def _forward(self, key: Key, use: Contraction) -> None:
-        work, needs = self.work, self.work.needs
-        if "inputs" in needs:
-            work.found.inputs.setdefault(key, Inputs()).add(use.x, use.x_dim)
-        if "softmax" in needs:
-            for axis in work.axes[key]:
-                units = use.x.movedim(use.x_dim, -1)[..., work.places[key, axis]].mean(-1)
-                shares = units.float().softmax(-1).flatten(0, -2)
-                _add(work.found.softmax, axis, shares.double().sum(0))
+        work = self.work
+        work.found.matrices.setdefault(key, use.matrix().detach())
+        work.found.windows[key] = use.window
+        self.seen[key] = Inputs.of(use.x, use.x_dim)
+        if "softmax" in work.needs:
+            for axis, at in work.axes[key].items():
+                units = use.x.movedim(use.x_dim, -1).float()[..., at.to(use.x.device)].mean(-1)
+                shares = units.softmax(-1).flatten(0, -2)
+                _add(work.found.softmax, axis, wide(shares.sum(0)))
                 work.counts["softmax", axis] = work.counts.get(("softmax", axis), 0) + len(shares)
-        if "gram" in needs:
-            count = use.count()
-            pick = None
-            if count > work.rows:
-                generator = torch.Generator().manual_seed(work.found.samples)
-                pick = torch.randperm(count, generator=generator)[: work.rows].sort().values.to(use.x.device)
-            rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
-            for start in range(0, rows.shape[1], 8192):
-                part = rows[:, start : start + 8192]
-                _add(work.found.grams, key, (part.transpose(1, 2) @ part).double())
-            work.counts["gram", key] = work.counts.get(("gram", key), 0) + rows.shape[1]
+        if "gram" in work.needs and work.found.matrices[key].shape[1] <= WIDEST:
+            self._gram(key, use)
+
+    def _gram(self, key: Key, use: Contraction) -> None:
+        count, pick = use.count(), None
+        if count > self.work.rows:
+            generator = torch.Generator().manual_seed(self.batch.number)
+            pick = torch.randperm(count, generator=generator)[: self.work.rows].sort().values.to(use.x.device)
+        rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
+        for start in range(0, rows.shape[1], CHUNK):
+            part = rows[:, start : start + CHUNK].float()
+            _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
+        self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
 
     def flush(self) -> None:
         """Listen to the gradients of the use whose output has just got its place in autograd's graph."""
@@ -258,37 +258,30 @@ class _Collecting(Watch):
         (key, use, out), self.pending = self.pending, None
         node = out.grad_fn
         if node is not None:
-            node.register_hook(lambda into, outof, key=key, use=use: self._backward(key, use, into, outof))
+            place = 1 if type(node).__name__.startswith("Addmm") else 0  # of x among the operands
+            node.register_hook(lambda into, outof: self._backward(key, use, into[place], outof[0]))
 
-    def _backward(self, key: Key, use: Contraction, into: Sequence[Any], outof: Sequence[Any]) -> None:
-        work, delta = self.work, outof[0]
-        if delta is None:
-            return
+    def _backward(self, key: Key, use: Contraction, into: Tensor | None, outof: Tensor | None) -> None:
+        work = self.work
         with torch.no_grad():
-            if work.mode == "sensitivity":
-                squares = delta.float().square().movedim(use.out_dim, -1).flatten(0, -2).double().sum(0)
+            if work.mode == "sensitivity" and outof is not None:
+                squares = wide(outof.float().square().movedim(use.out_dim, -1).flatten(0, -2).sum(0))
                 _add(work.found.sensitivity, key, squares.reshape(use.groups, -1))
-            elif "gates" in work.needs and key in work.axes:
-                grad = next((g for g in into if g is not None and g.shape == use.x.shape), None)
-                if grad is not None:
-                    product = (use.x * grad).float().movedim(use.x_dim, -1)
-                    samples = product.reshape(self.samples, -1, product.shape[-1]).sum(1)  # (B, F)
-                    for axis in work.axes[key]:
-                        _add(work.gates, axis, samples[:, work.places[key, axis]].sum(-1))
+            elif work.mode == "gates" and "gates" in work.needs and into is not None:
+                product = (use.x.float() * into.float()).movedim(use.x_dim, -1)
+                samples = self._by_sample(product)
+                for axis, at in work.axes[key].items():
+                    _add(work.gates, axis, samples[:, at.to(samples.device)].sum(-1))
 
-
-def own_loss(output: Any, generator: torch.Generator) -> Tensor:
-    """The loss, summed, against answers drawn from the model's own: its gradients' squares are Fisher's information.
-
-    Class scores (N, C, ...) draw a class for each place. Anything else counts as the mean of a normal distribution.
-    """
-    scores = logits_of(output)
-    if scores is None:
-        raise TypeError(f"no scores among the model's outputs ({type(output).__name__})")
-    last = scores.float().movedim(1, -1) if scores.dim() != 3 else scores.float()
-    flat = last.reshape(-1, last.shape[-1])
-    drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).to(flat.device)
-    return nn.functional.cross_entropy(flat, drawn[:, 0], reduction="sum")
+    def _by_sample(self, rows: Tensor) -> Tensor:
+        """Sums over the rows of each sample, (B, F). Rows are in the order of the samples, as everywhere but in
+        recurrent code with time first; where their number is no multiple of B, nobody knows whose they are.
+        """
+        features, count = rows.shape[-1], self.batch.samples
+        flat = rows.reshape(-1, features)
+        if len(flat) % count == 0:
+            return flat.reshape(count, -1, features).sum(1)
+        return torch.cat([flat.sum(0, keepdim=True), flat.new_zeros(count - 1, features)])
 
 
 def _add(table: dict[Any, Tensor], key: Any, value: Tensor) -> None:

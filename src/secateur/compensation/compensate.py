@@ -1,6 +1,5 @@
 """Refitting a pruned model, use of a weight by use of a weight, to the original on calibration data."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from secateur.axes import product
 from secateur.calibration.contraction import Contraction
 from secateur.calibration.lockstep import Pause, Run
 from secateur.calibration.sites import Follows, Norm, Site, find_followers, find_sites
 from secateur.calibration.watching import Key, running
-from secateur.compensation.least_squares import Fit, Sums, solve
+from secateur.compensation.least_squares import Sums, solve
 from secateur.graph import Graph, named
 from secateur.inputs import split_batch
 from secateur.modules import named_tensors

@@ -1,6 +1,6 @@
-"""Reconstruction: how well the units that stay can stand in for the one that goes, weights refitted.
+"""What each unit's going costs when the cheapest always goes next, the weights of those that stay refitted.
 
-Shape letters: G groups, K features, N outputs, U units, P features of a unit, S uses of weights.
+Shape letters: K features, N outputs, U units, V units that a use sees, P features of a unit.
 """
 
 from collections.abc import Sequence
@@ -10,77 +10,103 @@ import torch
 from torch import Tensor
 
 STEPS = 96  # units that are taken one by one before several go at a time
+TINY = 1e-30
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Regression:
     """One use of a weight: outputs = features @ matrix, and what the data say of the features.
 
     Attributes:
-        gram: mean products of features, (K, K) float64.
+        gram: mean products of features, (K, K) float64; or the mean squares alone, (K,), where nothing is refitted.
         matrix: weights, each output's scaled by the root of what an error of it costs, (K, N) float64.
-        blocks: the features of each unit, (U, P).
+        blocks: the features of each unit, (V, P).
+        units: which units these are, (V,).
     """
 
     gram: Tensor
     matrix: Tensor
     blocks: Tensor
+    units: Tensor
 
 
 def eliminate(uses: Sequence[Regression], units: int, ridge: float = 1e-3) -> Tensor:
     """What each unit's going costs, at the moment it goes, when the cheapest always goes next and the rest is refitted.
 
-    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning"; Kurtic et
-    al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way.
+    Optimal brain surgery on whole units (Hassibi and Stork 1992, "Second order derivatives for network pruning"; Kurtic
+    et al. 2023, "ZipLM", arXiv:2302.04089). Costs of the uses are added; they never fall along the way. Of more than
+    `STEPS` units, several go at a time.
+
+    Args:
+        uses: at least one.
+        units: U.
+        ridge: added to the diagonal of a Gram matrix, as a share of its mean.
 
     Returns:
         (units,) float64. Sorted, their running sum is the error when so many have gone.
     """
-    states = [_State(use, ridge) for use in uses]
+    states = [_Refitted(use, units, ridge) if use.gram.dim() == 2 else _Plain(use, units) for use in uses]
     alive = torch.ones(units, dtype=torch.bool)
     costs = torch.zeros(units, dtype=torch.float64)
     floor = 0.0
-    while (left := int(alive.sum())) > 1:
-        price = sum((state.prices() for state in states), torch.zeros(units, dtype=torch.float64))
+    while left := int(alive.sum()):
+        price = torch.stack([state.prices() for state in states]).sum(0)
         price[~alive] = torch.inf
         going = torch.argsort(price, stable=True)[: max(1, left // STEPS)]
         for unit, cost in zip(going.tolist(), price[going].tolist(), strict=True):
             floor = costs[unit] = max(floor, cost)
         alive[going] = False
-        for state in states:
+        for state in states if left > 1 else ():
             state.remove(going)
-    costs[alive] = max(floor, float(sum(state.last(alive) for state in states)))
     return costs
 
 
-class _State:
-    def __init__(self, use: Regression, ridge: float) -> None:
-        gram, self.blocks = use.gram, use.blocks
-        scale = gram.diagonal().mean().clamp_min(1e-30)
-        self.inverse = torch.linalg.inv(gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype))
-        self.matrix = use.matrix.clone()
+class _Plain:
+    """A use of which only the squares of the features are known: what is left is not refitted."""
+
+    def __init__(self, use: Regression, units: int) -> None:
+        rows = use.gram * use.matrix.square().sum(1)
+        self.price = torch.zeros(units, dtype=torch.float64).index_add(0, use.units, rows[use.blocks].sum(1))
+
+    def prices(self) -> Tensor:
+        return self.price
+
+    def remove(self, units: Tensor) -> None:
+        pass
+
+
+class _Refitted:
+    def __init__(self, use: Regression, units: int, ridge: float) -> None:
+        self.blocks, self.units, self.size = use.blocks, use.units, units
+        self.where = torch.full((units,), -1).index_put((use.units,), torch.arange(len(use.units)))
+        scale = use.gram.diagonal().mean().clamp_min(TINY)
+        self.inverse = torch.linalg.inv(use.gram + ridge * scale * torch.eye(len(use.gram), dtype=use.gram.dtype))
+        silent = use.gram.diagonal() == 0  # the ridge would put a price on their weights
+        self.matrix = use.matrix.masked_fill(silent[:, None], 0.0)
 
     def prices(self) -> Tensor:
         """What each unit's going costs now, (U,)."""
-        own = self.inverse[self.blocks[:, :, None], self.blocks[:, None, :]]  # (U, P, P)
-        own = own + 1e-30 * torch.eye(own.shape[-1], dtype=own.dtype)
-        weights = self.matrix[self.blocks]  # (U, P, N)
-        solved, failed = torch.linalg.solve_ex(own, weights)
-        price = (weights * solved).sum((1, 2))
-        return torch.where((failed == 0) & price.isfinite(), price.clamp_min(0), 0.0)
+        own = self.inverse[self.blocks[:, :, None], self.blocks[:, None, :]]  # (V, P, P)
+        if own.shape[1] == 1:
+            price = self.matrix[self.blocks[:, 0]].square().sum(1) / own[:, 0, 0].clamp_min(TINY)
+        else:
+            weights = self.matrix[self.blocks]  # (V, P, N)
+            solved, failed = torch.linalg.solve_ex(own + TINY * torch.eye(own.shape[1], dtype=own.dtype), weights)
+            price = (weights * solved).sum((1, 2)).masked_fill(failed != 0, 0.0)
+        price = torch.where(price.isfinite(), price.clamp_min(0), 0.0)
+        return torch.zeros(self.size, dtype=torch.float64).index_add(0, self.units, price)
 
     def remove(self, units: Tensor) -> None:
         """Refit what stays without some units."""
-        gone = self.blocks[units].flatten()
+        seen = self.where[units]
+        gone = self.blocks[seen[seen >= 0]].flatten()
+        if not len(gone):
+            return
         own = self.inverse[gone][:, gone]
-        across = torch.linalg.solve(own + 1e-30 * torch.eye(len(gone), dtype=own.dtype), self.inverse[gone])  # (gone, K)
+        across = torch.linalg.solve(own + TINY * torch.eye(len(gone), dtype=own.dtype), self.inverse[gone])  # (gone, K)
         self.matrix -= across.T @ self.matrix[gone]
         self.inverse -= self.inverse[:, gone] @ across
         self.matrix[gone] = 0
         self.inverse[gone] = 0
         self.inverse[:, gone] = 0
         self.inverse[gone, gone] = 1
-
-    def last(self, alive: Tensor) -> Tensor:
-        """The price of the only unit left."""
-        return self.prices()[alive].sum()
