@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from secateur.errors import TrainingError
 from secateur.inputs import split_batch
@@ -22,12 +22,6 @@ def forward(model: nn.Module, batch: Any, device: str | torch.device) -> tuple[A
     """The model's output on a batch, and the batch's target (its ``labels`` where it is a mapping), or None."""
     args, kwargs, target = tree_map_only(Tensor, lambda tensor: tensor.to(device), split_batch(batch))
     return model(*args, **kwargs), kwargs.get("labels") if target is None else target
-
-
-def samples_of(batch: Any) -> int:
-    """How many samples a batch holds: the first size of its first tensor that has one; 1 where there is none."""
-    args, kwargs, _ = split_batch(batch)
-    return next((t.shape[0] for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 1)
 
 
 def logits_of(output: Any) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import secateur as sc
-from secateur.hints.ablation import Ablation, Removal, silencing
+from secateur.hints.ablation import Ablation, OnBatch, Removal, silencing
 from secateur.modules import named_tensors
 from secateur.proof import silenced
 from support.networks import Cnn, Grouped, Mlp, Residual
@@ -28,6 +28,18 @@ class Normed(nn.Module):
 class Parametrised(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(weight_norm(nn.Linear(4, 8)), nn.ReLU(), weight_norm(nn.Linear(8, 2)))
+
+
+def output(ablation: Ablation, removal: Removal, x: Tensor) -> Tensor:
+    (batch,) = ablation.batches([x])
+    return ablation.output(removal, batch)
+
+
+def rise(ablation: Ablation, removal: Removal, batch: Any) -> tuple[float, float, int]:
+    """The dense cost, what the removal adds, and the samples."""
+    (given,) = ablation.batches([batch])
+    on = OnBatch(ablation, given)
+    return on.dense, on.rise(removal), on.samples
 
 
 def images(size: int) -> Tensor:
@@ -63,7 +75,7 @@ def test_it_is_what_the_proof_compares_with(build: type[nn.Module], x: Tensor) -
     for axis, info in graph.axes.items():
         for removal in (Removal(axis, (1,)), Removal(axis, tuple(range(0, info.size, 2)))):
             (want,), _ = silenced(model, graph, silencing(graph, removal), (x,), {}, dtype=torch.float32)
-            torch.testing.assert_close(ablation.output(removal, x), want, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(output(ablation, removal, x), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("build", "x"), CASES[:-2])
@@ -74,9 +86,9 @@ def test_it_is_what_the_smaller_model_computes(build: type[nn.Module], x: Tensor
     axis = next(axis for axis in graph.axes if not any(axis in tie for tie in graph.ties))
     plan = sc.plan(graph, scores, keep=0.5, only=[axis])
     gone = tuple(sorted(set(range(graph.axes[axis].size)) - set(plan.axes[axis].kept)))
-    output = Ablation(model, graph, truth="output").output(Removal(axis, gone), x)
+    got = output(Ablation(model, graph, truth="output"), Removal(axis, gone), x)
     with torch.no_grad():
-        torch.testing.assert_close(output, plan.apply(model)(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, plan.apply(model)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("build", "x"), CASES)
@@ -86,7 +98,7 @@ def test_everything_is_put_back_bit_by_bit(build: type[nn.Module], x: Tensor) ->
     graph = sc.trace(model, x)
     ablation = Ablation(model, graph, truth="output")
     for axis, info in graph.axes.items():
-        ablation.output(Removal(axis, tuple(range(0, info.size, 3))), x)
+        output(ablation, Removal(axis, tuple(range(0, info.size, 3))), x)
         with pytest.raises(RuntimeError, match="stopped"), ablation.silenced(Removal(axis, (0,))):
             raise RuntimeError("stopped")
     for tensors in (named_tensors(model), ablation.tensors):
@@ -102,7 +114,7 @@ def test_layer_norms_are_over_the_units_that_stay() -> None:
     plan = sc.plan(graph, {axis: torch.arange(8.0)}, keep=0.75)
     with torch.no_grad():
         want = plan.apply(model)(x)
-    torch.testing.assert_close(ablation.output(Removal(axis, (0, 1)), x), want)
+    torch.testing.assert_close(output(ablation, Removal(axis, (0, 1)), x), want)
 
 
 def test_the_cost_by_hand() -> None:
@@ -112,18 +124,17 @@ def test_the_cost_by_hand() -> None:
     x = torch.ones(2, 4)
     graph = sc.trace(model, x)
     removal = Removal("0.weight:0", (3,))  # outputs are 8 x 4 = 32 each, and 28 without it
-    assert Ablation(model, graph, truth="output").on(x).rise(removal) == pytest.approx((4 / 32) ** 2)
+    assert rise(Ablation(model, graph, truth="output"), removal, x) == (0, pytest.approx((4 / 32) ** 2), 2)
     by_loss = Ablation(model, graph, truth="loss", loss=lambda output, target: output.mean() - target)
-    on = by_loss.on((x, torch.tensor(2.0)))
-    assert (on.dense, on.rise(removal), on.samples) == (pytest.approx(30), pytest.approx(-4), 2)
+    assert rise(by_loss, removal, (x, torch.tensor(2.0))) == (pytest.approx(30), pytest.approx(-4), 2)
 
 
 def test_a_removal_that_gives_no_number_costs_infinity() -> None:
     model, x = Mlp(), torch.ones(2, 4)
-    on = Ablation(model, sc.trace(model, x), truth="loss", loss=_fragile(model, x)).on((x, None))
-    assert on.rise(Removal("0.weight:0", tuple(range(7)))) == float("inf")
-
-
-def _fragile(model: nn.Module, x: Tensor) -> Any:
     dense = model(x).detach()
-    return lambda output, target: output.mean() if torch.allclose(output, dense) else output.mean() * float("nan")
+
+    def fragile(output: Tensor, target: Any) -> Tensor:
+        return output.mean() if torch.allclose(output, dense) else output.mean() * float("nan")
+
+    ablation = Ablation(model, sc.trace(model, x), truth="loss", loss=fragile)
+    assert rise(ablation, Removal("0.weight:0", tuple(range(7))), (x, None))[1] == float("inf")

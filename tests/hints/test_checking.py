@@ -1,7 +1,6 @@
 """Checking hints against the truth: what is found, printed, written, and refused."""
 
 import json
-import math
 import random
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -222,30 +221,33 @@ def test_the_page_is_self_contained(model: nn.Module, tmp_path: Path) -> None:
         found.save_picture("hints.png")
 
 
-def test_hints_that_can_not_be_computed_are_named(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    from secateur.hints import checking
+def test_hints_that_can_not_be_computed_are_named(model: nn.Module) -> None:
+    unlabelled = [x for x, _ in batches()]
+    found = check(model, data=unlabelled, truth="output", shares=())
+    assert {"taylor", "fisher"} <= set(found.skipped)
+    assert {"l2", "wanda"} <= set(found.hints)
+    assert "taylor could not be computed: no loss for " in str(found)
+    assert "taylor could not be computed: no loss for " in found.page()
+    with pytest.raises(sc.SecateurError, match="no loss for Taylor"):
+        check(model, ["taylor", "l2"], unlabelled, truth="output")
 
-    def score(model: Any, graph: Any, hint: Any, **options: Any) -> Any:
-        if hint == "l1":
-            raise sc.SecateurError("l1 wants the moon")
-        return sc.score(model, graph, hint, **options)
 
-    monkeypatch.setattr(checking, "score", score)
-    found = check(model)
-    assert found.skipped == {"l1": "l1 wants the moon"}
-    assert "l1 could not be computed: l1 wants the moon" in str(found)
-    assert "l1 could not be computed" in found.page()
-    with pytest.raises(sc.SecateurError, match="wants the moon"):
-        check(model, ["l1", "l2"])
+def test_hints_that_look_at_data_are_shown_the_calibration(model: nn.Module) -> None:
+    (found,) = check(model, ["wanda"], shares=(), units_per_axis=None, calibration=batches()[:1]).axes[:1]
+    (other,) = check(model, ["wanda"], shares=(), units_per_axis=None).axes[:1]
+    want = sc.score(model, sc.trace(model, batches()[0][0]), "wanda", batches()[:1])[found.name]
+    assert found.scores["wanda"] == pytest.approx(want.tolist())
+    assert found.scores["wanda"] != other.scores["wanda"]
+    assert found.truth == other.truth
 
 
 @pytest.mark.parametrize(
     ("hints", "data", "options", "message"),
     [
         (None, [], {}, "data holds no batch"),
-        (None, torch.ones(2, 3, 8, 8), {}, r"data is a Tensor: it must be an iterable of batches"),
+        (None, torch.ones(2, 3, 8, 8), {}, "data is an iterable of batches, and got a tensor"),
         (None, iter(batches()), {}, "can be iterated only once: pass a list"),
-        (None, [x for x, _ in batches()], {}, "the batch has no target.*truth='output', which needs no labels"),
+        (None, [x for x, _ in batches()], {}, "batch 0 has no target.*truth='output', which needs no labels"),
         (["l2", "randm"], None, {}, "no importance is called 'randm'.*Did you mean 'random'"),
         (["l2", "l2"], None, {}, "several hints are called l2: give a mapping"),
         ([], None, {}, "there is no hint to check"),
@@ -263,13 +265,14 @@ def test_what_is_refused(model: nn.Module, hints: Any, data: Any, options: Any, 
 
 
 def test_data_is_asked_for(model: nn.Module) -> None:
-    with pytest.raises(sc.SecateurError, match="data is a NoneType"):
+    with pytest.raises(sc.SecateurError, match="data is an iterable of batches, and got a NoneType"):
         sc.check_hints(model, sc.trace(model, batches()[0][0]))
 
 
 def test_a_dense_model_without_a_loss_is_refused(model: nn.Module) -> None:
+    data = [(x, float("nan") if k else 1.0) for k, (x, _) in enumerate(batches())]
     with pytest.raises(sc.SecateurError, match="the dense model's loss is nan on batch 1.*Look for NaN"):
-        check(model, data=[batches()[0], (torch.full((4, 3, 8, 8), math.nan), torch.zeros(4, dtype=torch.long))])
+        check(model, "l2", data, loss=lambda output, target: output.mean() * target)
 
 
 def test_a_single_axis() -> None:

@@ -1,7 +1,7 @@
 """The truth about units: silence them in a private copy of the model, run the data, put them back bit by bit."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
+from collections.abc import Generator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import DataError, TrainingError
+from secateur.calibration.batches import Batch, Batches, Forward, checked
+from secateur.errors import DataError, ScoreError
 from secateur.graph import Graph
 from secateur.importance.members import positions
-from secateur.inputs import fresh, split_batch
 from secateur.modules import named_tensors
-from secateur.objectives import Loss, loss_of, samples_of
-from secateur.objectives import forward as call_model
+from secateur.objectives import Loss
 from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
 from secateur.proof import HOOKED, _normed_by_hook, silenced_call
 from secateur.tracing.running import tensors_in
@@ -24,7 +23,6 @@ from secateur.tracing.shadow import separate
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 
 Truth = Literal["loss", "output"]
-Forward = Callable[[nn.Module, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class Ablation:
         self.graph, self.truth, self.loss, self.forward = graph, truth, loss, forward
         self.copy = separate(model)
         self.tensors = named_tensors(self.copy)
-        self.device = next((t.device for t in self.tensors.values()), torch.device("cpu"))
         self.dtype = next((t.dtype for t in self.tensors.values() if t.is_floating_point()), torch.float32)
         made = {f"{name}_{part}" for name in _normed_by_hook(self.copy) for part in HOOKED}
         self.special = {
@@ -66,36 +63,25 @@ class Ablation:
         }
         self._places: dict[str, list[tuple[str, int, Tensor]]] = {}
 
-    def on(self, batch: Any) -> "OnBatch":
-        """The dense model's result on a batch, with which removals are compared.
+    def batches(self, data: Any) -> Batches:
+        """The batches of one pass over the data."""
+        return Batches(self.copy, data, self.forward)
 
-        Raises:
-            DataError: the batch has no target that a loss could be computed from.
-        """
-        with torch.no_grad():
-            output, target = self.call(batch)
-        return OnBatch(self, batch, output, target)
-
-    def output(self, removal: Removal, batch: Any) -> Any:
+    def output(self, removal: Removal, batch: Batch) -> Any:
         """What the model returns on a batch with units silenced."""
         with torch.no_grad():
             if removal.axis not in self.special:
                 with self.silenced(removal):
-                    return self.call(batch)[0]
+                    return self.run(batch)
             with quiet_backends():
                 plan = silencing(self.graph, removal)
-                run = partial(self._output, batch)
-                return silenced_call(self.copy, self.graph, plan, run, dtype=self.dtype)[0]
+                return silenced_call(self.copy, self.graph, plan, partial(self.run, batch), dtype=self.dtype)[0]
 
-    def call(self, batch: Any, model: nn.Module | None = None) -> tuple[Any, Any]:
-        """Output and target. Every run draws the same random numbers, and has inputs of its own."""
+    def run(self, batch: Batch, model: nn.Module | None = None) -> Any:
+        """The output. Every run draws the same random numbers."""
         seed_draws()
-        model, batch = model or self.copy, fresh(batch)
-        if self.forward is None:
-            return call_model(model, batch, self.device)
-        output = self.forward(model, batch)
-        _, keywords, target = split_batch(batch)
-        return output, keywords.get("labels") if target is None else target
+        with torch.no_grad():
+            return batch.run(model or self.copy)
 
     @contextmanager
     def silenced(self, removal: Removal) -> Generator[nn.Module]:
@@ -120,9 +106,6 @@ class Ablation:
             ]
         return self._places[axis]
 
-    def _output(self, batch: Any, model: nn.Module) -> Any:
-        return self.call(batch, model)[0]
-
 
 class OnBatch:
     """One batch, and what the dense model makes of it.
@@ -132,11 +115,11 @@ class OnBatch:
         samples: in the batch.
     """
 
-    def __init__(self, ablation: Ablation, batch: Any, output: Any, target: Any) -> None:
-        self.ablation, self.batch, self.target = ablation, batch, target
+    def __init__(self, ablation: Ablation, batch: Batch) -> None:
+        self.ablation, self.batch, self.samples = ablation, batch, batch.samples
+        output = ablation.run(batch)
         self.reference = [t.detach().clone() for t in tensors_in(output) if t.is_floating_point()]
         self.dense = self._cost(output)
-        self.samples = samples_of(batch)
 
     def rise(self, removal: Removal) -> float:
         """How far the loss rises, or the outputs move, without some units; infinite where that is no number."""
@@ -147,9 +130,9 @@ class OnBatch:
         if self.ablation.truth == "output":
             return _distance([t for t in tensors_in(output) if t.is_floating_point()], self.reference)
         try:
-            return float(loss_of(output, self.target, self.ablation.loss))
-        except TrainingError as error:
-            raise DataError(f"{error}. Or take truth='output', which needs no labels") from error
+            return float(self.batch._loss(output, self.ablation.loss, "truth='loss'").mean())
+        except ScoreError as error:
+            raise DataError(f"{error} Or take truth='output', which needs no labels.") from error
 
 
 def silencing(graph: Graph, removal: Removal) -> Plan:
@@ -171,18 +154,16 @@ def _distance(got: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     return gap / size if size else gap
 
 
-def check_batches(data: Iterable[Any] | None, use: str) -> int:
+def count_batches(data: Any, use: str) -> int:
     """How many batches there are.
 
     Raises:
         DataError: there is none, or it is no iterable of batches that can be iterated again.
     """
-    if isinstance(data, Tensor | Mapping) or not isinstance(data, Iterable):
-        kind = type(data).__name__
-        raise DataError(f"{use} is a {kind}: it must be an iterable of batches, such as [(inputs, target), ...]")
-    if iter(data) is data:
+    batches = checked(data)
+    if iter(batches) is batches:
         raise DataError(f"{use} is a {type(data).__name__}, which can be iterated only once: pass a list or a loader")
-    count = len(data) if isinstance(data, Sized) else sum(1 for _ in data)
+    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if not count:
         raise DataError(f"{use} holds no batch: nothing can be measured")
     return count

@@ -5,30 +5,32 @@ without what each hint would remove. So every removal is measured on the same sa
 what Ctrl-C leaves is all units on fewer samples.
 """
 
-import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from secateur.errors import DataError, MeasureError, PlanError, SecateurError, UnknownImportance
+from secateur.calibration.batches import Forward
+from secateur.calibration.statistics import LABELLED
+from secateur.errors import MeasureError, PlanError, SecateurError, UnknownImportance
 from secateur.graph import Graph
-from secateur.hints.ablation import Ablation, Forward, Removal, Truth, check_batches
+from secateur.hints.ablation import Ablation, OnBatch, Removal, Truth, count_batches
 from secateur.hints.ranks import FEWEST, agreement, reliability
 from secateur.hints.result import CheckedAxis, HintCheck
-from secateur.importance.scoring import Criterion, criterion, names, score
+from secateur.importance.protocols import Criterion, needs
+from secateur.importance.scoring import criterion, names, score_all
 from secateur.objectives import Loss
 from secateur.planning.choosing import removal_order
 from secateur.planning.planning import choose_axes
+from secateur.progress import progress_bar
 from secateur.tracing.surroundings import _draws_as_found
 
 Hint = str | Criterion | Mapping[str, Tensor]
-Scores = dict[str, dict[str, Tensor]]
+Scores = dict[str, Mapping[str, Tensor]]
 DRAWS = 4  # choices at random that the hints' choices are compared with
 CONTROL = "random"
 
@@ -92,19 +94,18 @@ def check_hints(
         ['l1', 'l2']
     """
     _check(truth=truth, units_per_axis=units_per_axis, max_units=max_units, shares=shares)
-    batches = check_batches(data, "data")
+    batches = count_batches(data, "data")
     if calibration is not None:
-        check_batches(calibration, "calibration")
+        count_batches(calibration, "calibration")
     chosen = _named(hints)
-    given = cast("Iterable[Any]", data)
     with _draws_as_found():
-        scores, skipped = _scores(
-            model, graph, chosen, calibration if calibration is not None else given, loss, seed, forward, hints is None
-        )
+        seen = data if calibration is None else calibration
+        rate = partial(_rate, model, graph, data=seen, loss=loss, seed=seed, forward=forward)
+        scores, skipped = _scores(chosen, graph, rate, forgiving=hints is None)
         work = _Work(graph, _sample(graph, only, ignore, units_per_axis, max_units, seed), scores, shares, seed)
         ablation = Ablation(model, graph, truth=truth, loss=loss, forward=forward)
-        with _progress(progress) as tell:
-            interrupted = work.run(ablation, given, batches, tell)
+        with _progress(progress, batches * len(work.at)) as tell:
+            interrupted = work.run(ablation, data, batches, tell)
     return replace(work.result(graph.model, truth, skipped, seed), interrupted=interrupted, note=note)
 
 
@@ -131,12 +132,11 @@ class _Work:
         self.at = {removal: k for k, removal in enumerate(dict.fromkeys(removals))}
         self.batches: list[_Batch] = []
 
-    def run(self, ablation: Ablation, data: Iterable[Any], count: int, tell: Callable[[int, int], None]) -> str:
+    def run(self, ablation: Ablation, data: Any, count: int, tell: Callable[[int], None]) -> str:
         """Measure everything, batch by batch; what Ctrl-C cut short, in words."""
-        total = count * len(self.at)
         try:
-            for number, batch in enumerate(data):
-                on, rises = ablation.on(batch), torch.empty(len(self.at), dtype=torch.float64)
+            for number, batch in enumerate(ablation.batches(data)):
+                on, rises = OnBatch(ablation, batch), torch.empty(len(self.at), dtype=torch.float64)
                 if not abs(on.dense) < torch.inf:
                     raise MeasureError(
                         f"the dense model's {ablation.truth} is {on.dense} on batch {number}: nothing can be compared "
@@ -144,7 +144,7 @@ class _Work:
                     )
                 for removal, k in self.at.items():
                     rises[k] = on.rise(removal)
-                    tell(number * len(self.at) + k + 1, total)
+                    tell(number * len(self.at) + k + 1)
                 self.batches.append(_Batch(on.dense, on.samples, rises))
         except KeyboardInterrupt:
             if not self.batches:
@@ -276,33 +276,28 @@ def _named(hints: Any) -> dict[str, Hint]:
     return found
 
 
+def _rate(model: nn.Module, graph: Graph, hints: Mapping[str, str | Criterion], **options: Any) -> Scores:
+    return dict(score_all(model, graph, hints, **options))
+
+
 def _scores(
-    model: nn.Module,
-    graph: Graph,
-    hints: Mapping[str, Hint],
-    data: Iterable[Any],
-    loss: Loss | None,
-    seed: int,
-    forward: Forward | None,
-    forgiving: bool,
+    hints: Mapping[str, Hint], graph: Graph, rate: Callable[[Mapping[str, str | Criterion]], Scores], forgiving: bool
 ) -> tuple[Scores, dict[str, str]]:
-    """Scores by hint, and why the others have none; those that nobody asked for by name may have none."""
-    scores: Scores = {}
+    """Scores by hint, and why the others have none: those that need labels, where nobody asked for them by name."""
+    scores: Scores = {name: hint for name, hint in hints.items() if isinstance(hint, Mapping)}
+    for given in scores.values():
+        choose_axes(graph, given, (), (), keep_class=False)  # refuses what doesn't fit
+    rates = {name: hint for name, hint in hints.items() if not isinstance(hint, Mapping)}
     skipped: dict[str, str] = {}
-    for name, hint in hints.items():
-        if isinstance(hint, Mapping):
-            choose_axes(graph, hint, (), (), keep_class=False)  # refuses scores that don't fit
-            scores[name] = {axis: hint[axis].detach().cpu() for axis in graph.axes}
-            continue
-        try:
-            scores[name] = score(model, graph, hint, seed=seed)
-        except SecateurError as error:
-            if not forgiving:
-                raise
-            skipped[name] = str(error)
-    if not scores:
-        raise DataError(f"no hint could be computed: {'; '.join(skipped.values())}")
-    return scores, skipped
+    try:
+        scores |= rate(rates)
+    except SecateurError as error:
+        labelled = {name for name, hint in rates.items() if needs(criterion(hint)) & LABELLED}
+        if not (forgiving and labelled):
+            raise
+        scores |= rate({name: hint for name, hint in rates.items() if name not in labelled})
+        skipped = dict.fromkeys(sorted(labelled), str(error))
+    return {name: scores[name] for name in hints if name in scores}, skipped
 
 
 def _check(*, truth: str, units_per_axis: int | None, max_units: int | None, shares: Sequence[float]) -> None:
@@ -320,12 +315,10 @@ def _check(*, truth: str, units_per_axis: int | None, max_units: int | None, sha
 
 
 @contextmanager
-def _progress(given: Callable[[int, int], None] | None) -> Generator[Callable[[int, int], None]]:
-    """What to tell of the progress: the caller, or a bar on stderr where that is a terminal."""
-    if given is not None or not sys.stderr.isatty():
-        yield given or (lambda done, total: None)
+def _progress(given: Callable[[int, int], None] | None, total: int) -> Generator[Callable[[int], None]]:
+    """What to tell how many removals are done: the caller, or a bar on stderr where that is a terminal."""
+    if given is not None:
+        yield lambda done: given(done, total)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Silencing units", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with progress_bar("Silencing units", total) as step:
+        yield lambda done: step()

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from secateur.calibration.batches import batch_size
 from secateur.config import HintSettings
 from secateur.files import RunDirectory, write_text
 from secateur.fit import Moved, example
 from secateur.hints.checking import check_hints
 from secateur.hints.picture import page, picture
 from secateur.hints.result import HintCheck
-from secateur.objectives import samples_of
+from secateur.inputs import split_batch
 from secateur.run import Watch, prepare, silent, train_dense
 from secateur.tracing import trace
 
@@ -31,7 +32,7 @@ class First:
         seen = 0
         for batch in self.batches:
             yield batch
-            seen += samples_of(batch)
+            seen += batch_size(split_batch(batch)[:2])
             if seen >= self.samples:
                 return
 
