@@ -61,16 +61,6 @@ def load_module(path: Path) -> Any:
     return module
 
 
-def by_axis(check: HintCheck) -> str:
-    """The correlations within each axis, in Markdown."""
-    lines = [["axis", "units", *check.hints], ["---", *["---:"] * (1 + len(check.hints))]]
-    for k, axis in enumerate(check.axes):
-        values = [check.agreement[name].axes[k] for name in check.hints]
-        shown = ["–" if value is None else f"{round(value, 2) + 0.0:+.2f}" for value in values]
-        lines.append([axis.name, f"{len(axis.units)} of {axis.size}", *shown])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     here = Path(__file__).parents[2] / "shared/data"
     parser = argparse.ArgumentParser(description="Hints against true ablation on a CIFAR-10 ResNet.")
@@ -90,7 +80,7 @@ def main() -> None:
     started = time.perf_counter()
     check = measure(options)
     print(check)
-    text = "\n\n".join([check.markdown(), by_axis(check), check.sentence])
+    text = check.markdown()
     print(f"\n{text}\n\ntorch {torch.__version__}, CPU, {time.perf_counter() - started:.0f} s")
     if options.json:
         check.save(options.json)

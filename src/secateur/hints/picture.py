@@ -11,7 +11,8 @@ from importlib.resources import files
 import torch
 
 from secateur.hints.ranks import ranks
-from secateur.hints.result import HintCheck, _signed, facts
+from secateur.hints.result import HintCheck
+from secateur.hints.tables import cells, facts, signed
 
 _STYLE = (
     "svg.hints{background:#fbfaf7;color:#1d2420;font:12px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
@@ -53,7 +54,7 @@ def _heat(check: HintCheck, top: int) -> tuple[str, int]:
         for k, (axis, value) in enumerate(zip(check.axes, found.axes, strict=True)):
             x = _MARGIN + _NAMES + k * slot
             fill = 'class="none"' if value is None else f'fill="{_color(value)}"'
-            label = f"{name} on {axis.name}: {_signed(value)}, {len(axis.units)} of {axis.size} units"
+            label = f"{name} on {axis.name}: {signed(value)}, {len(axis.units)} of {axis.size} units"
             number = (
                 f'<text class="cell" x="{x + slot / 2:.1f}" y="{y + 14}">{round(value, 1) + 0.0:.1f}</text>'
                 if value is not None and slot >= 26
@@ -63,7 +64,7 @@ def _heat(check: HintCheck, top: int) -> tuple[str, int]:
                 f'<g><title>{escape(label)}</title><rect {fill} x="{x:.1f}" y="{y}" '
                 f'width="{max(slot - 2, 0.5):.1f}" height="{_ROW - 2}"/>{number}</g>'
             )
-        parts.append(f'<text x="{_WIDTH - _MARGIN}" y="{y + 15}" text-anchor="end">{_signed(found.mean)}</text>')
+        parts.append(f'<text x="{_WIDTH - _MARGIN}" y="{y + 15}" text-anchor="end">{signed(found.mean)}</text>')
     foot = top + len(check.hints) * _ROW + 14
     parts.append(
         f'<text class="soft" x="{_MARGIN + _NAMES}" y="{foot}">'
@@ -83,7 +84,7 @@ def _panels(check: HintCheck, top: int) -> tuple[str, int]:
     for k, name in enumerate(check.hints):
         scores = ranks(torch.tensor([value for axis in check.axes for value in axis.scores[name]], dtype=torch.float64))
         x, y = _MARGIN + k % _ACROSS * (_PANEL + _GAP), top + 34 + k // _ACROSS * step
-        parts.append(_panel(f"{_short(name)}  {_signed(check.agreement[name].overall)}", scores, truth, x, y))
+        parts.append(_panel(f"{_short(name)}  {signed(check.agreement[name].overall)}", scores, truth, x, y))
     return "".join(parts), 40 + math.ceil(len(check.hints) / _ACROSS) * step
 
 
@@ -116,15 +117,13 @@ def _short(name: str, most: int = 20) -> str:
 def page(check: HintCheck) -> str:
     """The tables and the picture as one self-contained HTML page."""
     title = f"{check.model}: are the hints any good?"
-    heads, rows = check.cells()
+    heads, rows = cells(check)
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(text)}</td>" for text in row[1:])}</tr>'
         for row in rows
     )
-    notes = [f"{name} could not be computed: {why}" for name, why in check.skipped.items()]
-    notes += [f"Cut short by Ctrl-C: {check.interrupted}"] if check.interrupted else []
-    said = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    said = "".join(f'<p class="note">{escape(note)}</p>' for note in check.remarks)
     style = files("secateur.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -6,16 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from secateur.errors import OutputError
 from secateur.files import write_json, write_text
+from secateur.hints import tables
 from secateur.hints.ranks import Agreement
 from secateur.printing import as_text
-from secateur.reporting.numbers import DASH, plain
 
 VERSION = 1
 """Of the form of hints.json."""
@@ -109,17 +106,13 @@ class HintCheck:
     @property
     def sentence(self) -> str:
         """What follows from the figures."""
-        if not self.agreement:
-            return "No hint could be computed."
-        best = self.hints[0]
-        said = f"Best here: {best}, rank correlation {_signed(self.agreement[best].mean)} within an axis"
-        if self.shares:
-            share = self.shares[0]
-            said += (
-                f"; {_share(share)} of an axis that it chooses costs {plain(self.cost(best, share))}, "
-                f"at random {plain(self.cost(None, share))}"
-            )
-        return said + "."
+        return tables.sentence(self)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is missing from the figures, and why."""
+        lines = [f"{name} could not be computed: {why}" for name, why in self.skipped.items()]
+        return (*lines, *[f"Cut short by Ctrl-C: {self.interrupted}"] * bool(self.interrupted))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data, for JSON; what is not finite is None."""
@@ -171,106 +164,17 @@ class HintCheck:
         return page(self)
 
     def markdown(self) -> str:
-        """The first table in Markdown."""
-        heads, rows = self.cells()
-        lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """The first table: its heads and its rows."""
-        what = "loss" if self.truth == "loss" else "outputs"
-        heads = ["hint", "within an axis", "all units", "all units, as shares"]
-        heads += [f"{what} without {_share(share)} of an axis" for share in self.shares]
-        rows = [self._row(name) for name in self.hints]
-        if self.shares:
-            chance = [plain(self.cost(None, share)) for share in self.shares]
-            rows.append(["at random", *[DASH] * 3, *(f"+{text}" for text in chance)])
-        return heads, rows
-
-    def _row(self, name: str) -> list[str]:
-        found = self.agreement[name]
-        pairs = (
-            (found.mean, found.mean_error),
-            (found.overall, found.overall_error),
-            (found.shares, found.shares_error),
-        )
-        costs = [self.cost(name, share) for share in self.shares]
-        return [name, *(_with_error(*pair) for pair in pairs), *(_rise(cost) for cost in costs)]
+        """Both tables in Markdown."""
+        return tables.markdown(self)
 
     def __rich__(self) -> RenderableType:
-        lines: list[RenderableType] = [_summary(self), _by_axis(self), Text(self.sentence, style="green")]
-        lines += [Text(f"{name} could not be computed: {why}", style="yellow") for name, why in self.skipped.items()]
-        if self.interrupted:
-            lines.append(Text(f"Cut short by Ctrl-C: {self.interrupted}", style="yellow"))
-        return Group(*lines)
+        return tables.render(self)
 
     def __str__(self) -> str:
         return as_text(self)
 
     def __repr__(self) -> str:
         return f"HintCheck(model={self.model!r}, hints={list(self.hints)}, axes={len(self.axes)})"
-
-
-def facts(check: HintCheck) -> str:
-    """What was measured, in a line."""
-    units = sum(len(axis.units) for axis in check.axes)
-    truth = (
-        f"against what each costs when it is silenced (dense loss {plain(check.dense)})"
-        if check.truth == "loss"
-        else "against how far the outputs move when it is silenced (squared, by their squared size)"
-    )
-    said = f"{units} units of {len(check.axes)} axes {truth}, on {check.samples:,} samples"
-    if check.reliability is not None:
-        said += f"; the truth agrees with itself to {check.reliability:.2f}"
-    return f"{said}; seed {check.seed}" + (f"; {check.note}" if check.note else "")
-
-
-def _summary(check: HintCheck) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=Text(f"{check.model}: rank correlation of each hint with the truth, ± standard error"),
-        title_justify="left",
-        caption=Text(facts(check)),
-        caption_justify="left",
-    )
-    heads, rows = check.cells()
-    table.add_column(heads[0], no_wrap=True)
-    for head in heads[1:]:
-        table.add_column(head, justify="right")
-    for row in rows:
-        table.add_row(*row, style="dim" if row[1] == DASH else None)
-    return table
-
-
-def _by_axis(check: HintCheck) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text("Rank correlation within each axis"), title_justify="left")
-    table.add_column("axis", overflow="fold")
-    table.add_column("units", justify="right")
-    for name in check.hints:
-        table.add_column(name, justify="right", overflow="fold", min_width=5)
-    for k, axis in enumerate(check.axes):
-        values = [check.agreement[name].axes[k] for name in check.hints]
-        best = max((v for v in values if v is not None), default=None)
-        cells = [Text(_signed(v), style="bold" if v is not None and v == best else "") for v in values]
-        table.add_row(Text(axis.name), f"{len(axis.units)} of {axis.size}", *cells)
-    return table
-
-
-def _signed(value: float | None) -> str:
-    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return _signed(value) + ("" if value is None or error is None else f" ± {error:.2f}")
-
-
-def _rise(value: float | None) -> str:
-    return DASH if value is None else f"{'+' if value >= 0 else ''}{plain(value)}"
-
-
-def _share(share: float) -> str:
-    words = {0.25: "a quarter", 0.5: "half", 0.75: "three quarters"}
-    return words.get(share, f"{100 * share:g} %")
 
 
 def _finite(value: Any) -> Any:
