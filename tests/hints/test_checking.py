@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.hints import HintCheck
 from secateur.importance import Magnitude
+from secateur.printing import as_text
 from support.networks import Mlp, Residual
 
 
@@ -30,7 +31,7 @@ def model() -> nn.Module:
     return Residual().eval()
 
 
-def check(model: nn.Module, hints: Any = None, data: Any = None, **options: Any) -> HintCheck:
+def check(model: nn.Module, hints: Any = ("l1", "l2"), data: Any = None, **options: Any) -> HintCheck:
     data = batches() if data is None else data
     return sc.check_hints(model, sc.trace(model, batches()[0][0]), hints, data, **options)
 
@@ -91,9 +92,8 @@ def test_model_and_random_state_stay_as_they_were(model: nn.Module) -> None:
 
 
 def test_by_default_every_hint_that_can_be_computed(model: nn.Module) -> None:
-    found = check(model)
-    assert {"l1", "l2", "bn_scale"} <= set(found.hints)
-    assert "random" not in found.hints  # it has a line of its own
+    found = check(model, None, batches()[:1], shares=())
+    assert set(found.hints) == set(sc.importance.names()) - {"random"}  # it has a line of its own
 
 
 def test_hints_of_any_form(model: nn.Module) -> None:
@@ -187,6 +187,16 @@ def test_it_prints_as_tables(model: nn.Module) -> None:
     assert found.markdown().splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
 
 
+def test_the_second_table_fits_the_console(model: nn.Module) -> None:
+    found = check(model, {f"hint-{k}": "l2" for k in range(12)}, batches()[:1], shares=())
+    assert "hint-11" in as_text(found, 160)
+    narrow = as_text(found, 80).partition("within each axis")[2]
+    assert "and 7 hints that this is too narrow for; the picture has all" in narrow
+    assert "hint-4" in narrow
+    assert "hint-5" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
 def test_it_is_saved_as_json(model: nn.Module, tmp_path: Path) -> None:
     found = check(model, ["l1", "l2"])
     found.save(tmp_path / "hints.json")
@@ -223,7 +233,7 @@ def test_the_page_is_self_contained(model: nn.Module, tmp_path: Path) -> None:
 
 def test_hints_that_can_not_be_computed_are_named(model: nn.Module) -> None:
     unlabelled = [x for x, _ in batches()]
-    found = check(model, data=unlabelled, truth="output", shares=())
+    found = check(model, None, unlabelled, truth="output", shares=())
     assert {"taylor", "fisher"} <= set(found.skipped)
     assert {"l2", "wanda"} <= set(found.hints)
     assert "taylor could not be computed: no loss for " in str(found)

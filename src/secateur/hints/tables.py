@@ -1,10 +1,12 @@
 """A check of hints as tables, in a terminal and in Markdown, and in words."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
     from secateur.hints.result import HintCheck
 
 
+_NAMES, _UNITS = 16, 16  # columns that the names of axes take at least, and the units with the margins
+
+
 def render(check: "HintCheck") -> RenderableType:
     """Both tables, what follows, and what is missing."""
     remarks = [Text(remark, style="yellow") for remark in check.remarks]
-    return Group(_summary(check), _by_axis(check), Text(check.sentence, style="green"), *remarks)
+    return Group(_summary(check), _ByAxis(check), Text(check.sentence, style="green"), *remarks)
 
 
 def markdown(check: "HintCheck") -> str:
@@ -101,16 +106,33 @@ def _summary(check: "HintCheck") -> Table:
     return table
 
 
-def _by_axis(check: "HintCheck") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text("Rank correlation within each axis"), title_justify="left")
-    heads, rows = axis_cells(check)
-    table.add_column(heads[0], overflow="fold", min_width=16)
-    table.add_column(heads[1], justify="right")
-    for name in heads[2:]:
-        table.add_column(Text(name), justify="right", overflow="fold", min_width=5)
-    for (name, units, *values), found in zip(rows, _best(check), strict=True):
-        table.add_row(Text(name), units, *(Text(v, style="bold" if v == found else "") for v in values))
-    return table
+class _ByAxis:
+    """The second table, with as many of the hints, the best first, as the console is wide."""
+
+    def __init__(self, check: "HintCheck") -> None:
+        self.check = check
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        heads, rows = axis_cells(self.check)
+        room = options.max_width - max(_NAMES, max(cell_len(row[0]) for row in rows)) - _UNITS
+        ends = list(accumulate(max(len(name), 5) + 2 for name in heads[2:]))
+        shown = max(1, sum(end <= room for end in ends))
+        left = len(ends) - shown
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=Text("Rank correlation within each axis"),
+            title_justify="left",
+            caption=Text(f"and {left} hints that this is too narrow for; the picture has all") if left else None,
+            caption_justify="left",
+        )
+        table.add_column(heads[0], overflow="fold")
+        table.add_column(heads[1], justify="right")
+        for name in heads[2 : 2 + shown]:
+            table.add_column(Text(name), justify="right", overflow="fold")
+        for (name, units, *values), best in zip(rows, _best(self.check), strict=True):
+            cells = [Text(value, style="bold" if value == best else "") for value in values[:shown]]
+            table.add_row(Text(name), units, *cells)
+        yield table
 
 
 def _best(check: "HintCheck") -> list[str]:
