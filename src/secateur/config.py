@@ -82,7 +82,8 @@ class PlanSettings(Settings):
     """What goes. Give at most one of threshold, budget and keep; without any, the threshold is 0.8.
 
     Args:
-        importance: criterion that scores each unit: auto, l1, l2, bn_scale, random.
+        importance: criterion that scores each unit: auto (l2), l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of
+            the training data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction.
         threshold: a unit goes when its score is below this many times the mean score of its axis.
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
             original), "params=10000" or "macs=2.1G" (absolute), several with commas.

@@ -1,11 +1,12 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.calibration.batches import checked
 from secateur.configs import Wording, learn
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
 from secateur.graph import Graph
@@ -13,6 +14,7 @@ from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk
+from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
@@ -77,6 +79,7 @@ def prune(
     threshold: float | None = None,
     keep: float | None = None,
     data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
@@ -90,9 +93,12 @@ def prune(
     Args:
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
-        importance: a name of `importance.names`, or a callable on a `Member`.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`.
         budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
-        data: batches; the first one's outputs must not hold NaN.
+        data: batches, for criteria that look at activations or gradients (see `score`); the first one's outputs must
+            not hold NaN.
+        loss: ``(output, target) -> scalar``, for criteria that need one; by default the model's own, else
+            cross-entropy.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
@@ -101,8 +107,8 @@ def prune(
         planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
 
     Raises:
-        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
-        `plan`.
+        TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
+        see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
 
     Example:
@@ -121,11 +127,13 @@ def prune(
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
-    for batch in data or ():
+    if isinstance(data, Iterator):  # it can be gone through once only
+        data = list(data)
+    for batch in () if data is None else checked(data):
         positional, keywords, _ = split_batch(batch)
         check_outputs(model, positional, keywords)
         break
-    scores = score(model, graph, importance, seed=seed)
+    scores = score(model, graph, importance, data, loss, seed=seed)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)

@@ -4,9 +4,10 @@ Each step is a function of its own; ``prune_run`` is all of them in order, in a 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,10 @@ from secateur import artifacts
 from secateur.config import PruneSettings
 from secateur.data import Data, load_data
 from secateur.files import RunDirectory, write_json, write_text
-from secateur.fit import Moved, check_device, check_fit, example
-from secateur.importance import score
+from secateur.fit import Moved, check_device, check_fit, example, moved
+from secateur.importance import criterion, score
+from secateur.importance.protocols import needs
+from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
 from secateur.planning import plan
@@ -26,6 +29,8 @@ from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.tracing import trace
 from secateur.training import Epoch, History, evaluate, train
+
+CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 
 
 class Step(Protocol):
@@ -149,8 +154,20 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     """Raise, before time goes into training, what planning would raise after it; that hangs on no weights."""
     graph = trace(model, example(data, settings.device))
-    scores = score(model, graph, settings.importance, seed=settings.seed)
+    scores = score(model, graph, _importance(settings), _calibration(data, settings, 1), seed=settings.seed)
     plan(graph, scores, **_choice(settings))
+
+
+def _importance(settings: PruneSettings) -> str:
+    """The default threshold, a share of the mean score, was chosen for magnitudes, so "auto" stands for these here."""
+    return AUTO["without data"] if settings.importance == "auto" else settings.importance
+
+
+def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[Any] | None:
+    """The first batches of the training data, for a criterion that looks at data."""
+    if not needs(criterion(_importance(settings))):
+        return None
+    return [moved(batch, settings.device) for batch in islice(data.train, batches)]
 
 
 def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
@@ -170,11 +187,12 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
     """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
     settings = settings.resolved()
     with watch("Tracing, scoring, pruning, proving") as step:
+        seen = _calibration(data, settings, CALIBRATION_BATCHES)
         result = prune(
             model.eval(),
             example(data, settings.device),
-            importance=settings.importance,
-            data=Moved(data.train, settings.device),
+            importance=_importance(settings),
+            data=Moved(data.train, settings.device) if seen is None else seen,
             seed=settings.seed,
             **_choice(settings),
         )

@@ -63,11 +63,13 @@ def collect(
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
         ScoreError: there is no loss, or it is NaN.
     """
-    copy = _borrowed(model)
+    copy, fast = _borrowed(model), torch._C._get_mkldnn_enabled()
     batches = Batches(copy, data, forward)
     work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
+        if not any(isinstance(module, nn.RNNBase) for module in copy.modules()):  # their fused kernels hide the weights
+            torch._C._set_mkldnn_enabled(fast)  # convolutions take twice the time without it
         stack.enter_context(nothing_left(Walk(copy)))
         seed_draws()
         step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
@@ -248,8 +250,16 @@ class _Collecting(Watch):
         rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
-            _add(self.work.found.grams, key, wide(part.transpose(1, 2) @ part))
+            self._grow(key, part.transpose(1, 2) @ part)
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
+
+    def _grow(self, key: Key, products: Tensor) -> None:
+        """Add to a Gram matrix in place: it may be large."""
+        grams = self.work.found.grams
+        if key in grams:
+            grams[key].add_(products.to(grams[key].device))
+        else:
+            grams[key] = wide(products)
 
     def flush(self) -> None:
         """Listen to the gradients of the use whose output has just got its place in autograd's graph."""

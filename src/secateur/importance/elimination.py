@@ -76,13 +76,20 @@ class _Plain:
 
 
 class _Refitted:
+    """A use whose remaining weights are refitted whenever a unit goes.
+
+    The inverse of the Gram matrix loses what has gone only once that is a quarter of it: cutting it down costs as much
+    as a refit.
+    """
+
     def __init__(self, use: Regression, units: int, ridge: float) -> None:
         self.blocks, self.units, self.size = use.blocks, use.units, units
-        self.where = torch.full((units,), -1).index_put((use.units,), torch.arange(len(use.units)))
         scale = use.gram.diagonal().mean().clamp_min(TINY)
-        self.inverse = torch.linalg.inv(use.gram + ridge * scale * torch.eye(len(use.gram), dtype=use.gram.dtype))
+        self.inverse = _inverse(use.gram + torch.diag((ridge * scale).expand(len(use.gram))))
         silent = use.gram.diagonal() == 0  # the ridge would put a price on their weights
         self.matrix = use.matrix.masked_fill(silent[:, None], 0.0)
+        self.gone = torch.zeros(len(use.gram), dtype=torch.bool)
+        self.alive = torch.ones(units, dtype=torch.bool)
 
     def prices(self) -> Tensor:
         """What each unit's going costs now, (U,)."""
@@ -98,15 +105,32 @@ class _Refitted:
 
     def remove(self, units: Tensor) -> None:
         """Refit what stays without some units."""
-        seen = self.where[units]
-        gone = self.blocks[seen[seen >= 0]].flatten()
+        gone = self.blocks[torch.isin(self.units, units)].flatten()
         if not len(gone):
             return
         own = self.inverse[gone][:, gone]
         across = torch.linalg.solve(own + TINY * torch.eye(len(gone), dtype=own.dtype), self.inverse[gone])  # (gone, K)
-        self.matrix -= across.T @ self.matrix[gone]
-        self.inverse -= self.inverse[:, gone] @ across
+        self.matrix.addmm_(across.T, self.matrix[gone], alpha=-1)
+        self.inverse.addmm_(self.inverse[:, gone], across, alpha=-1)
         self.matrix[gone] = 0
         self.inverse[gone] = 0
         self.inverse[:, gone] = 0
         self.inverse[gone, gone] = 1
+        self.gone[gone] = True
+        self.alive[units] = False
+        if int(self.gone.sum()) * 4 > len(self.gone):
+            self._cut()
+
+    def _cut(self) -> None:
+        """Forget the features that have gone."""
+        kept, seen = ~self.gone, self.alive[self.units]
+        place = kept.cumsum(0) - 1
+        self.inverse, self.matrix = self.inverse[kept][:, kept], self.matrix[kept]
+        self.blocks, self.units = place[self.blocks[seen]], self.units[seen]
+        self.gone = torch.zeros(len(self.inverse), dtype=torch.bool)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of a symmetric matrix, positive but for rounding."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(factor)
