@@ -115,7 +115,7 @@ class _ByAxis:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         heads, rows = axis_cells(self.check)
         room = options.max_width - max(_NAMES, max(cell_len(row[0]) for row in rows)) - _UNITS
-        ends = list(accumulate(max(len(name), 5) + 2 for name in heads[2:]))
+        ends = list(accumulate(max(len(name), 5) + 3 for name in heads[2:]))
         shown = max(1, sum(end <= room for end in ends))
         left = len(ends) - shown
         table = Table(
