@@ -129,6 +129,17 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_criterion_of_data_looks_at_the_training_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    prune = run.prune
+    monkeypatch.setattr(run, "prune", lambda *args, **chosen: given.append(chosen) or prune(*args, **chosen))
+    settings = PruneSettings(importance="fisher", budget="params=0.5", train_epochs=0)
+    model, data = run.prepare(settings)
+    result = run.prune_model(model, data, settings)
+    assert len(given[0]["data"]) == min(run.CALIBRATION_BATCHES, len(list(data.train)))
+    assert sum(row["after"] < row["before"] for row in result.axes) > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [

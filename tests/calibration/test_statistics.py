@@ -369,6 +369,19 @@ def test_the_model_is_left_as_it_was(error: BaseException | None) -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_modes_around_the_call_change_nothing(mode: Any) -> None:
+    torch.manual_seed(0)
+    model = Mlp()
+    graph, data = sc.trace(model, torch.zeros(1, 4)), [(torch.randn(6, 4), torch.zeros(6, dtype=torch.long))]
+    wanted = sc.importance.score_all(model, graph, {"a": "fisher", "b": "taylor", "c": "wanda"}, data)
+    with mode():
+        inside = [(x * 1, y * 1) for x, y in data]
+        found = sc.importance.score_all(model, graph, {"a": "fisher", "b": "taylor", "c": "wanda"}, inside)
+    for name, scores in wanted.items():
+        torch.testing.assert_close(found[name]["0.weight:0"], scores["0.weight:0"])
+
+
 def test_an_embedding_that_renews_its_rows_keeps_them() -> None:
     model = nn.Sequential(nn.Embedding(5, 6, max_norm=0.5), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():

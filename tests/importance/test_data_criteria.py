@@ -31,6 +31,7 @@ from secateur.importance import (
     on_axis,
 )
 from secateur.importance.elimination import Regression, eliminate
+from secateur.importance.reconstruction import _narrow
 from support.networks import Attention, Cnn, Grouped, Mlp, Residual, Tied, example
 
 AXIS = "0.weight:0"
@@ -234,6 +235,14 @@ def test_shares_of_an_axis_add_up_to_the_number_of_its_uses(kind: type[nn.Module
         assert float(scores[axis].sum()) == pytest.approx(count, rel=1e-2), axis
 
 
+def test_many_outputs_are_brought_down_to_the_products_that_matter() -> None:
+    torch.manual_seed(0)
+    x, matrix = torch.randn(50, 5).double(), torch.randn(5, 40).double()
+    narrow = _narrow(matrix)
+    assert narrow.shape == (5, 5)
+    torch.testing.assert_close(eliminate([use_of(x, narrow)], 5), eliminate([use_of(x, matrix)], 5))
+
+
 def test_wide_uses_fall_back_to_their_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secateur.calibration.statistics.WIDEST", 1)
     scores = rated(Reconstruction(weighted=False))
@@ -400,3 +409,28 @@ def test_weights_and_data_matter_in_a_whole_model(name: str) -> None:
     after = sc.score(model, graph, name, [batch])["conv1.weight:0"]
     assert not torch.equal(before, other)
     assert before[0] != after[0]
+
+
+# ---------------------------------------------------------------------- in sc.prune
+
+
+@pytest.mark.parametrize("name", ["wanda", "fisher", "reconstruction"])
+def test_prune_hands_on_data_and_loss(name: str) -> None:
+    torch.manual_seed(0)
+    model = Cnn()
+    batches = [(torch.randn(4, 3, 8, 8), torch.randint(5, (4,))) for _ in range(2)]
+    graph = sc.trace(model, batches[0][0])
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, target, label_smoothing=0.1)
+
+    wanted = sc.score(model, graph, name, batches, loss)
+    result = sc.prune(model, batches[0][0], importance=name, keep=0.5, data=iter(batches), loss=loss)
+    for axis, scores in result.scores.items():
+        assert torch.equal(scores, wanted[axis])
+        assert set(result.plan.units[axis].tolist()) == set(wanted[axis].topk(len(scores) // 2).indices.tolist())
+
+
+def test_prune_says_what_a_criterion_lacks() -> None:
+    with pytest.raises(ScoreError, match=r"Wanda\(\) can't be computed without data"):
+        sc.prune(Mlp(), torch.zeros(2, 4), importance="wanda", keep=0.5)

@@ -102,13 +102,15 @@ class Batch:
     @property
     def target(self) -> Any:
         """What the model should have returned, the ``labels`` of a mapping included; None where there is nothing."""
-        if self.batches.forward is not None:
-            given = self.given
-            if isinstance(given, Mapping):
-                return cast("Mapping[str, Any]", given).get("labels")
-            return given[-1] if isinstance(given, tuple | list) and len(cast("list[Any]", given)) > 1 else None
-        _, kwargs, target = split_batch(self.given)
-        return kwargs.get("labels") if target is None else target
+        given, found = self.given, None
+        if self.batches.forward is None:
+            _, kwargs, target = split_batch(given)
+            found = kwargs.get("labels") if target is None else target
+        elif isinstance(given, Mapping):
+            found = cast("Mapping[str, Any]", given).get("labels")
+        elif isinstance(given, tuple | list) and len(cast("list[Any]", given)) > 1:
+            found = given[-1]
+        return fresh(found)  # a tensor made under inference_mode is no use in a backward pass
 
     def run(self, model: nn.Module) -> Any:
         """The model's output; the batch stays as it is.

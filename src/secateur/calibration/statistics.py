@@ -63,15 +63,16 @@ def collect(
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
         ScoreError: there is no loss, or it is NaN.
     """
-    copy, fast = _borrowed(model), torch._C._get_mkldnn_enabled()
-    batches = Batches(copy, data, forward)
-    work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
+    fast = torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(quiet_backends())
+        copy = _borrowed(model)
+        stack.enter_context(nothing_left(Walk(copy)))
         if not any(isinstance(module, nn.RNNBase) for module in copy.modules()):  # their fused kernels hide the weights
             torch._C._set_mkldnn_enabled(fast)  # convolutions take twice the time without it
-        stack.enter_context(nothing_left(Walk(copy)))
         seed_draws()
+        batches = Batches(copy, data, forward)
+        work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
         step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
         for batch in batches:
             if batch.samples:
@@ -91,7 +92,7 @@ def _borrowed(model: nn.Module) -> nn.Module:
     writes = any(getattr(module, "max_norm", None) is not None for module in model.modules())
 
     def take(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) or writes:
+        if not isinstance(tensor, nn.Parameter) or writes or tensor.is_inference():
             values = tensor.detach().clone()
         else:
             values = tensor.detach()

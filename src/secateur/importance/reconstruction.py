@@ -62,7 +62,7 @@ class Reconstruction(Combinable):
         """One for each group that sees units of the axis."""
         if self.weighted and use.sensitivity is None:
             return
-        matrix = use.matrix.double().cpu()
+        matrix = use.matrix.cpu().double()
         squares = _squares(use)
         blocks = _blocks(use)
         grams = [None if blocks is None or use.gram is None else use.gram[g].cpu() for g in range(len(matrix))]
@@ -84,10 +84,18 @@ class Reconstruction(Combinable):
                 gram = grams[g]
                 yield Regression(
                     gram=squares[g] if gram is None else gram,
-                    matrix=matrix[g] * costs[g].sqrt(),
+                    matrix=_narrow(matrix[g] * costs[g].sqrt()),
                     blocks=features,
                     units=units.flatten(),
                 )
+
+
+def _narrow(matrix: Tensor) -> Tensor:
+    """A matrix (K, at most 2 K) with the same products of rows, on which all errors hang: a vocabulary is wide."""
+    if matrix.shape[1] <= 2 * matrix.shape[0]:
+        return matrix
+    values, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 def _output(matrix: Tensor, gram: Tensor) -> float:

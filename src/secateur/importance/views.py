@@ -54,7 +54,7 @@ class Use:
     def weight(self) -> Tensor:
         """All weights that a unit is multiplied with, (U, P, rest) float32."""
         rows = self.matrix.float().flatten(0, 1)  # (G*K, N)
-        return rows[self.rows_of.to(rows.device)].flatten(2)
+        return rows[self.rows_of.to(rows.device)].flatten(2).to(self.inputs.total.device)
 
     @property
     def mean(self) -> Tensor:
