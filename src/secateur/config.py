@@ -242,6 +242,70 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         return shlex.join(words)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """What is checked.
+
+    Args:
+        hints: criteria to check; by default all that can be computed.
+        truth: "loss", what the loss rises by without a unit; or "output", how far the outputs move (needs no labels).
+        units_per_axis: units of each axis that are tried.
+        samples: validation samples that the truth is measured on, at most.
+        calibration: training samples for the hints that look at data, at most.
+        only: axes or modules to check, by name or pattern; no others.
+        ignore: axes or modules to leave out, by name or pattern.
+        train_epochs: epochs of training beforehand; by default the embedded example is trained, your own network not.
+    """
+
+    hints: tuple[str, ...] = ()
+    truth: Literal["loss", "output"] = "loss"
+    units_per_axis: int = 8
+    samples: int = 2048
+    calibration: int = 1024
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    train_epochs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceSettings(Settings):
+    """Where and with what.
+
+    Args:
+        out: directory for hints.json and the pictures hints.svg and hints.html; without it, nothing is written.
+        seed: of everything that is random.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
+    """
+
+    out: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintSettings(PlaceSettings, CheckSettings, DataSettings, ModelSettings):
+    """All settings of ``secateur hints``; each is described at the class that it comes from.
+
+    Raises:
+        ConfigError: settings that lie out of range; all of them at once.
+    """
+
+    def __post_init__(self) -> None:
+        least = {"units_per_axis": 3, "samples": 1, "calibration": 1}
+        problems = [
+            f"{name}={getattr(self, name)} must be at least {number}"
+            for name, number in least.items()
+            if getattr(self, name) < number
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def training(self) -> PruneSettings:
+        """The settings of a run that gets its network in the same way."""
+        names = ("model", "model_args", "weights", "data", "data_args", "batch_size", "image_size", "seed", "device")
+        return PruneSettings(train_epochs=self.train_epochs, **{name: getattr(self, name) for name in names})
+
+
 def parse_budget(text: str) -> Budget:
     """A budget from text.
 
