@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ELEMENTS = 2**24  # numbers of rows that are looked at in one batch, at most: 64 MB
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contraction:
@@ -128,16 +130,16 @@ class Convolution(Contraction):
         return self.x.shape[0] * math.prod(self.places)
 
     def rows(self, pick: Tensor | None = None) -> Tensor:
-        padded = F.pad(self.x, [amount for pad in reversed(self.padding) for amount in (pad, pad)]).contiguous()
-        batch, channels, *spatial = padded.stride()
-        g, inside = self.groups, self.x.shape[1] // self.groups
-        steps = [stride * step for stride, step in zip(spatial, self.stride, strict=True)]
-        window = [stride * step for stride, step in zip(spatial, self.dilation, strict=True)]
-        patches = padded.as_strided(
-            (self.x.shape[0], *self.places, g, inside, *self.kernel),
-            (batch, *steps, channels * inside, channels, *window),
-        )
-        return _picked(patches, (self.x.shape[0], *self.places), pick).flatten(2)
+        padded = F.pad(self.x, [amount for pad in reversed(self.padding) for amount in (pad, pad)])
+        last = padded.movedim(1, -1).contiguous()  # so that all channels of a place lie together
+        steps = [stride // last.shape[-1] for stride in last.stride()[:-1]]  # in places
+        first = _grid((self.x.shape[0], *self.places), [steps[0], *_times(steps[1:], self.stride)], last.device)
+        window = _grid(self.kernel, _times(steps[1:], self.dilation), last.device)
+        flat, first = last.reshape(-1, last.shape[-1]), first if pick is None else first[pick]
+        patches = torch.stack(
+            [flat.index_select(0, first + shift) for shift in window.tolist()], -1
+        )  # (R, G*I, window)
+        return patches.unflatten(1, (self.groups, -1)).flatten(2)
 
     def outputs(self, out: Tensor, pick: Tensor | None = None) -> Tensor:
         last = out.movedim(1, -1)
@@ -148,6 +150,34 @@ class Convolution(Contraction):
 
     def put(self, matrix: Tensor) -> None:
         self.weight.copy_(matrix.transpose(1, 2).reshape(self.weight.shape))
+
+
+def _grid(sizes: Sequence[int], steps: Sequence[int], device: torch.device) -> Tensor:
+    """Where the places of a grid lie, in the order of its dims, when one step along each is so many places."""
+    at = torch.zeros(1, dtype=torch.long, device=device)
+    for size, step in zip(sizes, steps, strict=True):
+        at = (at[:, None] + step * torch.arange(size, device=device)).flatten()
+    return at
+
+
+def _times(steps: Sequence[int], factors: Sequence[int]) -> list[int]:
+    return [step * factor for step, factor in zip(steps, factors, strict=True)]
+
+
+def sample(count: int, most: int, width: int, seed: int, device: torch.device) -> Tensor | None:
+    """Rows to look at, in order; None for all.
+
+    Args:
+        count: how many there are.
+        most: how many to look at, at most.
+        width: numbers in a row; of wide rows fewer are looked at, so that they fit in memory.
+        seed: of the choice.
+    """
+    most = min(most, max(ELEMENTS // max(width, 1), 1))
+    if count <= most:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:most].sort().values.to(device)
 
 
 def _picked(view: Tensor, lead: Sequence[int], pick: Tensor | None) -> Tensor:

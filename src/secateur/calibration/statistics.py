@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Batch, Batches, Forward, drawn_loss
-from secateur.calibration.contraction import Contraction, Convolution
+from secateur.calibration.contraction import Contraction, Convolution, sample
 from secateur.calibration.found import Inputs, Spread, Statistics, consumers, wide
 from secateur.calibration.sites import Follows, find_followers, find_sites
 from secateur.calibration.watching import Key, Watch
@@ -270,10 +270,8 @@ class _Collecting(Watch):
     def _gram(self, key: Key, use: Contraction) -> None:
         if key not in self.work.found.slopes:
             self._follow(key, use)
-        count, pick = use.count(), None
-        if count > self.work.rows:
-            generator = torch.Generator().manual_seed(self.batch.number)
-            pick = torch.randperm(count, generator=generator)[: self.work.rows].sort().values.to(use.x.device)
+        width = self.work.found.matrices[key].shape[:2].numel()
+        pick = sample(use.count(), self.work.rows, width, self.batch.number, use.x.device)
         rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()

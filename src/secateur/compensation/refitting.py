@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.axes import Expr, leaves
-from secateur.calibration.contraction import Contraction, Product
+from secateur.calibration.contraction import Contraction, Product, sample
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Follows, Site
 from secateur.calibration.watching import Key
@@ -24,7 +24,7 @@ from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
 
 How = Literal["mean", "merge", "lstsq"]
-ROWS = 2**17  # rows of a product that are looked at, over all the data
+ROWS = 2**16  # rows of a product that are looked at, over all the data
 NOTHING = 1e-10  # share of the outputs' mean square below which nothing is missing: rounding in float32
 WIDEST = 2**13  # features of a group up to which there is memory for their products
 
@@ -115,7 +115,8 @@ class Refitting:
         halves, spread, total = (Sums(), Sums()), Spread(), 0.0
         most = max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
-            pick = picked(small.use.count(), most, number, small.use.x.device)
+            width = small.use.matrix().shape[0] * small.use.matrix().shape[1]
+            pick = sample(small.use.count(), most, width, number, small.use.x.device)
             features = small.use.rows(pick)  # (R, G, K)
             now = self._outputs(small, features)
             target = _target(dense, pick)[:, kept.to(now.device)].reshape(now.shape)
@@ -187,7 +188,7 @@ class Refitting:
         likeness, most = Likeness(), max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
             wide, narrow = (pause.use.x.movedim(pause.use.x_dim, -1).flatten(0, -2) for pause in (dense, small))
-            pick = picked(len(wide), most, number, wide.device)
+            pick = sample(len(wide), most, wide.shape[1], number, wide.device)
             wide, narrow = (wide, narrow) if pick is None else (wide[pick], narrow[pick])
             likeness.add(wide[:, gone.to(wide.device)].float(), narrow.float())
         partner, factor, _ = likeness.partners()
@@ -201,14 +202,6 @@ def _target(dense: Pause, pick: Tensor | None) -> Tensor:
     """What the original gives, (R, G * N)."""
     assert dense.out is not None
     return dense.use.outputs(dense.out, pick).flatten(1)
-
-
-def picked(count: int, most: int, seed: int, device: torch.device) -> Tensor | None:
-    """Rows to look at, in order, where there are too many to look at all."""
-    if count <= most:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator)[:most].sort().values.to(device)
 
 
 def _add(tensor: Tensor, offset: Tensor) -> None:
