@@ -3,6 +3,7 @@
 Found by one run on the example inputs, as plain data by which later runs are watched.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -179,12 +180,12 @@ class Followers:
     Attributes:
         of: for every use, in order, what happens to its output.
         shared: weights that are not for one use alone, with the reason.
-        bytes: of the activations that are alive at a time, at most.
+        bytes: for every use, of the activations that are alive then.
     """
 
     of: dict[Key, Follows]
     shared: dict[str, str]
-    bytes: int
+    bytes: dict[Key, int]
 
 
 def find_followers(model: nn.Module, call: Call) -> Followers:
@@ -193,7 +194,9 @@ def find_followers(model: nn.Module, call: Call) -> Followers:
     watch = _Recorder(copy)
     with quiet_backends(), torch.no_grad(), watch:
         call(copy)
-    return Followers(of={key: watch.follow(key) for key in watch.at}, shared=watch.shared(), bytes=watch.lives.most())
+    return Followers(
+        of={key: watch.follow(key) for key in watch.at}, shared=watch.shared(), bytes=watch.lives.at(watch.at)
+    )
 
 
 @dataclass
@@ -211,13 +214,15 @@ class _Lives:
         self.first.setdefault(at, number)
         self.last[at], self.size[at] = number, storage.nbytes()
 
-    def most(self) -> int:
-        """Bytes in use at a time, at most."""
+    def at(self, uses: Mapping[Key, int]) -> dict[Key, int]:
+        """Bytes in use at each of some operations, given by number."""
         changes: dict[int, int] = {}
         for at, size in self.size.items():
             changes[self.first[at]] = changes.get(self.first[at], 0) + size
             changes[self.last[at] + 1] = changes.get(self.last[at] + 1, 0) - size
-        return max(accumulate(changes[number] for number in sorted(changes)), default=0)
+        numbers = sorted(changes)
+        totals = list(accumulate(changes[number] for number in numbers))
+        return {key: totals[bisect_right(numbers, number) - 1] for key, number in uses.items()}
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """``compensate_``: a smaller model is refitted to the original on calibration data, from its inputs to its outputs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.calibration.batches import Batch, Batches, Forward
-from secateur.calibration.lockstep import Pause, Run
-from secateur.calibration.sites import Followers, find_followers, find_sites
+from secateur.calibration.lockstep import Run
+from secateur.calibration.sites import find_followers, find_sites
 from secateur.calibration.watching import Key, running
+from secateur.compensation.company import Company, Pair
 from secateur.compensation.refitting import How, Refit, Refitting
 from secateur.errors import DataError, PlanError
 from secateur.graph import Graph
@@ -21,7 +22,6 @@ from secateur.provenance import recall, remember
 from secateur.tracing.surroundings import quiet_backends
 
 SAMPLES = 4096  # of calibration data, at most
-MEMORY = 2 * 2**30  # bytes of activations that runs over all batches may hold while they wait, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Compensation:
         how: "mean", "merge" or "lstsq".
         refits: the weights that were refitted, in the order of the run.
         left: weights that were left as cut though something may be missing, with the reason.
-        samples: calibration samples that were used.
+        samples: calibration samples that were used, where most were: early in a network there may be memory for fewer.
         distance: between the outputs of the final and of the original model on the first batch, as a share of the
             original's: the root of the mean square; before and after.
         biases: parameters that layers without a bias were given.
@@ -106,7 +106,7 @@ def compensate_(
         model: the original.
         small: what ``plan.apply(model)`` gave.
         graph, plan: of the original.
-        data: batches; as many samples as 4,096, or as fit into 2 GiB while all runs wait.
+        data: batches, up to 4,096 samples; at each use as many as fit into 2 GiB while all runs wait there.
         how: see above.
         biases: whether layers without a bias may get one, for "mean" and "merge".
         forward: runs a model on a batch, where its inputs are not the batch's.
@@ -115,34 +115,36 @@ def compensate_(
         DataError: no batch, NaN, or batches that the model does not take.
     """
     dense, pruned = running(model), running(small)
-    with quiet_backends(), torch.no_grad(), progress_bar("Compensating", None) as step:
-        batches = _taken(Batches(dense, data, forward))
-        example = batches[0]
+    batches = _taken(Batches(dense, data, forward))
+    example = batches[0]
+    with quiet_backends(), torch.no_grad():
         wanted = example.run(dense)
         before = distance(wanted, example.run(pruned))
         sites = find_sites(model, graph, example.run)
         follows = find_followers(model, example.run), find_followers(small, example.run)
-        batches = batches[: max(1, MEMORY // max(1, sum(f.bytes for f in follows)))]
         work = Refitting(small, plan, sites, follows[1].of, how, biases and how != "lstsq")
-        runs = [
-            (
-                Run(dense, lambda b=batch: b.run(dense), follows[0].of, before=False),
-                Run(pruned, lambda b=batch: b.run(pruned), follows[1].of, before=True, offsets=work.offsets),
+
+        def start(batch: Batch) -> Pair:
+            return Pair(
+                batch,
+                Run(dense, lambda: batch.run(dense), follows[0].of, before=False),
+                Run(pruned, lambda: batch.run(pruned), follows[1].of, before=True, offsets=work.offsets),
             )
-            for batch in batches
-        ]
+
+        held = {key: size + follows[0].bytes.get(key, 0) for key, size in follows[1].bytes.items()}
+        company = Company(batches, start, held)
         try:
-            refits, left = _all(runs, work, follows[1], step)
+            with progress_bar("Compensating", len(held)) as step:
+                refits, left = _all(company, work, follows[1].shared, step)
         finally:
-            for run in (run for pair in runs for run in pair):
-                run.stop()
+            company.stop()
         created = _create_biases(small, work.offsets)
         after = distance(wanted, example.run(running(small)))
     return Compensation(
         how=how,
         refits=tuple(refits),
         left=left,
-        samples=sum(batch.samples for batch in batches),
+        samples=company.samples,
         distance=(before, after),
         biases=created,
     )
@@ -165,34 +167,19 @@ def _taken(batches: Batches) -> list[Batch]:
 
 
 def _all(
-    runs: Sequence[tuple[Run, Run]], work: Refitting, follows: Followers, step: Callable[[], None]
+    company: Company, work: Refitting, shared: Mapping[str, str], step: Callable[[], None]
 ) -> tuple[list[Refit], dict[str, str]]:
     """Go through all uses of weights, in the order of the example's run."""
-    order = {key: k for k, key in enumerate(follows.of)}
     refits: list[Refit] = []
     left: dict[str, str] = {}
-    waiting = [(dense, small, small.advance()) for dense, small in runs]
-    while at := [pause.key for _, _, pause in waiting if pause is not None]:
-        key = min(at, key=lambda k: order.get(k, -1))
-        here = [k for k, (_, _, pause) in enumerate(waiting) if pause is not None and pause.key == key]
-        pairs = [(dense, pause) for k in here if (pause := waiting[k][2]) and (dense := _until(waiting[k][0], key))]
-        reason = follows.shared.get(key[0]) or work.why_not(key)
+    for key, pairs in company:
+        reason = shared.get(key[0]) or work.why_not(key)
         if not pairs or reason:
             left[key[0]] = reason or "the original does not use it"
         elif refit := work.refit(key, pairs):
             refits.append(refit)
-        for k in here:
-            dense, small, _ = waiting[k]
-            waiting[k] = dense, small, small.advance()
         step()
     return refits, left
-
-
-def _until(run: Run, key: Key) -> Pause | None:
-    """The original's run, led on to a use of a weight."""
-    while (pause := run.advance()) is not None and pause.key != key:
-        pass
-    return pause
 
 
 def _create_biases(small: nn.Module, offsets: Mapping[Key, Tensor]) -> tuple[str, ...]:
