@@ -18,6 +18,7 @@ from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
+from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind
 
@@ -91,7 +92,9 @@ def prune(
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         importance: a name of `importance.names`, or a callable on a `Member`.
-        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given.
+        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given. For a budget of
+            latency each operation is timed over a few widths on the model's device (kept on disk), and the result
+            measured.
         data: batches; the first one's outputs must not hold NaN.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
@@ -130,8 +133,9 @@ def prune(
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
     chosen = {"budget": budget, "threshold": threshold, "keep": keep, "keep_class": keep_class, **planning}
+    clock = Clock.where_asked(model, graph, args, kwargs, budget, planning.get("multiple_of"))
     for _ in range(ROUNDS):
-        made = planned(graph, scores, wording, chosen)
+        made = planned(graph, scores, wording, chosen, clock)
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
@@ -155,7 +159,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed),
+            report=_report(model, graph, made, proof, seed, clock),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -172,8 +176,16 @@ def as_config_says(
     return (graph if wording is None else wording.restrict(graph)), wording
 
 
-def planned(graph: Graph, scores: Mapping[str, Tensor], wording: Wording | None, chosen: Mapping[str, Any]) -> Plan:
-    """A plan whose widths the config, if there is one, can say."""
+def planned(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    wording: Wording | None,
+    chosen: Mapping[str, Any],
+    clock: Clock | None = None,
+) -> Plan:
+    """A plan whose widths the config, if there is one, can say; with a clock, one whose result was measured."""
+    if clock is not None:
+        return clock.settle(graph, lambda table: planned(graph, scores, wording, {**chosen, "latency": table}))
     if wording is None:
         return make_plan(graph, choose(graph, scores, **chosen))
     kept = choose(graph, scores, **chosen, agrees=lambda sizes: wording.says(graph, sizes))
@@ -256,11 +268,12 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int) -> Report:
-    """The report of a bare pruning: costs in closed form, nothing measured yet."""
+def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, clock: Clock | None) -> Report:
+    """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
+    times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
 
-    def figures(cost: Mapping[str, int]) -> dict[str, Any]:
-        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], "metrics": {}}
+    def figures(cost: Mapping[str, int], times: Mapping[str, float]) -> dict[str, Any]:
+        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], **times, "metrics": {}}
 
     return Report(
         {
@@ -268,8 +281,8 @@ def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int)
             "command": "sc.prune(...)",
             "seed": seed,
             "model": type(model).__name__,
-            "dense": figures(graph.cost()),
-            "pruned": figures(graph.cost(made.sizes)),
+            "dense": figures(graph.cost(), times[0]),
+            "pruned": figures(graph.cost(made.sizes), times[1]),
             "tuned": None,
             "proof": proof.to_dict(),
             "axes": axis_rows(graph, made),

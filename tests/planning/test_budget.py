@@ -49,5 +49,5 @@ def test_what_is_no_amount(amount: Any) -> None:
 
 
 def test_an_empty_budget() -> None:
-    with pytest.raises(PlanError, match=r"an empty budget: give params=, macs= or bytes="):
+    with pytest.raises(PlanError, match=r"an empty budget: give params=, macs=, bytes= or latency="):
         Budget()

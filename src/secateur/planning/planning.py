@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.axes import size_of
+from secateur.costs import Costs
 from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
 from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph, Scale, named
@@ -19,11 +20,13 @@ from secateur.planning import families
 from secateur.planning.agreeing import affordable, agreed
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
+from secateur.planning.fast import duration, fast_lanes, fast_steps, slowest, with_latency
 from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
+from secateur.timing.table import LatencyTable
 
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
-Multiples = int | Mapping[str, int]
+Multiples = int | Mapping[str, int] | Literal["auto"]
 KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
@@ -41,6 +44,7 @@ def plan(
     ignore: Iterable[str] = (),
     uniform: bool = False,
     keep_class: bool = False,
+    latency: LatencyTable | None = None,
 ) -> Plan:
     """Choose which units stay. Give exactly one of ``budget``, ``threshold`` and ``keep``.
 
@@ -57,11 +61,14 @@ def plan(
         min_units: fewest units an axis may keep.
         multiple_of: widths that change become multiples of this; or a number for each pattern, as in ``only``, such as
             ``{"hidden": 64, "layer1.*": 8, "heads": 1}``. The last pattern that names an axis counts; other axes: 1.
+            "auto": for each axis the step between the widths at which the device is fast, by ``latency``.
         only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
         ignore: the same; these are not pruned.
         uniform: axes that correspond across repeated blocks (names equal up to the block's index) keep equal widths;
             the units themselves may differ.
         keep_class: leave alone the axes whose pruning would rewrite the model's ``forward``.
+        latency: what `secateur.timing.latency_table` gave: needed for a budget of latency and ``multiple_of="auto"``.
+            With it, no width is chosen at which an operation is slower than at a wider one.
 
     Raises:
         PlanError: arguments that contradict each other or name nothing.
@@ -82,6 +89,7 @@ def plan(
         only=only,
         ignore=ignore,
         keep_class=keep_class,
+        latency=latency,
     )
     return make_plan(graph, kept)
 
@@ -99,6 +107,7 @@ def choose(
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     keep_class: bool = False,
+    latency: LatencyTable | None = None,
     agrees: Callable[[dict[str, int]], bool] | None = None,
 ) -> dict[str, Tensor]:
     """The kept units of each axis that loses some. See `plan`.
@@ -107,10 +116,12 @@ def choose(
         agrees: whether sizes of axes may stand together; where they may not, one lane gets narrower until they do.
     """
     _check_arguments(budget, threshold, keep, scope, min_units, multiple_of)
+    costs = with_latency(graph, latency, budget, multiple_of)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
-    lanes = _lanes(graph, axes, scores, min_units, multiples(graph, multiple_of))
+    steps = fast_steps(graph, costs) if multiple_of == "auto" else multiples(graph, multiple_of)
+    lanes = fast_lanes(_lanes(graph, axes, scores, min_units, steps), costs, budget)
     if budget is not None:
-        removed = _for_budget(graph, lanes, budget, scope, min_units)
+        removed = _for_budget(graph, costs, lanes, budget, scope, min_units)
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
@@ -119,7 +130,7 @@ def choose(
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
     if agrees is not None:
-        removed = agreed(lanes, removed, agrees, affordable(graph, budget))
+        removed = agreed(lanes, removed, agrees, affordable(costs, budget))
     return {
         axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
@@ -153,12 +164,15 @@ def _check_arguments(
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
     if scope not in SCOPES:
         raise PlanError(f'scope={scope!r}: give "global", "local" or "isomorphic"')
-    numbers = [min_units, *(multiple_of.values() if isinstance(multiple_of, Mapping) else [multiple_of])]
-    if any(type(n) is not int or n < 1 for n in numbers):
-        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1")
+    many = multiple_of.values() if isinstance(multiple_of, Mapping) else [1 if multiple_of == "auto" else multiple_of]
+    if any(type(n) is not int or n < 1 for n in (min_units, *many)):
+        raise PlanError(
+            f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1; multiple_of may also "
+            'be "auto"'
+        )
 
 
-def multiples(graph: Graph, multiple_of: Multiples) -> dict[str, int]:
+def multiples(graph: Graph, multiple_of: int | Mapping[str, int]) -> dict[str, int]:
     """The number that each axis's width is to be a multiple of.
 
     Raises:
@@ -289,25 +303,34 @@ def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | Non
     return _widths(lanes, lambda ln: wanted[ln.axes])
 
 
-def _for_budget(graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int) -> list[int]:
-    dense = graph.cost()
+def _for_budget(
+    graph: Graph, costs: Costs, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int
+) -> list[int]:
+    dense = costs.at({})
     targets = budget.targets(dense)
     least = {a: ln.sizes[-1] * share for ln in lanes for a, share in zip(ln.axes, ln.shares, strict=True)}
-    smallest = graph.cost(least)
+    smallest = costs.at(least)
     for kind, target in targets.items():
         if smallest[kind] > target:
-            raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], least, min_units))
-    steps = Greedy(lanes, graph.costs, targets, scope).run()
+            held = slowest(costs) if kind == "latency" else _held(graph, kind, least)
+            raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], held, min_units))
+    steps = Greedy(lanes, costs, targets, scope).run()
     return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
 
 
 def _unreachable(
-    graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: int
+    graph: Graph,
+    kind: str,
+    target: float,
+    dense: int,
+    smallest: int,
+    held: Sequence[tuple[str, float]],
+    min_units: int,
 ) -> str:
-    held = _held(graph, kind, least)[:3]
-    holders = ", ".join(f"{name} {short(amount)}" for name, amount in held)
+    say = duration if kind == "latency" else short
+    holders = ", ".join(f"{name} {say(amount)}" for name, amount in held[:3])
     return (
-        f"{kind}={short(target)} of {short(dense)} is below the smallest that {graph.model} can get, {short(smallest)} "
+        f"{kind}={say(target)} of {say(dense)} is below the smallest that {graph.model} can get, {say(smallest)} "
         f"({smallest / dense:.3f} of the original). What holds it: {holders}. Raise the budget to at least "
         f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, or ignore less."
     )
