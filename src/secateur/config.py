@@ -85,12 +85,13 @@ class PlanSettings(Settings):
         importance: criterion that scores each unit: auto, l1, l2, bn_scale, random.
         threshold: a unit goes when its score is below this many times the mean score of its axis.
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
-            original), "params=10000" or "macs=2.1G" (absolute), several with commas.
+            original), "params=10000" or "macs=2.1G" (absolute), "latency=5ms" on this device, several with commas.
         keep: fraction of the units of every axis that stays, in (0, 1].
         scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike; "isomorphic"
             ranks within each family of like axes, and makes every family narrower alike.
         min_units: units that every axis keeps at least.
-        multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1".
+        multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1";
+            or "auto": of the step between the widths at which this device is fast, by timing.
         uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
         only: axes or modules to prune, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
@@ -187,8 +188,10 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         """The budget as `plan` takes it; None where there is none."""
         return None if self.budget is None else parse_budget(self.budget)
 
-    def multiples(self) -> int | dict[str, int]:
+    def multiples(self) -> int | dict[str, int] | Literal["auto"]:
         """``multiple_of`` as `plan` takes it."""
+        if self.multiple_of == "auto":
+            return "auto"
         return self.multiple_of if isinstance(self.multiple_of, int) else parse_multiples(self.multiple_of)
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,8 +229,8 @@ def parse_budget(text: str) -> Budget:
         ConfigError: it has another form, or an amount makes no sense.
 
     Example:
-        >>> parse_budget("macs=0.5,params=10000"), parse_budget("macs=50%")
-        (Budget(params=10000, macs=0.5, bytes=None), Budget(params=None, macs=0.5, bytes=None))
+        >>> parse_budget("macs=50%,latency=5ms")
+        Budget(params=None, macs=0.5, bytes=None, latency='5ms')
     """
     known = [item.name for item in fields(Budget)]
     parts: dict[str, float | int | str] = {}
@@ -261,7 +264,8 @@ def parse_multiples(text: str) -> dict[str, int]:
         name, equals, number = (piece.strip() for piece in part.rpartition("="))
         if not name or not equals or not number.isdecimal() or int(number) < 1:
             raise ConfigError(
-                f"multiple_of {text!r}: {part.strip()!r} should be a pattern, = and a whole number from 1: hidden=64"
+                f"multiple_of {text!r}: {part.strip()!r} should be a pattern, = and a whole number from 1: hidden=64. "
+                "Or give auto alone"
             )
         found[name] = int(number)
     return found
@@ -279,7 +283,7 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             parse_budget(settings.budget)
         except ConfigError as error:
             yield str(error)
-    if isinstance(settings.multiple_of, str):
+    if isinstance(settings.multiple_of, str) and settings.multiple_of != "auto":
         try:
             parse_multiples(settings.multiple_of)
         except ConfigError as error:

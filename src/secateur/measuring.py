@@ -166,7 +166,9 @@ def measure_all(
         for name, model in models.items():
             _check_runs(name, model, call)
         memories = {
-            name: peak_memory(_forward(model, call), device_of(model), unused=_unused(model, models)) if memory else None
+            name: peak_memory(_forward(model, call), device_of(model), unused=_unused(model, models))
+            if memory
+            else None
             for name, model in models.items()
         }
         latency = _median_seconds(

@@ -18,6 +18,7 @@ from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
+from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind
@@ -275,17 +276,20 @@ def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int,
     def figures(cost: Mapping[str, int], times: Mapping[str, float]) -> dict[str, Any]:
         return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], **times, "metrics": {}}
 
+    dense, pruned = figures(graph.cost(), times[0]), figures(graph.cost(made.sizes), times[1])
+    ratio = latency_cut_per_mac_cut(dense, pruned)
     return Report(
         {
             "version": 1,
             "command": "sc.prune(...)",
             "seed": seed,
             "model": type(model).__name__,
-            "dense": figures(graph.cost(), times[0]),
-            "pruned": figures(graph.cost(made.sizes), times[1]),
+            "dense": dense,
+            "pruned": pruned,
             "tuned": None,
             "proof": proof.to_dict(),
             "axes": axis_rows(graph, made),
+            **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
             "plan": made.to_dict(),
             "environment": {},
         }

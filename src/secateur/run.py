@@ -24,8 +24,11 @@ from secateur.models import build_model, build_spec
 from secateur.planning import plan
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
+from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.training import Epoch, History, evaluate, train
+
+PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
 
 
 class Step(Protocol):
@@ -148,9 +151,11 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     """Raise, before time goes into training, what planning would raise after it; that hangs on no weights."""
-    graph = trace(model, example(data, settings.device))
+    inputs, chosen = example(data, settings.device), _choice(settings)
+    graph = trace(model, inputs)
     scores = score(model, graph, settings.importance, seed=settings.seed)
-    plan(graph, scores, **_choice(settings))
+    clock = Clock.where_asked(model, graph, inputs, None, chosen["budget"], chosen["multiple_of"])
+    plan(graph, scores, **chosen, latency=clock.table if clock is not None else None)
 
 
 def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
@@ -231,10 +236,11 @@ def make_report(
     result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
 ) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
+    known = {name: {**_predicted(result, name), **figures[name]} if name in figures else None for name in PREDICTED}
     return Report.build(
         model=settings.model,
-        dense=figures.get("dense"),
-        pruned=figures.get("pruned"),
+        dense=known["dense"],
+        pruned=known["pruned"],
         tuned=figures.get("tuned"),
         proof=result.report["proof"],
         axes=result.report["axes"],
@@ -244,6 +250,12 @@ def make_report(
         device=settings.device,
         interrupted=interrupted,
     )
+
+
+def _predicted(result: Result, name: str) -> dict[str, Any]:
+    """The latency that timed operations predicted of a network, if they did."""
+    found = result.report[name].get("predicted_latency_ms")
+    return {} if found is None else {"predicted_latency_ms": found}
 
 
 def save(

@@ -26,8 +26,8 @@ def with_latency(
     asked += ['multiple_of="auto"'] if multiple_of == "auto" else []
     if asked:
         raise PlanError(
-            f"{' and '.join(asked)} needs the times of the model's operations, which a graph doesn't hold: use sc.prune, "
-            "which takes them, or pass latency=secateur.timing.latency_table(model, graph, args)"
+            f"{' and '.join(asked)} needs the times of the model's operations, which a graph doesn't hold: use "
+            "sc.prune, which takes them, or pass latency=secateur.timing.latency_table(model, graph, args)"
         )
     return graph.costs
 

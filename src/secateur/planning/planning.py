@@ -167,8 +167,8 @@ def _check_arguments(
     many = multiple_of.values() if isinstance(multiple_of, Mapping) else [1 if multiple_of == "auto" else multiple_of]
     if any(type(n) is not int or n < 1 for n in (min_units, *many)):
         raise PlanError(
-            f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1; multiple_of may also "
-            'be "auto"'
+            f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1; multiple_of may "
+            'also be "auto"'
         )
 
 

@@ -132,9 +132,7 @@ def _doubtful(tries: Mapping[Point, Sequence[float]]) -> list[Point]:
             for other in larger[operation]
         )
 
-    return [
-        point for point, found in tries.items() if sorted(found)[1] > AGREED * best[point] or slower(*point)
-    ]
+    return [point for point, found in tries.items() if sorted(found)[1] > AGREED * best[point] or slower(*point)]
 
 
 @contextmanager

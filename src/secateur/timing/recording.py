@@ -32,7 +32,9 @@ def record(model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, Any] 
         MeasureError: the model does not run.
     """
     if any(t.is_meta for t in model.parameters()):
-        raise MeasureError(f"{type(model).__name__} is on the meta device, where nothing can be timed: load its weights")
+        raise MeasureError(
+            f"{type(model).__name__} is on the meta device, where nothing can be timed: load its weights"
+        )
     inputs = as_inputs(args, kwargs)
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
@@ -42,7 +44,9 @@ def record(model: nn.Module, graph: Graph, args: Any, kwargs: Mapping[str, Any] 
         tracer = Tracer(keeping=False)
         axes = {n: tracer.algebra.fresh(info.size, n) for n, info in {**graph.axes, **graph.frozen}.items()}
         for name, tensor in named_tensors(copy).items():
-            tracer.introduce(tensor, [live(d, axes, tracer.algebra) for d in graph.tensors[first[id(tensors[name])]].dims])
+            tracer.introduce(
+                tensor, [live(d, axes, tracer.algebra) for d in graph.tensors[first[id(tensors[name])]].dims]
+            )
         tracer.noted = lambda op, results: _note(op, results, noted)
         seed_draws()
         try:

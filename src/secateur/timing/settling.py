@@ -2,7 +2,7 @@
 corrected by what was measured, and the plan made again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from secateur.timing.fitting import latency_table
 from secateur.timing.table import NANOSECONDS, LatencyTable
 from secateur.timing.whole import whole_seconds
 
-ROUNDS = 5  # of planning and measuring
+ROUNDS = 4  # of planning and measuring
 CLOSE = 0.03  # share of the budget that the measured latency may be off
 
 Planner = Callable[[LatencyTable], Plan]
@@ -30,12 +30,15 @@ class Latency:
     Attributes:
         dense, pruned: measured side by side.
         predicted: of the pruned model, before it was measured.
+        work, dense_work: sums of the operations' own times, of the pruned model and of the original.
     """
 
     plan: Plan
     dense: float
     pruned: float
     predicted: float
+    work: float
+    dense_work: float
 
     @property
     def share(self) -> float:
@@ -85,34 +88,55 @@ class Clock:
         Raises:
             UnreachableBudget: the model can't become so fast.
         """
-        costs = graph.costs
-        table = self.table
         tried: list[Latency] = []
         while len(tried) < ROUNDS:
-            predictor = table.compiled(costs.order, costs.dense)
+            table = self._corrected(tried)
             try:
                 made = planner(table)
             except UnreachableBudget:
-                if not tried or self._off(tried[-1]) > CLOSE:
+                if not tried or min(map(self._off, tried)) > CLOSE:
                     raise
                 break
             if any(made.sizes == before.plan.sizes for before in tried):
                 break
-            sizes = costs.vector(made.sizes)
-            predicted = predictor.value(sizes).item() / NANOSECONDS
-            times = self.measure({"dense": self.model, "pruned": made.apply(self.model)})
-            tried.append(Latency(made, times["dense"], times["pruned"], predicted))
+            tried.append(self._carried_out(graph, made, table))
             if abs(self._off(tried[-1])) <= CLOSE:
                 break
-            dense = predictor.total(costs.dense).item()
-            at_first = self.table.factor * dense + self.table.offset  # the machine's speed may have changed since
-            table = table.through((dense, at_first), (predictor.total(sizes).item(), at_first * tried[-1].share))
         self.found = min(tried, key=lambda found: abs(self._off(found)))
         return self.found.plan
+
+    def _carried_out(self, graph: Graph, made: Plan, table: LatencyTable) -> Latency:
+        predictor = table.compiled(graph.costs.order, graph.costs.dense)
+        sizes = graph.costs.vector(made.sizes)
+        times = self.measure({"dense": self.model, "pruned": made.apply(self.model)})
+        return Latency(
+            plan=made,
+            dense=times["dense"],
+            pruned=times["pruned"],
+            predicted=(predictor.value(sizes) / predictor.value(predictor.dense)).item() * times["dense"],
+            work=predictor.total(sizes).item(),
+            dense_work=predictor.total(predictor.dense).item(),
+        )
+
+    def _corrected(self, tried: Sequence[Latency]) -> LatencyTable:
+        """The table with its prediction through what was measured nearest to the budget, above it and below.
+
+        The machine's speed may change meanwhile, so what counts of a measurement is the share of the original's time.
+        """
+        if not tried:
+            return self.table
+        whole = tried[-1].dense
+        above = [found for found in tried if self._off(found) > 0]
+        below = [found for found in tried if self._off(found) <= 0]
+        points = [(tried[0].dense_work, whole)]
+        points += [(found.work, whole * found.share) for found in sorted(above, key=self._off, reverse=True)[-1:]]
+        points += [(found.work, whole * found.share) for found in sorted(below, key=self._off)[-1:]]
+        return self.table.through(*points[-2:])
 
     def _off(self, found: Latency) -> float:
         """How far the measured latency is above the budget, as a share of it; 0 where the budget has none."""
         if self.budget is None or self.budget.latency is None:
             return 0.0
-        target = self.budget.targets(dict.fromkeys(("params", "macs", "bytes", "latency"), found.dense * NANOSECONDS))
-        return found.pruned * NANOSECONDS / target["latency"] - 1
+        only = Budget(latency=self.budget.latency)
+        target = only.targets({"latency": round(found.dense * NANOSECONDS)})["latency"]
+        return found.pruned * NANOSECONDS / target - 1

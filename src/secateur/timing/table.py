@@ -44,15 +44,14 @@ class LatencyTable:
         """The table whose predictions go through what was measured.
 
         Args:
-            points: sums of operations with the measured seconds of the model; one, or two. One gives the factor; two
-                the offset too, as long as both stay positive.
+            points: sums of operations with the measured seconds of the model. One gives the factor, two the offset
+                too, unless less work took more time: then the last one counts.
         """
         (s, measured), *more = points
         if more and abs(more[0][0] - s) > 1e-3 * s:
             factor = (measured - more[0][1]) / (s - more[0][0])
-            offset = measured - factor * s
-            if factor > 0 and offset >= 0:
-                return replace(self, offset=offset, factor=factor)
+            if factor > 0:
+                return replace(self, offset=measured - factor * s, factor=factor)
             s, measured = more[0]
         return replace(self, offset=0.0, factor=measured / s if s > 0 else 1.0)
 
@@ -89,7 +88,7 @@ class Predictor:
 
     def value(self, sizes: Tensor) -> Tensor:
         """Nanoseconds of the model at sizes (A,), a scalar."""
-        return (self.table.offset + self.table.factor * self.total(sizes)) * NANOSECONDS
+        return (self.table.offset + self.table.factor * self.total(sizes)).clamp_min(0) * NANOSECONDS
 
     def slopes(self, sizes: Tensor) -> Tensor:
         """What a unit of each axis costs, to first order, along the trend without stairs, (A,)."""

@@ -12,17 +12,17 @@ from secateur.inputs import as_call, fresh
 from secateur.measuring import device_of, left_as_found
 from secateur.timing.stopwatch import waiter
 
-ROUNDS = 11  # of all models in turn; the median counts
-SHORTEST = 5e-3  # seconds that a model runs in one round at least
-PATIENCE = 8.0  # seconds after which no further round begins, beyond the fewest
-FEWEST = 5
+ROUNDS = 21  # of all models in turn; the median counts
+SHORTEST = 1e-2  # seconds that a model runs in one round at least
+PATIENCE = 6.0  # seconds after which no further round begins, beyond the fewest
+FEWEST = 7
 
 
 def whole_seconds(
     models: Mapping[str, nn.Module], args: Any, kwargs: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Median seconds of one forward pass of each model in evaluation mode, the models taking turns, so that what else
-    the machine does hits all alike.
+    """Seconds of one forward pass of each model in evaluation mode: of the first the median, of the others the median
+    of their shares of the first, which they take turns with, so that what else the machine does hits all alike.
     """
     positional, keywords = fresh(as_call(args, kwargs))
     with left_as_found(models.values()), torch.no_grad():
@@ -47,4 +47,7 @@ def whole_seconds(
                 break
             for name, model in models.items():
                 found[name].append(stretch(model, times[name]))
-    return {name: statistics.median(values) for name, values in found.items()}
+    first, *_ = found.values()
+    whole = statistics.median(first)
+    shares = {name: [a / b for a, b in zip(values, first, strict=True)] for name, values in found.items()}
+    return {name: whole * statistics.median(values) for name, values in shares.items()}

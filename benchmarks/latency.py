@@ -1,0 +1,114 @@
+"""Must show: `Budget(latency=0.5)` is met as measured, and with ``multiple_of="auto"`` fewer MACs are less time.
+
+    python benchmarks/latency.py [resnet50] [vit_b_16] [--threads 1] [--batch 1]
+
+torchvision's networks with random weights, on the CPU. Each is pruned three times: by secateur to half the latency; by
+secateur to half the MACs at the widths where this machine is fast; and by torch-pruning to the same MACs. Then all of
+them run in turns, in one process, many times; the table has the medians. A share is of the dense network's time in the
+same turn.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from typing import Any
+
+import torch
+from peers import attention, correct, producers, total
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.measuring import count_macs
+
+SEED = 0
+
+
+def by_peer(model: nn.Module, example: Tensor, macs: int) -> nn.Module:
+    """torch-pruning, by the same criterion: small steps, as its documentation says, until it has no more MACs."""
+    import torch_pruning as tp  # type: ignore[import-untyped]
+
+    model = copy.deepcopy(model)
+    pruner: Any = tp.pruner.BasePruner(
+        model, example, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.9, global_pruning=False,
+        iterative_steps=200, ignored_layers=producers(model, (example,), {}), num_heads=dict(attention(model)),
+        output_transform=total, round_to=None,
+    )  # fmt: skip
+    for _ in range(200):
+        pruner.step()
+        for module in model.modules():
+            correct(module)
+        if count_macs(model, example) <= macs:
+            return model
+    raise RuntimeError("torch-pruning did not reach the MACs")
+
+
+def in_turns(models: dict[str, nn.Module], example: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each model, round by round."""
+    found: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for model in models.values():
+            model.eval()(example)
+        for _ in range(rounds):
+            for name, model in models.items():
+                start = time.perf_counter()
+                model(example)
+                found[name].append(time.perf_counter() - start)
+    return found
+
+
+def bench(name: str, batch: int, rounds: int) -> None:
+    """Prune, measure and print one network."""
+    import torchvision.models  # type: ignore[import-untyped]
+
+    torch.manual_seed(SEED)
+    dense: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    example = torch.randn(batch, 3, 224, 224)
+    start = time.perf_counter()
+    models, predicted = {"dense": dense}, {"dense": 1.0}
+    for label, budget, multiple_of in (
+        ("secateur, latency=0.5", sc.Budget(latency=0.5), 1),
+        ("secateur, macs=0.5, auto", sc.Budget(macs=0.5), "auto"),
+    ):
+        result = sc.prune(dense, example, budget=budget, multiple_of=multiple_of)
+        models[label] = result.model
+        figures = result.report["dense"], result.report["pruned"]
+        predicted[label] = figures[1]["predicted_latency_ms"] / figures[0]["predicted_latency_ms"]
+    pruned_in = time.perf_counter() - start
+    macs = {label: count_macs(model, example) for label, model in models.items()}
+    try:
+        models["torch-pruning, same MACs"] = peer = by_peer(dense, example, macs["secateur, macs=0.5, auto"])
+        macs["torch-pruning, same MACs"] = count_macs(peer, example)
+    except Exception as error:  # whatever it fails on is a finding, not our failure
+        print(f"torch-pruning fails on {name}: {type(error).__name__}: {error}")
+    times = in_turns(models, example, rounds)
+    for label, values in times.items():
+        share = statistics.median(a / b for a, b in zip(values, times["dense"], strict=True))
+        work = macs[label] / macs["dense"]
+        ratio = f"{(1 - share) / (1 - work):.2f}" if work < 1 else "-"
+        guess = f"{predicted[label]:.3f}" if label in predicted else "-"
+        print(
+            f"| {name} | {label} | {macs[label] / 1e9:.2f} | {work:.3f} | {statistics.median(values) * 1e3:.1f} | "
+            f"{share:.3f} | {guess} | {ratio} |",
+            flush=True,
+        )
+    print(f"{name}: pruned twice, with timing and proofs, in {pruned_in:.0f} s\n", flush=True)
+
+
+def main() -> None:
+    """All networks that were named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=["resnet50", "vit_b_16"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=31)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    print("| network | pruned by | MACs G | MACs left | median ms | latency left | predicted | latency cut / MAC cut |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for name in asked.names:
+        bench(name, asked.batch, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()
