@@ -26,8 +26,8 @@ class Report(Mapping[str, Any]):
     ``F = {"params", "macs", "size_bytes", "latency_ms", "throughput", "training_step_ms", "peak_memory_bytes",
     "metrics": {...}}``. Durations are in milliseconds, sizes in bytes, throughput in samples per second, accuracies in
     [0, 1]. What wasn't measured is None. Where operations were timed, ``F`` has "predicted_latency_ms" too; where
-    latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in the
-    latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
+    latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in
+    the latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.

@@ -52,11 +52,10 @@ def levels(dense: int, fractions: Sequence[float] = LEVELS) -> Sizes:
     """Sizes at which to time, ascending, in round numbers.
 
     >>> levels(512), levels(12), levels(1)
-    ((32, 128, 256, 384, 512), (1, 3, 6, 9, 12), (1,))
+    ((32, 128, 256, 384, 512), (1, 3, 6, 8, 12), (1,))
     """
     found = {dense}
-    for fraction in fractions:
-        wanted = fraction * dense
+    for wanted in (fraction * dense for fraction in fractions if fraction < 1):
         block = min(32, power_below(wanted / 2))
         found.add(min(dense, max(1, round(wanted / block) * block)))
     return tuple(sorted(found))

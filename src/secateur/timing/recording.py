@@ -20,7 +20,7 @@ from secateur.tracing.surroundings import quiet_backends, seed_draws
 from secateur.tracing.tracer import Tracer
 
 # What costs nothing worth timing: it looks at a tensor, or makes a small one.
-FREE = {"aten::detach", "aten::lift_fresh", "aten::empty", "aten::arange", "aten::scalar_tensor"}
+FREE = {"aten::detach", "aten::lift_fresh", "aten::empty", "aten::arange", "aten::scalar_tensor", "aten::_unsafe_view"}
 
 Noted = tuple[str, dict[str, Any], list[Dims], str]  # overload, arguments, dims of the outputs, device
 

@@ -29,9 +29,7 @@ def seconds(operation: Operation, sizes: Sequence[int]) -> float:
 
 
 def _fastest(call: Callable[[], Any], device: str) -> float:
-    wait = waiter(device)
-    # Of a single thread its own time counts: while other processes run on its core, it stands still.
-    now = time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    wait, now = waiter(device), clock(device)
 
     def stretch(times: int) -> float:
         wait()
@@ -43,6 +41,11 @@ def _fastest(call: Callable[[], Any], device: str) -> float:
 
     times = max(1, min(200, int(SHORTEST / max(stretch(1), 1e-9))))
     return min(stretch(times) for _ in range(STRETCHES)) / times
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Seconds. Of a single thread its own time counts, which stands still while other processes run on its core."""
+    return time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def waiter(device: str) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.inputs import as_call, fresh
 from secateur.measuring import device_of, left_as_found
-from secateur.timing.stopwatch import waiter
+from secateur.timing.stopwatch import clock, waiter
 
 ROUNDS = 21  # of all models in turn; the median counts
 SHORTEST = 1e-2  # seconds that a model runs in one round at least
@@ -27,15 +27,16 @@ def whole_seconds(
     positional, keywords = fresh(as_call(args, kwargs))
     with left_as_found(models.values()), torch.no_grad():
         found: dict[str, list[float]] = {name: [] for name in models}
-        wait = waiter(next((device_of(m).type for m in models.values()), "cpu"))
+        device = next((device_of(m).type for m in models.values()), "cpu")
+        wait, now = waiter(device), clock(device)
 
         def stretch(model: nn.Module, times: int) -> float:
             wait()
-            start = time.perf_counter()
+            start = now()
             for _ in range(times):
                 model(*positional, **keywords)
             wait()
-            return (time.perf_counter() - start) / times
+            return (now() - start) / times
 
         for model in models.values():
             model.eval()
