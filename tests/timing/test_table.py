@@ -125,7 +125,7 @@ def test_widths_that_make_an_operation_slower_are_left_out() -> None:
 
 @pytest.mark.parametrize(("size", "step"), [(64, 16), (256, 16), (32, 8), (12, 1), (3, 1)])
 def test_the_step_between_fast_widths(size: int, step: int) -> None:
-    """At least four steps are left of an axis, so narrow ones get finer steps; within one block all widths are alike."""
+    """At least four steps are left of an axis, so narrow ones get finer steps; in one block all are alike."""
     graph, found = mlp(size)
     assert fast_steps(found, {name: info.size for name, info in graph.axes.items()}) == {"0.weight:0": step}
 
