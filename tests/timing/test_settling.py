@@ -81,6 +81,13 @@ def test_what_cannot_become_so_fast() -> None:
     assert setup.measured, "measured first, since the operations by themselves would become fast enough"
 
 
+def test_a_result_that_is_no_faster_is_no_result() -> None:
+    setup = Fixture(sc.Budget(latency=0.5))
+    setup.clock.measure = lambda models: {"dense": 1e-3, "pruned": 1.02e-3}
+    with pytest.raises(UnreachableBudget, match=r"latency=0.5ms of 1ms is not met: .* measured at 1.02ms, while its"):
+        setup.settle()
+
+
 def test_another_budget_is_met_and_measured_once() -> None:
     setup = Fixture(sc.Budget(macs=0.5))
     made = setup.settle()

@@ -94,7 +94,7 @@ def _nanoseconds(amount: Amount, dense: float) -> float:
     if type(share) is float and 0 < share <= 1:
         return share * dense
     number = match[1] if match else f"{amount:g}" if type(amount) in (int, float) else ""
-    meant = f"{number.strip('0.') and number or 5}ms"
+    meant = f"{number if number.strip('0.') else 5}ms"
     raise PlanError(
         f'budget latency={amount!r}: give a time with its unit, such as "5ms", "300us" or "0.01s", or a fraction of '
         f"the original in (0, 1]. If milliseconds are meant: latency={meant!r}"

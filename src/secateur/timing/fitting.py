@@ -8,8 +8,6 @@ from math import isfinite
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from secateur.errors import MeasureError
@@ -142,6 +140,9 @@ def _bar() -> Generator[Advance]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
+    from rich.console import Console
+    from rich.progress import Progress
+
     progress = Progress(console=Console(stderr=True), transient=True)
     task = progress.add_task("Timing operations", total=None)
 

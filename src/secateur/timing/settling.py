@@ -11,6 +11,7 @@ from torch import nn
 from secateur.errors import UnreachableBudget
 from secateur.graph import Graph
 from secateur.planning.budget import Budget
+from secateur.planning.fast import duration
 from secateur.planning.plan import Plan
 from secateur.timing.fitting import latency_table
 from secateur.timing.table import NANOSECONDS, LatencyTable
@@ -18,6 +19,7 @@ from secateur.timing.whole import whole_seconds
 
 ROUNDS = 4  # of planning and measuring
 CLOSE = 0.03  # share of the budget that the measured latency may be off
+MISSED = 0.1  # share of the budget by which more is an error
 
 Planner = Callable[[LatencyTable], Plan]
 Measure = Callable[[Mapping[str, nn.Module]], Mapping[str, float]]
@@ -86,7 +88,7 @@ class Clock:
         """The plan whose measured latency is nearest to the budget's, if that has one; else the first.
 
         Raises:
-            UnreachableBudget: the model can't become so fast.
+            UnreachableBudget: the model can't become so fast, or no plan did.
         """
         tried: list[Latency] = []
         while len(tried) < ROUNDS:
@@ -102,8 +104,10 @@ class Clock:
             tried.append(self._carried_out(graph, made, table))
             if abs(self._off(tried[-1])) <= CLOSE:
                 break
-        self.found = min(tried, key=lambda found: abs(self._off(found)))
-        return self.found.plan
+        best = self.found = min(tried, key=lambda found: abs(self._off(found)))
+        if self._off(best) > MISSED:
+            raise UnreachableBudget(_missed(best, self._off(best), len(tried)))
+        return best.plan
 
     def _carried_out(self, graph: Graph, made: Plan, table: LatencyTable) -> Latency:
         predictor = table.compiled(graph.costs.order, graph.costs.dense)
@@ -140,3 +144,15 @@ class Clock:
         only = Budget(latency=self.budget.latency)
         target = only.targets({"latency": round(found.dense * NANOSECONDS)})["latency"]
         return found.pruned * NANOSECONDS / target - 1
+
+
+def _missed(best: Latency, off: float, plans: int) -> str:
+    target, dense, pruned, predicted = (
+        duration(seconds * NANOSECONDS)
+        for seconds in (best.pruned / (1 + off), best.dense, best.pruned, best.predicted)
+    )
+    return (
+        f"latency={target} of {dense} is not met: the nearest of {plans} plans was measured at {pruned}, while its "
+        f"operations by themselves predicted {predicted}. Raise the budget, give larger example inputs if the model spends "
+        "its time between its operations, or try again when the machine is less busy"
+    )

@@ -106,12 +106,12 @@ class Predictor:
         return Predictor(replace(self.table, timed=tuple(timed)), self.order, self.dense)
 
     def slowest(self) -> list[tuple[str, float]]:
-        """Kinds of operations with their nanoseconds in the original, the slowest first."""
-        found: dict[str, float] = {}
+        """Kinds of operations with their nanoseconds in the original, the slowest first, and what is none of theirs."""
+        found = {"the model outside of its operations": max(0.0, self.table.offset) * NANOSECONDS}
         for timed, value in zip(self.timed, (self.seconds(self.dense) * self.times).tolist(), strict=True):
             name = timed.call.operation.name
             found[name] = found.get(name, 0.0) + value * self.table.factor * NANOSECONDS
-        return sorted(found.items(), key=lambda item: -item[1])
+        return sorted((item for item in found.items() if item[1] > 0), key=lambda item: -item[1])
 
 
 class _Group:
