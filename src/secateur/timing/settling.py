@@ -153,6 +153,6 @@ def _missed(best: Latency, off: float, plans: int) -> str:
     )
     return (
         f"latency={target} of {dense} is not met: the nearest of {plans} plans was measured at {pruned}, while its "
-        f"operations by themselves predicted {predicted}. Raise the budget, give larger example inputs if the model spends "
-        "its time between its operations, or try again when the machine is less busy"
+        f"operations by themselves predicted {predicted}. Raise the budget, give larger example inputs if the model "
+        "spends its time between its operations, or try again when the machine is less busy"
     )
