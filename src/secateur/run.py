@@ -236,11 +236,11 @@ def make_report(
     result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
 ) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
-    known = {name: {**_predicted(result, name), **figures[name]} if name in figures else None for name in PREDICTED}
+    known = {name: {**figures[name], **_predicted(result, name, figures)} for name in PREDICTED if name in figures}
     return Report.build(
         model=settings.model,
-        dense=known["dense"],
-        pruned=known["pruned"],
+        dense=known.get("dense"),
+        pruned=known.get("pruned"),
         tuned=figures.get("tuned"),
         proof=result.report["proof"],
         axes=result.report["axes"],
@@ -252,10 +252,10 @@ def make_report(
     )
 
 
-def _predicted(result: Result, name: str) -> dict[str, Any]:
-    """The latency that timed operations predicted of a network, if they did."""
-    found = result.report[name].get("predicted_latency_ms")
-    return {} if found is None else {"predicted_latency_ms": found}
+def _predicted(result: Result, name: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The latency that timed operations predicted of a network, if they did: a share of the dense one's, as measured."""
+    dense, found = (result.report[column].get("predicted_latency_ms") for column in ("dense", name))
+    return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
 def save(
