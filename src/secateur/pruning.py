@@ -102,7 +102,8 @@ def prune(
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
             new widths: a model built from it computes the same with the same weights, which is checked, so that a plain
             checkpoint loads without secateur. Axes that the config can't say stay whole.
-        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore.
+        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore. With ``multiple_of="auto"``
+            operations are timed, too.
 
     Raises:
         TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,

@@ -253,7 +253,7 @@ def make_report(
 
 
 def _predicted(result: Result, name: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The latency that timed operations predicted of a network, if they did: a share of the dense one's, as measured."""
+    """The latency that timed operations predicted of a network, if they did: as a share of the dense one's."""
     dense, found = (result.report[column].get("predicted_latency_ms") for column in ("dense", name))
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 

@@ -7,7 +7,7 @@ in blocks: 49 to 64 channels then take as long as 64. Letters: K variables, G le
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite, log, prod
+from math import isfinite, log
 
 import torch
 from torch import Tensor
@@ -163,8 +163,3 @@ def _misfit(step: int, runs: Sequence[tuple[int, Mapping[int, float]]]) -> tuple
     penalty = max(0.0, sum(broken) / len(broken)) if broken else 0.0
     misfit = sum(e * e for e in whole) + sum((e - penalty) ** 2 for e in broken)
     return misfit, Stair(step, penalty if penalty > SURE else 0.0)
-
-
-def count(curve: Curve) -> int:
-    """Points of the grid."""
-    return prod(len(row) for row in curve.levels)
