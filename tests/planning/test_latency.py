@@ -1,5 +1,6 @@
 """Plans for a latency, on tables whose times are made up."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import secateur as sc
 from secateur.errors import PlanError, UnreachableBudget
 from secateur.planning.fast import duration
 from secateur.timing import LatencyTable, latency_table
+from secateur.timing.operations import Operation
 from secateur.timing.stopwatch import Timer
 from support.clocks import by_work, in_blocks
 from support.networks import Attention, Cnn, Grouped, Residual, example
@@ -64,6 +66,20 @@ def test_in_blocks_it_lands_within_one_step() -> None:
     plan = sc.plan(graph, scores, budget=sc.Budget(latency=0.5), latency=table)
     assert all(size % 16 == 0 for size in plan.sizes.values())
     assert 0.5 - 16 / 256 <= share(graph, table, plan) <= 0.5
+
+
+def test_a_lane_that_seems_to_save_nothing_at_first_is_not_emptied() -> None:
+    """Of two alike layers, one takes no less time until it has lost a quarter: both lose alike in the end."""
+
+    def timer(operation: Operation, sizes: Sequence[int]) -> float:
+        if operation.name == "aten::addmm" and operation.dense == (256,) and operation.results(sizes)[0][1] != 16:
+            return 1e-9 * (min(192, sizes[0]) * 4 / 3)
+        return 1e-9 * operation.elements(sizes) / 100
+
+    graph, scores, table = setup(wide(), timer, torch.zeros(1, 16))
+    flat = dict.fromkeys(scores, torch.linspace(1, 2, 256))
+    sizes = sc.plan(graph, flat, budget=sc.Budget(latency=0.6), latency=table).sizes
+    assert min(sizes.get(name, 256) for name in graph.axes) > 32
 
 
 def test_uniform_blocks_and_tied_lanes() -> None:
