@@ -59,7 +59,8 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["prune", "--help"], ["inspect", "--help"], ["measure", "--help"], ["show", "--help"]]
+    "words",
+    [[], ["--help"], *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "show"))],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
@@ -405,3 +406,54 @@ def test_a_reader_that_has_had_enough(place: Path) -> None:
         process.wait(timeout=60)
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+# ---------------------------------------------------------------- hints
+
+
+def test_hints_of_the_embedded_example(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hints", "--train-epochs", "1", "--hints", "l1", "bn_scale", "--units-per-axis", "3", "--samples", "64"]
+    assert main([*words, "--out", "deep/check"]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "Training the dense network ...",
+        "Checking hints ... 2 hints, 12 units",
+        "SimpleNet: rank correlation of each hint with the truth",
+        "loss without a quarter of an axis",
+        "at random",
+        "fc1.weight:0",
+        "3 of 120",
+        "deep/check/hints.html",
+    ):
+        assert text in out
+    assert sorted(path.name for path in Path("deep/check").iterdir()) == ["hints.html", "hints.json", "hints.svg"]
+    found = json.loads(Path("deep/check/hints.json").read_text())
+    assert {row["name"] for row in found["hints"]} == {"l1", "bn_scale"}
+    error = fails([*words, "--out", "deep/check"], capsys)
+    assert "is not empty" in error
+    assert main([*words, "--out", "deep/check", "--overwrite"]) == 0
+    assert json.loads(Path("deep/check/hints.json").read_text()) == found
+
+
+def test_hints_of_a_users_own_network(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hints", "--model", "users_own:small", "--data", "users_own:loaders", "--hints", "l2"]
+    assert main([*words, "--truth", "output"]) == 0
+    assert "how far the outputs move when it is silenced" in capsys.readouterr().out
+    assert sorted(path.name for path in place.iterdir() if path.name != "__pycache__") == ["users_own.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hints", "l2", "randm"], "no importance is called 'randm'"),
+        (
+            ["--units-per-axis", "2", "--samples", "0"],
+            "units_per_axis=2 must be at least 3; samples=0 must be at least",
+        ),
+        (["--only", "fc9"], "'fc9' name no axis, kind, module or tensor"),
+    ],
+)
+def test_hints_that_can_not_be_checked(
+    place: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(["hints", "--train-epochs", "0", *words], capsys)

@@ -79,6 +79,16 @@ def test_all_problems_at_once() -> None:
     [
         ({"threshold": 0.8, "budget": "macs=0.5"}, "threshold=0.8 and budget=macs=0.5 given together"),
         ({"threshold": 0.8, "keep": 0.5}, "threshold=0.8 and keep=0.5 given together"),
+        (
+            {"max_drop": 1, "keep": 0.5},
+            "keep=0.5 and max_drop=1.0 given together: .* give one of threshold, budget, keep",
+        ),
+        ({"max_drop": 1, "max_loss_increase": 0.1}, "max_drop=1.0 and max_loss_increase=0.1 given together"),
+        ({"max_drop": -1}, "max_drop=-1.0 must be at least 0"),
+        ({"max_loss_increase": float("nan")}, "max_loss_increase=nan must be at least 0"),
+        ({"reduce": "latency"}, "reduce is 'latency', but must be one of macs, params, bytes"),
+        ({"max_share": 0}, r"max_share=0.0 must be a share in \(0, 1\]"),
+        ({"max_share": 1.5, "min_units": 0}, "min_units=0 must be a whole number from 1; max_share=1.5 must be"),
         ({"keep": 1.5}, r"keep=1.5 must be in \(0, 1\]"),
         ({"threshold": float("nan")}, "threshold=nan"),
         ({"epochs": -1, "lr": 0}, "epochs=-1 must be at least 0; lr=0.0 must be above 0"),
@@ -141,8 +151,8 @@ def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
 )
 def test_multiples_from_a_number_text_or_a_mapping(given: object, wanted: object) -> None:
     settings = PruneSettings.from_mapping({"multiple_of": given})
-    assert settings.multiples() == wanted
-    assert PruneSettings.from_mapping(settings.to_dict()).multiples() == wanted
+    assert settings.limits()["multiple_of"] == wanted
+    assert PruneSettings.from_mapping(settings.to_dict()).limits()["multiple_of"] == wanted
 
 
 @pytest.mark.parametrize("text", ["hidden", "hidden=", "=4", "hidden=0", "hidden=1.5", "hidden=4,,"])
@@ -160,3 +170,46 @@ def test_a_command_repeats_multiples_and_uniform_widths() -> None:
         "secateur prune --budget latency=5ms --multiple-of auto"
     )
     assert PruneSettings(uniform=False, multiple_of=4).to_command() == "secateur prune --multiple-of 4"
+
+
+# ---------------------------------------------------------------------- limits, and bounds on held-out data
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (0.5, 0.5),
+        ("0.5", 0.5),
+        (1, 1.0),
+        ("hidden=0.75, heads=1", {"hidden": 0.75, "heads": 1}),
+        ({"hidden": 0.75}, {"hidden": 0.75}),
+    ],
+)
+def test_shares_from_a_number_text_or_a_mapping(given: object, wanted: object) -> None:
+    settings = PruneSettings.from_mapping({"max_share": given})
+    assert settings.limits()["max_share"] == wanted
+    assert PruneSettings.from_mapping(settings.to_dict()).limits()["max_share"] == wanted
+
+
+@pytest.mark.parametrize("text", ["hidden", "hidden=", "=0.4", "hidden=0", "hidden=1.5", "hidden=half", "a=0.4,,"])
+def test_shares_that_make_no_sense(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"max_share .* should be a pattern, = and a share in \(0, 1\]: hidden=0.75"):
+        PruneSettings(max_share=text)
+
+
+def test_a_command_repeats_bounds_and_limits() -> None:
+    settings = PruneSettings(max_drop=0.5, reduce="params", max_share="hidden=0.5", min_units="heads=2")
+    command = settings.to_command()
+    wanted = "--max-drop 0.5 --reduce params --min-units heads=2 --max-share hidden=0.5"
+    assert command == f"secateur prune {wanted}"
+    _, bound, _ = cli.app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+    assert PruneSettings(**cli.flag_values(*bound.arguments.values())) == settings
+    assert settings.limits() == {"min_units": {"heads": 2}, "multiple_of": 1, "max_share": {"hidden": 0.5}}
+    _, bound, _ = cli.app.parse_args(["prune", "--max-share", "0.5", "--min-units", "3"], exit_on_error=False)
+    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).limits()["max_share"] == 0.5
+
+
+def test_a_bound_takes_the_place_of_the_threshold() -> None:
+    assert PruneSettings(max_drop=0.5).resolved().threshold is None
+    assert PruneSettings(max_loss_increase=0.02).bounded == "max_loss_increase"
+    assert PruneSettings().bounded is None

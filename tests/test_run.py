@@ -15,10 +15,11 @@ import secateur as sc
 from secateur import run
 from secateur.config import PruneSettings
 from secateur.data import load_data
-from secateur.errors import OutputError, PlanError, UnknownImportance, UnreachableBudget
+from secateur.errors import DataError, OutputError, PlanError, UnknownImportance, UnreachableBudget
 from secateur.plain import read_yaml
 from secateur.run import Outcome, prune_run
 from secateur.timing import LatencyTable, latency_table, settling
+from secateur.training import evaluate
 from support.clocks import by_work
 
 FILES = {
@@ -132,6 +133,17 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_criterion_of_data_looks_at_the_training_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    prune = run.prune
+    monkeypatch.setattr(run, "prune", lambda *args, **chosen: given.append(chosen) or prune(*args, **chosen))
+    settings = PruneSettings(importance="fisher", budget="params=0.5", train_epochs=0)
+    model, data = run.prepare(settings)
+    result = run.prune_model(model, data, settings)
+    assert len(given[0]["data"]) == min(run.CALIBRATION_BATCHES, len(list(data.train)))
+    assert sum(row["after"] < row["before"] for row in result.axes) > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -200,3 +212,70 @@ def test_fast_widths_and_their_prediction(tmp_path: Path, monkeypatch: pytest.Mo
     dense, pruned = report["dense"], report["pruned"]
     assert dense["predicted_latency_ms"] == pytest.approx(dense["latency_ms"])
     assert 0.2 < pruned["predicted_latency_ms"] / dense["latency_ms"] < 1
+
+
+# ---------------------------------------------------------------------- bounds on the validation split
+
+
+def test_a_bound_is_kept_to_on_the_validation_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("digits", batch_size=256)
+    monkeypatch.setattr(run, "load_data", lambda *_, **__: data)
+    notes: list[str] = []
+
+    class Step:
+        def advance(self, done: int, total: int) -> None: ...
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    @contextmanager
+    def watch(title: str) -> Iterator[Step]:
+        yield Step()
+
+    settings = PruneSettings(max_loss_increase=0.1, train_epochs=3, epochs=0, out=tmp_path / "run")
+    outcome = prune_run(settings, watch=watch)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = report["held_out"]
+    assert found == outcome.report["held_out"]
+    assert found["pruned"] == pytest.approx(evaluate(outcome.model, data.validation or [])["loss"], abs=1e-6)
+    assert 0 < found["worse"] <= found["bound"] == 0.1
+    assert report["pruned"]["macs"] < report["dense"]["macs"]
+    assert any(note.startswith("round 1: ") for note in notes)
+    assert "Held-out loss: dense" in (tmp_path / "run" / "report.html").read_text()
+    assert sc.Report.load(tmp_path / "run") == outcome.report
+
+
+def test_a_bound_needs_a_validation_split_and_never_takes_the_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = replace(load_data("digits"), validation=None)
+    monkeypatch.setattr(run, "load_data", lambda *_, **__: data)
+    monkeypatch.setattr(run, "train_dense", lambda *_: pytest.fail("trained"))
+    with pytest.raises(
+        DataError, match="max_drop is kept to on a validation split, never on the test split, and digits"
+    ):
+        prune_run(PruneSettings(max_drop=1.0, out=tmp_path / "run"))
+
+
+class _InterruptingOnce:
+    """Batches of which one pass, counted from 1, is cut short by Ctrl-C."""
+
+    def __init__(self, batches: Any, number: int) -> None:
+        self.batches, self.number = batches, number
+
+    def __iter__(self) -> Iterator[Any]:
+        self.number -= 1
+        if self.number == 0:
+            raise KeyboardInterrupt
+        return iter(self.batches)
+
+
+def test_ctrl_c_in_the_search_keeps_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("digits", batch_size=512)
+    assert data.validation is not None
+    stopping = replace(data, validation=_InterruptingOnce(data.validation, 6))  # twice to look, the dense, two rounds
+    monkeypatch.setattr(run, "load_data", lambda *_, **__: stopping)
+    outcome = prune_run(PruneSettings(max_drop=100, train_epochs=0, epochs=9, out=tmp_path / "run"))
+    assert outcome.interrupted.startswith("the search within max_drop=100 was stopped after 2 rounds; kept is the")
+    assert "tuned" not in outcome.histories
+    assert 0.78 < outcome.report["pruned"]["macs"] / outcome.report["dense"]["macs"] <= 0.81

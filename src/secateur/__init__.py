@@ -7,12 +7,15 @@ from secateur.artifacts import load as load
 from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError
 from secateur.graph import Graph as Graph
+from secateur.hints import HintCheck as HintCheck
+from secateur.hints import check_hints as check_hints
 from secateur.importance import score as score
 from secateur.measuring import Measurement as Measurement
 from secateur.measuring import measure as measure
 from secateur.planning import Budget as Budget
 from secateur.planning import Plan as Plan
 from secateur.planning import plan as plan
+from secateur.planning import schedules as schedules
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
 from secateur.reporting import Report as Report

@@ -19,6 +19,12 @@ from secateur.training import SCRATCH, TUNE
 
 EXAMPLE_MODEL = "simplenet"
 THRESHOLD = 0.8
+LIMITS = {
+    "min_units": ("a whole number from 1", "hidden=64"),
+    "multiple_of": ("a whole number from 1", "hidden=64"),
+    "max_share": ("a share in (0, 1]", "hidden=0.75"),
+}
+"""Settings that may differ from axis to axis: what they are, and an example."""
 FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
 """For trained networks of any kind: a low rate keeps what they know."""
 
@@ -79,19 +85,27 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings(Settings):
-    """What goes. Give at most one of threshold, budget and keep; without any, the threshold is 0.8.
+    """What goes. Give at most one of threshold, budget, keep, max_drop and max_loss_increase; without any, the
+    threshold is 0.8.
 
     Args:
-        importance: criterion that scores each unit: auto, l1, l2, bn_scale, random.
+        importance: criterion that scores each unit: auto (l2), l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of
+            the training data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction.
         threshold: a unit goes when its score is below this many times the mean score of its axis.
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
             original), "params=10000" or "macs=2.1G" (absolute), "latency=5ms" on this device, several with commas.
         keep: fraction of the units of every axis that stays, in (0, 1].
+        max_drop: remove as much as can go while the accuracy on the validation split falls by at most so many
+            percentage points, before fine-tuning: 0.5.
+        max_loss_increase: the same for the loss on the validation split, which may rise by so much: 0.02.
+        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
         scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike; "isomorphic"
             ranks within each family of like axes, and makes every family narrower alike.
-        min_units: units that every axis keeps at least.
+        min_units: units that every axis keeps at least; or a number for each pattern: "hidden=64,heads=2".
         multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1";
             or "auto": of the step between the widths at which this device is fast, by timing.
+        max_share: largest share of the units of an axis that may go, in (0, 1]; or a share for each pattern:
+            "hidden=0.75,heads=0.5".
         uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
         only: axes or modules to prune, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
@@ -101,9 +115,13 @@ class PlanSettings(Settings):
     threshold: float | None = None
     budget: str | None = None
     keep: float | None = None
+    max_drop: float | None = None
+    max_loss_increase: float | None = None
+    reduce: Literal["macs", "params", "bytes"] = "macs"
     scope: Literal["global", "local", "isomorphic"] = "global"
-    min_units: int = 1
+    min_units: int | str = 1
     multiple_of: int | str = 1
+    max_share: float | str = 1.0
     uniform: bool = False
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -175,24 +193,27 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         """The same settings with every default that depends on the others filled in: what a run really uses."""
         tune = TUNE if self.embedded else FINE_TUNING
         from_scratch = self.embedded and self.weights is None
-        chosen = self.threshold if (self.budget, self.keep) != (None, None) or self.threshold is not None else THRESHOLD
+        none = all(getattr(self, name) is None for name in CHOICES)
         return replace(
             self,
-            threshold=chosen,
+            threshold=THRESHOLD if none else self.threshold,
             train_epochs=(SCRATCH.epochs if from_scratch else 0) if self.train_epochs is None else self.train_epochs,
             epochs=tune.epochs if self.epochs is None else self.epochs,
             lr=tune.lr if self.lr is None else self.lr,
         )
 
+    @property
+    def bounded(self) -> str | None:
+        """The bound on held-out data that was given: max_drop or max_loss_increase."""
+        return next((name for name in ("max_drop", "max_loss_increase") if getattr(self, name) is not None), None)
+
     def cost(self) -> Budget | None:
         """The budget as `plan` takes it; None where there is none."""
         return None if self.budget is None else parse_budget(self.budget)
 
-    def multiples(self) -> int | dict[str, int] | Literal["auto"]:
-        """``multiple_of`` as `plan` takes it."""
-        if self.multiple_of == "auto":
-            return "auto"
-        return self.multiple_of if isinstance(self.multiple_of, int) else parse_multiples(self.multiple_of)
+    def limits(self) -> dict[str, Any]:
+        """``min_units``, ``multiple_of`` and ``max_share`` as `plan` takes them."""
+        return {name: _limit(name, getattr(self, name)) for name in LIMITS}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
@@ -222,6 +243,70 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
         return shlex.join(words)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """What is checked.
+
+    Args:
+        hints: criteria to check; by default all that can be computed.
+        truth: "loss", what the loss rises by without a unit; or "output", how far the outputs move (needs no labels).
+        units_per_axis: units of each axis that are tried.
+        samples: validation samples that the truth is measured on, at most.
+        calibration: training samples for the hints that look at data, at most.
+        only: axes or modules to check, by name or pattern; no others.
+        ignore: axes or modules to leave out, by name or pattern.
+        train_epochs: epochs of training beforehand; by default the embedded example is trained, your own network not.
+    """
+
+    hints: tuple[str, ...] = ()
+    truth: Literal["loss", "output"] = "loss"
+    units_per_axis: int = 8
+    samples: int = 2048
+    calibration: int = 1024
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    train_epochs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceSettings(Settings):
+    """Where and with what.
+
+    Args:
+        out: directory for hints.json and the pictures hints.svg and hints.html; without it, nothing is written.
+        seed: of everything that is random.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
+    """
+
+    out: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintSettings(PlaceSettings, CheckSettings, DataSettings, ModelSettings):
+    """All settings of ``secateur hints``; each is described at the class that it comes from.
+
+    Raises:
+        ConfigError: settings that lie out of range; all of them at once.
+    """
+
+    def __post_init__(self) -> None:
+        least = {"units_per_axis": 3, "samples": 1, "calibration": 1}
+        problems = [
+            f"{name}={getattr(self, name)} must be at least {number}"
+            for name, number in least.items()
+            if getattr(self, name) < number
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def training(self) -> PruneSettings:
+        """The settings of a run that gets its network in the same way."""
+        names = ("model", "model_args", "weights", "data", "data_args", "batch_size", "image_size", "seed", "device")
+        return PruneSettings(train_epochs=self.train_epochs, **{name: getattr(self, name) for name in names})
+
+
 def parse_budget(text: str) -> Budget:
     """A budget from text.
 
@@ -249,50 +334,63 @@ def parse_budget(text: str) -> Budget:
         raise ConfigError(str(error)) from error
 
 
-def parse_multiples(text: str) -> dict[str, int]:
-    """What widths are to be multiples of, by pattern, from text.
+def parse_limits(name: str, text: str) -> dict[str, Any]:
+    """Numbers by pattern, from text: whole ones from 1, or for ``max_share`` shares in (0, 1].
 
     Raises:
         ConfigError: it has another form.
 
     Example:
-        >>> parse_multiples("hidden=64, layer1.*=8")
-        {'hidden': 64, 'layer1.*': 8}
+        >>> parse_limits("multiple_of", "hidden=64, layer1.*=8"), parse_limits("max_share", "heads=0.5")
+        ({'hidden': 64, 'layer1.*': 8}, {'heads': 0.5})
     """
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
     for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.rpartition("="))
-        if not name or not equals or not number.isdecimal() or int(number) < 1:
+        pattern, equals, number = (piece.strip() for piece in part.rpartition("="))
+        value = parse_scalar(number)
+        if not pattern or not equals or not _within(name, value):
             raise ConfigError(
-                f"multiple_of {text!r}: {part.strip()!r} should be a pattern, = and a whole number from 1: hidden=64. "
-                "Or give auto alone"
+                f"{name} {text!r}: {part.strip()!r} should be a pattern, = and {LIMITS[name][0]}: {LIMITS[name][1]}"
+                f"{'. Or give auto alone' if name == 'multiple_of' else ''}"
             )
-        found[name] = int(number)
+        found[pattern] = value
     return found
+
+
+def _within(name: str, value: Any) -> bool:
+    """Whether a value is one that this limit may have."""
+    if name == "max_share":
+        return type(value) in (int, float) and 0 < value <= 1
+    return type(value) is int and value >= 1
+
+
+def _limit(name: str, value: Any) -> Any:
+    """A limit as `plan` takes it."""
+    if not isinstance(value, str) or (name == "multiple_of" and value == "auto"):
+        return value
+    return parse_limits(name, value)
 
 
 def _problems(settings: PruneSettings) -> Iterable[str]:
     given = [f"{name}={getattr(settings, name)}" for name in CHOICES if getattr(settings, name) is not None]
     if len(given) > 1:
-        yield (
-            f"{' and '.join(given)} given together: each says by itself what goes; give one of threshold, "
-            f"budget and keep"
-        )
+        yield (f"{' and '.join(given)} given together: each says by itself what goes; give one of {', '.join(CHOICES)}")
     if settings.budget is not None:
         try:
             parse_budget(settings.budget)
         except ConfigError as error:
             yield str(error)
-    if isinstance(settings.multiple_of, str) and settings.multiple_of != "auto":
+    for name, (wanted, _) in LIMITS.items():
         try:
-            parse_multiples(settings.multiple_of)
+            value = _limit(name, getattr(settings, name))
         except ConfigError as error:
             yield str(error)
+            continue
+        if not isinstance(value, Mapping | str) and not _within(name, value):
+            yield f"{name}={value} must be {wanted}"
     for name, least in (
         ("batch_size", 1),
         ("image_size", 1),
-        ("min_units", 1),
-        ("multiple_of", 1),
         ("epochs", 0),
         ("train_epochs", 0),
     ):
@@ -305,6 +403,10 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             yield f"{name}={value} must be above 0"
     if settings.threshold is not None and not 0 < settings.threshold < math.inf:
         yield f"threshold={settings.threshold} must be above 0"
+    for name in ("max_drop", "max_loss_increase"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            yield f"{name}={value} must be at least 0"
     if settings.keep is not None and not 0 < settings.keep <= 1:
         yield f"keep={settings.keep} must be in (0, 1]"
     if not 0 <= settings.distill <= 1:

@@ -8,7 +8,8 @@ SecateurError
 ├── UnknownImportance       (also a ValueError) a criterion's name that nobody knows
 ├── ScoreError              an importance gave something that is no score
 ├── PlanError               (also a ValueError) arguments to ``plan`` that contradict each other or the graph
-│   └── UnreachableBudget   the budget asks for less than the model can become
+│   ├── UnreachableBudget   the budget asks for less than the model can become
+│   └── UnreachableBound    nothing can be removed without making the metric worse than allowed
 ├── SurgeryError            a plan does not fit the model that it is applied to
 ├── ProofFailed             the smaller model does not compute what the silenced original computes
 ├── ArtifactError           a saved result is truncated, altered, foreign or of another version
@@ -55,6 +56,10 @@ class PlanError(SecateurError, ValueError):
 
 class UnreachableBudget(PlanError):
     """The budget asks for less than the model can become."""
+
+
+class UnreachableBound(PlanError):
+    """Nothing can be removed without making the metric on held-out data worse than allowed."""
 
 
 class SurgeryError(SecateurError):

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from secateur.errors import OutputError
 
-_OUR_SUFFIXES = (".json", ".yaml", ".html", ".safetensors")
+_OUR_SUFFIXES = (".json", ".yaml", ".html", ".svg", ".safetensors")
+_MARKS = ("config.yaml", "artifact.json", "hints.json")  # a directory that we wrote has one of these
 
 
 @contextmanager
@@ -151,7 +152,7 @@ class RunDirectory:
                 f"Choose another with --out, or replace the earlier run there with --overwrite"
             )
         foreign = [entry for entry in entries if not _is_ours(entry)]
-        if foreign or not any((self.path / name).exists() for name in ("config.yaml", "artifact.json")):
+        if foreign or not any((self.path / name).exists() for name in _MARKS):
             raise OutputError(
                 f"the output directory {str(self._shown)!r} holds what secateur did not write "
                 f"({_names(foreign or entries)}), "

@@ -92,7 +92,7 @@ class Totals:
         size = scores.shape[0] if scores is not None and scores.dim() else 1
         self.loss_sum += loss * size
         self.samples += size
-        if scores is None or not _labels(target, scores):
+        if scores is None or not labels_fit(target, scores):
             return
         valid = target >= 0
         self.hits += int(((scores.argmax(1) == target) & valid).sum())
@@ -109,7 +109,7 @@ class Totals:
         return self.hits / self.labelled if self.labelled else None
 
 
-def _labels(target: Any, scores: Tensor) -> bool:
+def labels_fit(target: Any, scores: Tensor) -> bool:
     """Whether the target holds one class label for each place of the scores (N, C, ...)."""
     if not isinstance(target, Tensor) or target.is_floating_point():
         return False

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 from secateur.errors import ConfigError, MissingExtra
 
 Made = TypeVar("Made")
-CHOICES = ("threshold", "budget", "keep")
+CHOICES = ("threshold", "budget", "keep", "max_drop", "max_loss_increase")
 """Settings of which at most one may be given."""
-TEXTS = ("budget", "multiple_of")
+TEXTS = ("budget", "min_units", "multiple_of", "max_share")
 """Settings that a file may spell as names with values, and a flag as text: macs=0.5,params=10000."""
 
 
@@ -70,7 +70,7 @@ def merged(
 ) -> Made:
     """Settings in which flags that were given win over a file, and the file over the defaults.
 
-    threshold, budget and keep exclude each other: one of them as a flag puts aside those in the file.
+    `CHOICES` exclude each other: one of them as a flag puts aside those in the file.
 
     Args:
         cls: which settings.

@@ -298,6 +298,23 @@ def silenced(
 
     ``begin`` is called with the copy of the model, and the tracer, just before it runs.
     """
+    out, over = silenced_call(
+        model, graph, plan, lambda copy: copy(*args, **kwargs), dtype=dtype, noted=noted, begin=begin
+    )
+    return tensors_in(out), over
+
+
+def silenced_call(
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    call: Callable[[nn.Module], Any],
+    *,
+    dtype: torch.dtype,
+    noted: Note | None = None,
+    begin: Callable[[nn.Module, Tracer], None] | None = None,
+) -> tuple[Any, tuple[str, ...]]:
+    """The same for any call of the model, with what it returns as it is."""
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
     hooked = _normed_by_hook(model)
@@ -316,8 +333,8 @@ def silenced(
     if begin is not None:
         begin(copy, tracer)
     with tracer, SizeMode(tracer, tagging=False):
-        out = copy(*args, **kwargs)
-    return tensors_in(out), tuple(over.seen)
+        out = call(copy)
+    return out, tuple(over.seen)
 
 
 def _silence(tensor: Tensor, kept: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:

@@ -1,27 +1,35 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from secateur.calibration.batches import Forward, checked
+from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
-from secateur.errors import NothingToPrune, ProofFailed, SurgeryError
+from secateur.descending import Descent
+from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
+from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk
+from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
+from secateur.rounds import Round
 from secateur.timing.settling import Clock
+from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
-from secateur.tracing.shadow import check_kind
+from secateur.tracing.shadow import check_kind, separate
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -34,6 +42,7 @@ class Result:
         model: the smaller model, a new module in the training mode of the original.
         plan: which units stayed.
         proof: the comparison with the silenced original.
+        compensation: what refitting the weights did; None where there was none.
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
         report: a mapping in the form of report.json, which prints as a table.
@@ -45,6 +54,7 @@ class Result:
     graph: Graph
     scores: dict[str, Tensor]
     report: Report
+    compensation: Compensation | None = None
 
     @property
     def rewritten(self) -> str | None:
@@ -78,10 +88,19 @@ def prune(
     budget: Budget | None = None,
     threshold: float | None = None,
     keep: float | None = None,
+    max_drop: float | None = None,
+    max_loss_increase: float | None = None,
+    validate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    compensate: str | None = "auto",
+    forward: Forward | None = None,
     keep_class: bool = False,
     uniform: bool = False,
     seed: int = 0,
+    on_round: Callable[[Round], None] | None = None,
     **planning: Any,
 ) -> Result:
     """A genuinely smaller model that computes what the original computes without the removed units, proved.
@@ -92,23 +111,42 @@ def prune(
     Args:
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
-        importance: a name of `importance.names`, or a callable on a `Member`.
-        budget, threshold, keep: what to reach; exactly one. `Budget(macs=0.5)` where none is given. For a budget of
-            latency each operation is timed over a few widths on the model's device (kept on disk), and the result
-            measured.
-        data: batches; the first one's outputs must not hold NaN.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`.
+        budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
+            is given. For a budget of latency each operation is timed over a few widths on the model's device (kept on
+            disk), and the result measured.
+        max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
+            point of accuracy. Units go in rounds, with new scores and compensation in each, until the bound is broken;
+            the last state that met it is the result. It holds for the model returned, before any training.
+        max_loss_increase: the same for the loss, which may rise by so much.
+        validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
+            trained the model nor will test it.
+        metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
+            gradients. By default the accuracy in percentage points.
+        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
+        data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
+            compensation. The first one's outputs must not hold NaN.
+        loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
+            model's own, else cross-entropy.
+        compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
+            None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
+        forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
         keep_class: never rewrite ``forward``; axes that would need it stay whole.
         seed: for criteria that draw random numbers.
         uniform: repeated blocks keep equal widths. Where ``type(model)(config)`` builds the model, the config says the
             new widths: a model built from it computes the same with the same weights, which is checked, so that a plain
             checkpoint loads without secateur. Axes that the config can't say stay whole.
-        planning: further settings of `plan`: scope, min_units, multiple_of, only, ignore. With ``multiple_of="auto"``
-            operations are timed, too.
+        on_round: called after each round of max_drop or max_loss_increase; without it a terminal shows a bar. After
+            Ctrl-C the result is the last state that met the bound, and its report says so.
+        planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore. With
+            ``multiple_of="auto"`` operations are timed, too.
 
     Raises:
-        TraceError, ModelError, UnknownImportance, PlanError, UnreachableBudget, NothingToPrune: see `trace`, `score`,
-        `plan`.
+        TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
+        see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
+        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
+        UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
 
     Example:
         >>> import torch, secateur as sc
@@ -120,24 +158,68 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
-    if budget is None and threshold is None and keep is None:
+    how = method(compensate, data)
+    choices = {
+        "budget": budget,
+        "threshold": threshold,
+        "keep": keep,
+        "max_drop": max_drop,
+        "max_loss_increase": max_loss_increase,
+    }
+    limit = bound(choices, validate=validate, metric=metric, loss=loss, forward=forward, seed=seed)
+    if all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
     check_outputs(model, args, kwargs)  # before tracing, so that caches of the user's code fill with real tensors
     graph = trace(model, args, kwargs)
-    for batch in data or ():
-        positional, keywords, _ = split_batch(batch)
-        check_outputs(model, positional, keywords)
+    if isinstance(data, Iterator):  # it can be gone through once only
+        data = list(data)
+    for batch in () if data is None else checked(data):
+        if forward is None:
+            positional, keywords, _ = split_batch(batch)
+            check_outputs(model, positional, keywords)
         break
-    scores = score(model, graph, importance, seed=seed)
+    scores = score(model, graph, importance, data, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
-    chosen = {"budget": budget, "threshold": threshold, "keep": keep, "keep_class": keep_class, **planning}
+    chosen = {"keep_class": keep_class, **planning}
     clock = Clock.where_asked(model, graph, args, kwargs, budget, planning.get("multiple_of"))
+
+    def pick(graph: Graph, scores: Mapping[str, Tensor], **reach: Any) -> Plan:
+        table = clock.table if clock is not None else None
+        return planned(graph, scores, wording, {**chosen, "latency": table, **reach})
+
+    def settled() -> Plan:
+        def planner(table: LatencyTable | None) -> Plan:
+            return pick(graph, scores, budget=budget, threshold=threshold, keep=keep, latency=table)
+
+        return planner(None) if clock is None else clock.settle(graph, planner)
+
+    def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
+        with suppress(TraceError):
+            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
+        return {}
+
+    def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
+        if how is None or data is None:
+            return None
+        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+
+    search = limit and Descent(
+        model,
+        separate(model),
+        limit,
+        scores,
+        pick=pick,
+        rescore=rescore,
+        finish=finish,
+        kind=reduce,
+        on_round=on_round,
+    )
     for _ in range(ROUNDS):
-        made = planned(graph, scores, wording, chosen, clock)
+        made = search.plan(graph) if search else settled()
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
@@ -154,14 +236,18 @@ def prune(
                     f"every axis that could be pruned fails the proof; the last failure: {error}"
                 ) from error
             continue
+        small, compensation = search.result(made) if search else (small, finish(model, small, made))
+        if clock is not None:
+            clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(
             model=small,
-            plan=made,
+            plan=made if compensation is None else replace(made, biases=compensation.biases),
+            compensation=compensation,
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed, clock),
+            report=_report(model, graph, made, proof, seed, compensation, search and search.held_out(), clock),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -178,16 +264,8 @@ def as_config_says(
     return (graph if wording is None else wording.restrict(graph)), wording
 
 
-def planned(
-    graph: Graph,
-    scores: Mapping[str, Tensor],
-    wording: Wording | None,
-    chosen: Mapping[str, Any],
-    clock: Clock | None = None,
-) -> Plan:
-    """A plan whose widths the config, if there is one, can say; with a clock, one whose result was measured."""
-    if clock is not None:
-        return clock.settle(graph, lambda table: planned(graph, scores, wording, {**chosen, "latency": table}))
+def planned(graph: Graph, scores: Mapping[str, Tensor], wording: Wording | None, chosen: Mapping[str, Any]) -> Plan:
+    """A plan whose widths the config, if there is one, can say."""
     if wording is None:
         return make_plan(graph, choose(graph, scores, **chosen))
     kept = choose(graph, scores, **chosen, agrees=lambda sizes: wording.says(graph, sizes))
@@ -270,7 +348,16 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int, clock: Clock | None) -> Report:
+def _report(
+    model: nn.Module,
+    graph: Graph,
+    made: Plan,
+    proof: Proof,
+    seed: int,
+    compensation: Compensation | None,
+    held_out: Mapping[str, Any] | None,
+    clock: Clock | None,
+) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
     times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
 
@@ -293,5 +380,7 @@ def _report(model: nn.Module, graph: Graph, made: Plan, proof: Proof, seed: int,
             **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
             "plan": made.to_dict(),
             "environment": {},
+            **({"held_out": held_out} if held_out else {}),
+            **({"compensation": compensation.to_dict()} if compensation is not None else {}),
         }
     )

@@ -4,9 +4,10 @@ Each step is a function of its own; ``prune_run`` is all of them in order, in a 
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,12 @@ from torch import nn
 from secateur import artifacts
 from secateur.config import PruneSettings
 from secateur.data import Data, load_data
+from secateur.errors import DataError
 from secateur.files import RunDirectory, write_json, write_text
-from secateur.fit import Moved, check_device, check_fit, example
-from secateur.importance import score
+from secateur.fit import Moved, check_device, check_fit, example, moved
+from secateur.importance import criterion, score
+from secateur.importance.protocols import needs
+from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
 from secateur.planning import plan
@@ -28,6 +32,7 @@ from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.training import Epoch, History, evaluate, train
 
+CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
 
 
@@ -104,9 +109,10 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
         histories = train_dense(dense, data, settings, watch)
         result = prune_model(dense, data, settings, watch)
         pruned = copy.deepcopy(result.model)
-        histories |= tune(result.model, dense, data, settings, watch)
+        if not _stopped(result):
+            histories |= tune(result.model, dense, data, settings, watch)
         models = {"dense": dense, "pruned": pruned, **({"tuned": result.model} if "tuned" in histories else {})}
-        interrupted = _cut_short(histories, settings)
+        interrupted = _stopped(result) or _cut_short(histories, settings)
         report = make_report(result, compare(models, data, settings, watch), settings, interrupted)
         with watch("Saving") as step:
             save(result, report, histories, settings, directory.work)
@@ -143,6 +149,11 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
         }
         data = load_data(settings.data, **given)
         check_fit(model, data, settings)
+        if settings.bounded and data.validation is None:
+            raise DataError(
+                f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} "
+                f"has none. Let it return one, or give a budget or a threshold"
+            )
         if settings.train_epochs:
             check_plan(model, data, settings)
         step.note(data.description or settings.data)
@@ -151,11 +162,26 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     """Raise, before time goes into training, what planning would raise after it; that hangs on no weights."""
-    inputs, chosen = example(data, settings.device), _choice(settings)
+    inputs = example(data, settings.device)
     graph = trace(model, inputs)
-    scores = score(model, graph, settings.importance, seed=settings.seed)
+    scores = score(model, graph, _importance(settings), _calibration(data, settings, 1), seed=settings.seed)
+    chosen = _choice(settings)
+    if settings.bounded:
+        chosen["keep"] = 1.0
     clock = Clock.where_asked(model, graph, inputs, None, chosen["budget"], chosen["multiple_of"])
     plan(graph, scores, **chosen, latency=clock.table if clock is not None else None)
+
+
+def _importance(settings: PruneSettings) -> str:
+    """The default threshold, a share of the mean score, was chosen for magnitudes, so "auto" stands for these here."""
+    return AUTO["without data"] if settings.importance == "auto" else settings.importance
+
+
+def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[Any] | None:
+    """The first batches of the training data, for a criterion that looks at data."""
+    if not needs(criterion(_importance(settings))):
+        return None
+    return [moved(batch, settings.device) for batch in islice(data.train, batches)]
 
 
 def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
@@ -175,13 +201,15 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
     """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
     settings = settings.resolved()
     with watch("Tracing, scoring, pruning, proving") as step:
+        seen = _calibration(data, settings, CALIBRATION_BATCHES)
         result = prune(
             model.eval(),
             example(data, settings.device),
-            importance=settings.importance,
-            data=Moved(data.train, settings.device),
+            importance=_importance(settings),
+            data=Moved(data.train, settings.device) if seen is None else seen,
             seed=settings.seed,
             **_choice(settings),
+            **_bound(settings, data, step),
         )
         step.note(
             f"{sum(row['after'] < row['before'] for row in result.axes)} of {len(result.axes)} axes, "
@@ -192,9 +220,23 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
 
 def _choice(settings: PruneSettings) -> dict[str, Any]:
     """The settings of planning, as ``sc.plan`` takes them."""
-    names = ("threshold", "keep", "scope", "min_units", "uniform", "only", "ignore")
+    names = ("threshold", "keep", "scope", "uniform", "only", "ignore")
     chosen = {name: getattr(settings, name) for name in names}
-    return {"budget": settings.cost(), "multiple_of": settings.multiples(), **chosen}
+    return {"budget": settings.cost(), **settings.limits(), **chosen}
+
+
+def _bound(settings: PruneSettings, data: Data, step: Step) -> dict[str, Any]:
+    """A bound on the validation split, as ``sc.prune`` takes it; nothing where none was given."""
+    if settings.bounded is None:
+        return {}
+    assert data.validation is not None  # `prepare` saw to that
+    amount = getattr(settings, settings.bounded)
+    return {
+        settings.bounded: amount,
+        "validate": Moved(data.validation, settings.device),
+        "reduce": settings.reduce,
+        "on_round": lambda done: step.note(done.describe()),
+    }
 
 
 def tune(
@@ -249,6 +291,7 @@ def make_report(
         seed=settings.seed,
         device=settings.device,
         interrupted=interrupted,
+        held_out=result.report.get("held_out"),
     )
 
 
@@ -338,6 +381,17 @@ def _kept(history: History, epochs: int) -> str:
     best = history.epochs[history.best_epoch - 1]
     score = "" if best.validation_accuracy is None else f", validation accuracy {100 * best.validation_accuracy:.1f} %"
     return f"kept epoch {best.epoch} of {epochs}{score}"
+
+
+def _stopped(result: Result) -> str:
+    """Words on a search that Ctrl-C ended."""
+    found: Mapping[str, Any] = result.report.get("held_out") or {}
+    if not found.get("interrupted"):
+        return ""
+    return (
+        f"the search within {found['setting']}={found['bound']:g} was stopped after {found['rounds']} rounds; kept is "
+        f"the smallest network so far that keeps to it, not tuned"
+    )
 
 
 def _cut_short(histories: Mapping[str, History], settings: PruneSettings) -> str:

@@ -133,8 +133,9 @@ def test_a_plain_function_and_an_object_are_criteria() -> None:
 def test_scoring_leaves_the_model_as_it_was() -> None:
     model = filled_mlp()
     before = {n: t.clone() for n, t in model.state_dict().items()}
+    data = [(torch.randn(6, 4), torch.randint(2, (6,)))]
     for name in sc.importance.names():
-        sc.score(model, sc.trace(model, torch.zeros(1, 4)), name)
+        sc.score(model, sc.trace(model, torch.zeros(1, 4)), name, data)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
@@ -143,16 +144,19 @@ def test_scoring_leaves_the_model_as_it_was() -> None:
 
 
 def test_the_names() -> None:
-    assert sc.importance.names() == ["l1", "l2", "bn_scale", "random"]
+    assert sc.importance.names() == [
+        "l1", "l2", "lamp", "fpgm", "bn_scale", "taylor", "taylor_gate", "fisher", "activation", "flap", "apoz",
+        "softmax", "wanda", "reconstruction", "random",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("importance", "message"),
     [
-        ("l3", r"no importance is called 'l3'; known are auto, l1, l2, bn_scale, random, or any callable"),
+        ("l3", r"no importance is called 'l3'; known are auto, l1, l2, lamp, .*, random, or any callable"),
         ("bnscale", r"Did you mean 'bn_scale'\?"),
         ("qqqq", r"any callable\.$"),
-        (7, r"importance=7 is neither a name \(l1, l2, bn_scale, random\) nor a callable"),
+        (7, r"importance=7 is neither a name \(l1, l2, .*, random\) nor a callable"),
     ],
 )
 def test_an_unknown_importance(importance: object, message: str) -> None:

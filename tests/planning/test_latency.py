@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.errors import PlanError, UnreachableBudget
+from secateur.importance import Scores
+from secateur.planning import make_plan
 from secateur.planning.fast import duration
+from secateur.planning.planning import choose
 from secateur.timing import LatencyTable, latency_table
 from secateur.timing.operations import Operation
 from secateur.timing.stopwatch import Timer
@@ -52,6 +55,32 @@ def test_an_absolute_budget() -> None:
     graph, scores, table = setup(wide(), by_work, torch.zeros(1, 16))
     plan = sc.plan(graph, scores, budget=sc.Budget(latency="500us"), latency=table)
     assert share(graph, table, plan) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("comparable", [False, True])
+def test_a_plan_that_goes_on_from_an_earlier_one(comparable: bool) -> None:
+    graph, found, table = setup(wide(), in_blocks(16), torch.zeros(1, 16))
+    scores = Scores(found, comparable=comparable)
+    odd = {name: torch.arange(info.size)[::7] for name, info in graph.axes.items()}  # 37 units, no width of a block
+    kept = choose(graph, scores, budget=sc.Budget(latency=0.1), latency=table, within=odd)
+    assert all(set(units.tolist()) <= set(odd[name].tolist()) for name, units in kept.items())
+    larger = choose(graph, scores, budget=sc.Budget(latency=0.7), latency=table)
+    smaller = choose(graph, scores, budget=sc.Budget(latency=0.4), latency=table, within=larger)
+    assert all(set(smaller[name].tolist()) <= set(larger[name].tolist()) for name in larger)
+    assert share(graph, table, make_plan(graph, smaller)) <= 0.4
+
+
+def test_scores_in_one_unit_are_weighed_by_the_time_that_they_save() -> None:
+    """Of two alike layers, the one whose units are worth a hundredth goes first; normalised, they are on a par."""
+    graph, _, table = setup(wide(), by_work, torch.zeros(1, 16))
+    first, second = graph.axes
+    flat = {first: torch.linspace(1, 2, 256), second: torch.linspace(0.01, 0.02, 256)}
+    budget = sc.Budget(latency=0.7)
+    alike = sc.plan(graph, flat, budget=budget, latency=table).sizes
+    assert alike[first] == pytest.approx(alike[second], rel=0.3)
+    sizes = sc.plan(graph, Scores(flat, comparable=True), budget=budget, latency=table).sizes
+    assert first not in sizes
+    assert sizes[second] < 0.8 * 256
 
 
 def test_with_another_budget_beside_it() -> None:
@@ -100,6 +129,19 @@ def test_auto_finds_the_step(how: dict[str, Any], step: int, wanted: int) -> Non
     assert sizes
     assert all(size % wanted == 0 for size in sizes.values())
     assert step > 1 or any(size % 2 for size in sizes.values())
+
+
+def test_auto_beside_limits_of_each_axis() -> None:
+    graph, scores, table = setup(wide(), in_blocks(16, 0.2), torch.zeros(1, 16))
+    first, second = graph.axes
+    limits: dict[str, Any] = {"min_units": {first: 100, "hidden": 10}, "max_share": {second: 0.3}}
+    sizes = sc.plan(graph, scores, keep=0.1, multiple_of="auto", latency=table, **limits).sizes
+    assert sizes == {first: 32, second: 192}
+    limits["min_units"] = {"hidden": 10, first: 100}
+    sizes = sc.plan(graph, scores, budget=sc.Budget(latency=0.4), multiple_of="auto", latency=table, **limits).sizes
+    assert sizes[first] >= 112
+    assert sizes[second] >= 192
+    assert all(size % 16 == 0 for size in sizes.values())
 
 
 def test_a_cut_that_makes_an_operation_slower_is_not_made() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur import pruning
 from secateur.errors import UnreachableBudget
 from secateur.measuring import count_macs
 from secateur.timing import latency_table, settling
@@ -158,6 +159,95 @@ def test_prune_at_fast_widths(settings: dict[str, Any]) -> None:
     assert all(row["after"] % 16 == 0 for row in result.axes)
     assert any(row["after"] < row["before"] for row in result.axes)
     assert result.report["pruned"]["latency_ms"] < result.report["dense"]["latency_ms"]
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("importance", ["l2", "reconstruction"])
+@pytest.mark.parametrize("how", ["lstsq", "mean"])
+def test_the_model_that_is_returned_is_the_one_measured(
+    how: str, importance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compensation comes after the plan was settled on, and may add biases."""
+    torch.manual_seed(0)
+    model = wide()
+    seen: list[nn.Module] = []
+    measure = settling.whole_seconds
+
+    def watched(models: Mapping[str, nn.Module], args: Any, kwargs: Any = None) -> Seconds:
+        seen.append(models["pruned"])
+        return measure(models, args, kwargs)
+
+    monkeypatch.setattr(settling, "whole_seconds", watched)
+    data = [torch.randn(64, 16)]
+    result = sc.prune(model, INPUT, importance=importance, budget=sc.Budget(latency=0.5), data=data, compensate=how)
+    assert seen[-1] is result.model
+    assert result.compensation is not None
+    report = result.report
+    assert report["compensation"]["how"] == how
+    assert report["pruned"]["latency_ms"] / report["dense"]["latency_ms"] == pytest.approx(0.5, abs=0.06)
+    assert report["pruned"]["predicted_latency_ms"] < report["dense"]["predicted_latency_ms"]
+    assert "latency_cut_per_mac_cut" in report
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_model_that_compensation_made_slow_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"dense": 1e-3, "pruned": 0.5e-3}
+    monkeypatch.setattr(settling, "whole_seconds", lambda *_: dict(whole))
+
+    def slower(*_: Any, **__: Any) -> Any:
+        whole["pruned"] = 0.6e-3
+
+    compensate_ = pruning.compensate_
+    monkeypatch.setattr(pruning, "compensate_", lambda *a, **k: (slower(), compensate_(*a, **k))[1])
+    with pytest.raises(UnreachableBudget, match=r"latency=500us of 1ms is not met: the plan was measured at 600us"):
+        sc.prune(wide(), INPUT, budget=sc.Budget(latency=0.5), data=[torch.randn(64, 16)])
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_bound_at_fast_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rounds of the search are planned by times; what is measured, once, is the model that is returned."""
+    torch.manual_seed(0)
+    seen: list[nn.Module] = []
+    measure = settling.whole_seconds
+
+    def watched(models: Mapping[str, nn.Module], args: Any, kwargs: Any = None) -> Seconds:
+        seen.append(models["pruned"])
+        return measure(models, args, kwargs)
+
+    monkeypatch.setattr(settling, "whole_seconds", watched)
+    model = wide()
+    x = torch.randn(64, 16)
+    validate = [(x, model(x).argmax(1).detach())]
+    result = sc.prune(model, INPUT, max_drop=20, validate=validate, data=[x], multiple_of="auto")
+    assert seen == [result.model]
+    report = result.report
+    assert 0 <= report["held_out"]["worse"] <= 20
+    assert report["compensation"]["how"] == "lstsq"
+    assert 0 < report["pruned"]["latency_ms"] < report["dense"]["latency_ms"]
+    assert any(row["after"] < row["before"] for row in result.axes)
+    assert all(row["after"] % 16 == 0 for row in result.axes)
+
+
+class InDisguise(nn.Module):
+    """Its first width is held where no trace sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x).relu()
+        if str(hidden.shape[1]) != "64":
+            raise ValueError("a width that is not mine")
+        return self.third(self.second(hidden).relu())
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_does_not_even_run_is_frozen_and_the_rest_is_measured() -> None:
+    result = sc.prune(InDisguise().eval(), INPUT, budget=sc.Budget(latency=0.8))
+    assert result.plan.sizes.keys() == {"second.weight:0"}
+    report = result.report
+    assert report["pruned"]["latency_ms"] / report["dense"]["latency_ms"] < 0.85
 
 
 def test_without_latency_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from secateur.cli import views
 from secateur.cli.saved import example_inputs, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
+    CheckSettings,
     DataSettings,
+    HintSettings,
     ModelSettings,
+    PlaceSettings,
     PlanSettings,
     PruneSettings,
     RunSettings,
@@ -72,6 +75,8 @@ _TRAIN = Parameter(name="*", group=Group("Training and fine-tuning", sort_key=4)
 _RUN = Parameter(name="*", group=Group("Run", sort_key=5))
 _MODEL_DEFAULT, _DATA_DEFAULT, _PLAN_DEFAULT = ModelSettings(), DataSettings(), PlanSettings()
 _TRAIN_DEFAULT, _RUN_DEFAULT = TrainSettings(), RunSettings()
+_CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
+_CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
 _OTHER = Parameter(group=Group("Run", sort_key=5))
 _INPUT = Parameter(group=Group("Data", sort_key=2))
 
@@ -127,6 +132,55 @@ def prune(
     views.finished(_out(), outcome, settings)
     if outcome.interrupted:
         _complain("stopped", f"by Ctrl-C: {outcome.interrupted}. It is saved in {settings.out}")
+        return INTERRUPTED
+    return DONE
+
+
+@app.command
+def hints(
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    check: Annotated[CheckSettings, _CHECK] = _CHECK_DEFAULT,
+    place: Annotated[PlaceSettings, _RUN] = _PLACE_DEFAULT,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Check which importance criteria (hints) rank the units of a network rightly. Nothing is changed.
+
+    A sample of units is silenced for real, one by one, and what each costs is compared with what every hint says of it:
+    rank correlations, within each axis and over all units, beside the cost of removing a quarter and half of an axis as
+    the hint would choose. The truth is measured on the validation split; the test split is never touched.
+
+    ```sh
+    # the embedded example, trained first
+    secateur hints
+
+    # three hints on a trained network and data of your own, with pictures
+    secateur hints --model torchvision.models:resnet18 --model-args.num-classes 2 \\
+        --weights trained.pt --data imagefolder:photos --hints l1 l2 bn_scale --out hints
+
+    # more units of one part of the network, for a steadier answer
+    secateur hints --only "layer3.*" --units-per-axis 32
+    ```
+
+    Args:
+        overwrite: replace an earlier check in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.hints.run import check_run
+
+    settings = merged(HintSettings, flag_values(model, data, check, place), _given.get(), {}, "flags")
+    terminal = Terminal(_out())
+    try:
+        found = check_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        step = f" during: {terminal.current}" if terminal.current else ""
+        _complain("stopped", f"by Ctrl-C{step}. Nothing was measured yet")
+        return INTERRUPTED
+    views.checked(_out(), found, settings.out)
+    if found.interrupted:
+        _complain("stopped", f"by Ctrl-C: {found.interrupted}")
         return INTERRUPTED
     return DONE
 
@@ -229,7 +283,7 @@ def execute(words: list[str]) -> int:
     try:
         code = app(words or ["--help"])
     except CycloptsError as error:
-        command = words[0] if words and words[0] in ("prune", "inspect", "measure", "show") else ""
+        command = words[0] if words and words[0] in ("prune", "hints", "inspect", "measure", "show") else ""
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
         return MISUSED
     except KeyboardInterrupt:

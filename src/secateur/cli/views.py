@@ -13,6 +13,7 @@ from secateur.reporting import Report
 from secateur.reporting.numbers import size
 
 if TYPE_CHECKING:
+    from secateur.hints import HintCheck
     from secateur.run import Outcome
 
 _ABOUT = {
@@ -43,6 +44,15 @@ def finished(console: Console, outcome: "Outcome", settings: PruneSettings) -> N
             "Repeat it": str(outcome.report["command"]),
         },
     )
+
+
+def checked(console: Console, check: "HintCheck", out: Path | None) -> None:
+    """The end of a check of hints: its tables, and where the pictures are."""
+    console.print()
+    console.print(check)
+    if out is not None:
+        console.print()
+        _facts(console, {"Saved in": str(out), "Look at": str(out / "hints.html")})
 
 
 def saved(console: Console, path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Criteria that need nothing but the weights. A criterion is its formula on one member; the axis's score is the sum."""
+"""Criteria that need nothing but the weights.
+
+Shape letters: U units.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -7,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.importance.combining import Combinable
 from secateur.importance.members import Member
+from secateur.importance.views import AxisView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude:
+class Magnitude(Combinable):
     """Sum of |w|^p over all weights that a unit owns.
 
     Li et al. 2017, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710 (p=1, convolution filters only).
@@ -29,7 +34,41 @@ class Magnitude:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchNormScale:
+class Lamp(Combinable):
+    """Sum of w^2 over all weights that a unit owns, by the same sum over this unit and all that have no less.
+
+    Lee et al. 2021, "Layer-Adaptive Sparsity for the Magnitude-Based Pruning", arXiv:2010.07611 (single weights).
+    Differs: units in place of weights, and the axis in place of the layer. Equal units count each other in.
+    """
+
+    def of_axis(self, axis: AxisView) -> Tensor | None:
+        """Score an axis, -> (units,)."""
+        squares = axis.sum(member.power_sums(2.0) for member in axis.members)
+        if squares is None:
+            return None
+        order = squares.argsort()
+        least = torch.searchsorted(squares[order], squares)  # the first place of an equal one
+        rest = squares[order].double().flip(0).cumsum(0).flip(0)[least]
+        return (squares / rest.clamp_min(1e-300)).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fpgm(Combinable):
+    """Sum of the distances between a unit's weights and those of all other units: least for the one nearest the
+    geometric median, which the others replace best.
+
+    He et al. 2019, "Filter Pruning via Geometric Median", arXiv:1811.00250 (convolution filters).
+    Differs: sums over every member of the axis, not only the producing filter.
+    """
+
+    def __call__(self, member: Member) -> Tensor:
+        """Score one member, (units, rest) -> (units,)."""
+        rows = member.weight.float()
+        return torch.cat([torch.cdist(part, rows).sum(1) for part in rows.split(1024)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNormScale(Combinable):
     """|gamma| of the batch norms on the axis; the squared magnitude of an axis that none runs over.
 
     Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", arXiv:1708.06519.
@@ -50,7 +89,7 @@ class BatchNormScale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
+class Random(Combinable):
     """Uniform noise in [0, 1): the control that every criterion must beat.
 
     Args:

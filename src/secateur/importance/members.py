@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Expr, Leaf, Prod, Sum
+from secateur.axes import Expr, Leaf
+from secateur.errors import ScoreError
 from secateur.graph import Graph
 from secateur.modules import Walk
+from secateur.places import positions
 
 CHUNK = 2**18  # weights that are worked on at a time, so that they stay in the cache
 
@@ -27,6 +29,8 @@ class Member:
         module: the class of the module that owns the parameter (``torch.nn.BatchNorm2d``), for criteria that ask.
         role: the parameter's name on that module (``weight``).
         known: power sums that other members of the same parameter have asked for.
+        slopes: the mean derivative of the loss by the parameter; None where no criterion declared that it needs
+            "gradients".
     """
 
     axis: str
@@ -37,11 +41,26 @@ class Member:
     module: type[nn.Module]
     role: str
     known: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], repr=False, compare=False)
+    slopes: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def weight(self) -> Tensor:
         """All weights that belong to a unit, (units, rest), floating point."""
-        rows = self.tensor.movedim(self.dim, 0)
+        return self._by_unit(self.tensor)
+
+    @property
+    def gradient(self) -> Tensor:
+        """The mean derivative of the loss by each weight, in the order of `weight`, (units, rest).
+
+        Raises:
+            ScoreError: the criterion did not declare that it needs "gradients".
+        """
+        if self.slopes is None:
+            raise ScoreError("member.gradient is there for criteria that declare it: needs = frozenset({'gradients'})")
+        return self._by_unit(self.slopes)
+
+    def _by_unit(self, tensor: Tensor) -> Tensor:
+        rows = tensor.movedim(self.dim, 0)
         return rows.reshape(rows.shape[0], -1) if self.places is None else rows[self.places].flatten(1)
 
     def power_sums(self, p: float) -> Tensor:
@@ -98,48 +117,18 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor.abs() if tensor.is_complex() else tensor
 
 
-def positions(expr: Expr, axis: str) -> list[Tensor]:
-    """Where an axis's units sit in a dim: one (units, places) matrix for each occurrence."""
-    match expr:
-        case Leaf():
-            return [torch.arange(expr.size)[:, None]] if expr.name == axis else []
-        case Prod():
-            found: list[Tensor] = []
-            for k, factor in enumerate(expr.factors):
-                before = Prod(expr.factors[:k], _size(expr.factors[:k])).size
-                after = _size(expr.factors[k + 1 :])
-                for inner in positions(factor, axis):  # (u, p)
-                    outer = torch.arange(before)[None, :, None, None] * factor.size  # a position before
-                    at = (outer + inner[:, None, :, None]) * after + torch.arange(after)[None, None, None, :]
-                    found.append(at.reshape(inner.shape[0], -1))
-            return found
-        case Sum():
-            found, offset = [], 0
-            for part in expr.parts:
-                found += [offset + inner for inner in positions(part, axis)]
-                offset += part.size
-            return found
-        case _:
-            return []
-
-
-def _size(factors: tuple[Expr, ...]) -> int:
-    size = 1
-    for factor in factors:
-        size *= factor.size
-    return size
-
-
 def members(
     model: nn.Module,
     graph: Graph,
     axis: str,
     weights: Weights | None = None,
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Member]:
     """Every parameter that an axis runs through, buffers left out.
 
     Args:
         weights: the model's, where several axes are looked at.
+        gradients: of the loss by each parameter, where there are any; a parameter without one has gradients of 0.
     """
     weights = weights or Weights.of(model)
     for name, dim in graph.axes[axis].members:
@@ -150,7 +139,19 @@ def members(
         tensor, plain = _real(weights.parameters[name].detach()), isinstance(expr, Leaf) and expr.name == axis
         places = None if plain else weights.places(expr, axis).to(tensor.device)
         owner, _, role = name.rpartition(".")
-        module = weights.owners[owner]
+        slopes = None if gradients is None else _slopes(gradients.get(name), tensor)
         yield Member(
-            axis=axis, name=name, dim=dim, tensor=tensor, places=places, module=module, role=role, known=weights.known
+            axis=axis,
+            name=name,
+            dim=dim,
+            tensor=tensor,
+            places=places,
+            module=weights.owners[owner],
+            role=role,
+            known=weights.known,
+            slopes=slopes,
         )
+
+
+def _slopes(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else _real(gradient).to(like.device)

@@ -1,54 +1,98 @@
 """``sc.score``: one vector of scores for each axis."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.calibration.batches import Forward
+from secateur.calibration.found import Statistics
+from secateur.calibration.statistics import LABELLED, NEEDS, collect
 from secateur.errors import ModelError, ScoreError, UnknownImportance
 from secateur.graph import Graph
-from secateur.importance.criteria import BatchNormScale, Magnitude, Random
-from secateur.importance.members import Member, Weights, members
+from secateur.importance.activations import ActivationMean, ActivationVariance, Apoz, Softmax, Wanda
+from secateur.importance.criteria import BatchNormScale, Fpgm, Lamp, Magnitude, Random
+from secateur.importance.gradients import Fisher, Taylor, TaylorGate
+from secateur.importance.members import Weights
+from secateur.importance.protocols import Criterion, comparable, needs
+from secateur.importance.rating import rate_axis
+from secateur.importance.reconstruction import Reconstruction
+from secateur.importance.views import view
 from secateur.modules import named_parameters
+from secateur.objectives import Loss
 
-
-class Criterion(Protocol):
-    """Any callable that scores one member."""
-
-    def __call__(self, member: Member, /) -> Tensor:
-        """Score one member, (units, rest) -> (units,)."""
-        ...
-
+AUTO = {"without data": "l2", "with data": "reconstruction"}
+"""What "auto" stands for: the best without data, and the best with data but without labels, as measured so far."""
 
 NAMED: dict[str, Callable[[int], Criterion]] = {
     "l1": lambda seed: Magnitude(p=1.0),
     "l2": lambda seed: Magnitude(p=2.0),
+    "lamp": lambda seed: Lamp(),
+    "fpgm": lambda seed: Fpgm(),
     "bn_scale": lambda seed: BatchNormScale(),
+    "taylor": lambda seed: Taylor(),
+    "taylor_gate": lambda seed: TaylorGate(),
+    "fisher": lambda seed: Fisher(),
+    "activation": lambda seed: ActivationMean(),
+    "flap": lambda seed: ActivationVariance(),
+    "apoz": lambda seed: Apoz(),
+    "softmax": lambda seed: Softmax(),
+    "wanda": lambda seed: Wanda(),
+    "reconstruction": lambda seed: Reconstruction(),
     "random": lambda seed: Random(seed=seed),
 }
+ALIASES = {"hessian": "fisher"}
+"""The diagonal Hessian by a factor on each unit is estimated by Fisher's information: one formula."""
+
+
+class Scores(dict[str, Tensor]):
+    """For each prunable axis a float32 vector (units,), higher = kept longer.
+
+    Attributes:
+        comparable: scores of different axes have one unit, and can be ranked as they are.
+        dead: axes with units whose activations were zero throughout the data, which are free to remove: how many.
+    """
+
+    comparable: bool = False
+    dead: Mapping[str, int]
+
+    def __init__(
+        self, scores: Mapping[str, Tensor], *, comparable: bool = False, dead: Mapping[str, int] | None = None
+    ):
+        super().__init__(scores)
+        self.comparable, self.dead = comparable, dead or {}
 
 
 def names() -> list[str]:
-    """Names that ``importance=`` knows, besides "auto" (now: "l2")."""
+    """Names that ``importance=`` knows, besides "auto" (see `AUTO`) and "hessian" (see `ALIASES`)."""
     return list(NAMED)
 
 
-def criterion(importance: "str | Criterion", seed: int = 0) -> Criterion:
+def criterion(importance: "str | Criterion", seed: int = 0, *, with_data: bool = False) -> Criterion:
     """The criterion that a name or an object stands for.
+
+    Args:
+        seed: for criteria that draw random numbers.
+        with_data: what "auto" may use.
 
     Raises:
         UnknownImportance: nobody knows the name; the message has the names and the nearest.
     """
     if not isinstance(importance, str):
-        if not callable(importance):
+        if isinstance(importance, type):
+            raise UnknownImportance(
+                f"importance={importance.__name__} is a class: pass an instance, {importance.__name__}()"
+            )
+        if not (callable(importance) or hasattr(importance, "of_axis")):
             raise UnknownImportance(
                 f"importance={importance!r} is neither a name ({', '.join(names())}) nor a callable on a member"
             )
         return importance
     if importance == "auto":
-        return NAMED["l2"](seed)
+        importance = AUTO["with data" if with_data else "without data"]
+    importance = ALIASES.get(importance, importance)
     if importance not in NAMED:
         near = difflib.get_close_matches(importance, NAMED, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -59,35 +103,124 @@ def criterion(importance: "str | Criterion", seed: int = 0) -> Criterion:
 
 
 def score(
-    model: nn.Module, graph: Graph, importance: "str | Criterion" = "auto", *, seed: int = 0
-) -> dict[str, Tensor]:
+    model: nn.Module,
+    graph: Graph,
+    importance: "str | Criterion" = "auto",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    *,
+    seed: int = 0,
+    forward: Forward | None = None,
+) -> Scores:
     """How much each unit contributes.
 
     Args:
         model: the model that was traced, or one of the same architecture with other weights.
         graph: what `trace` found.
         importance: a name of `importance.names`, an object, or any callable on a `Member`.
+        data: batches, for criteria that look at activations or gradients; gone through once, one in memory at a time.
+        loss: ``(output, target) -> scalar``, a mean over the batch, for criteria that need one; None takes the model's
+            own (``output.loss``), else cross-entropy.
         seed: for criteria that draw random numbers.
+        forward: ``(model, batch) -> output``, for batches of another form; the last item of a batch is its target.
 
     Returns:
         For each prunable axis a float32 vector (units,), higher = kept longer.
 
     Raises:
         UnknownImportance: nobody knows the name.
-        ScoreError: the criterion gave something that is no score.
+        ScoreError: the criterion gave something that is no score, or needs data or a loss and there is none.
+        DataError: there is no batch, or one holds NaN or does not fit the model; naming it.
         ModelError: the weights hold NaN or infinity, or are on the meta device.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> graph = sc.trace(net, torch.randn(1, 4))
+        >>> {axis: scores.shape for axis, scores in sc.score(net, graph, "taylor", batches).items()}
+        {'0.weight:0': torch.Size([8])}
     """
-    rate = criterion(importance, seed)
+    return score_all(model, graph, {"scores": importance}, data, loss, seed=seed, forward=forward)["scores"]
+
+
+def score_all(
+    model: nn.Module,
+    graph: Graph,
+    hints: "Mapping[str, str | Criterion]",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    *,
+    seed: int = 0,
+    forward: Forward | None = None,
+) -> dict[str, Scores]:
+    """What `score` gives for each of several criteria, all from one pass over the data.
+
+    Args:
+        hints: by any name: criteria, or names of them.
+        model, graph, data, loss, seed, forward: see `score`.
+    """
+    rates = {name: criterion(hint, seed, with_data=data is not None) for name, hint in hints.items()}
     check_loaded(model)
     weights = Weights.of(model)
     _check_fit(type(model).__name__, weights.parameters, graph)
-    found = {axis: list(members(model, graph, axis, weights)) for axis in graph.axes}
-    scores = {axis: _score(graph, axis, rate, found[axis]) for axis in graph.axes}
+    found = _statistics(model, graph, rates, data, loss, seed, forward)
+    scores: dict[str, dict[str, Tensor]] = {name: {} for name in rates}
+    guessed: dict[str, list[str]] = {name: [] for name in rates}
+    for axis in graph.axes:
+        seen = view(model, graph, axis, weights, found)
+        for name, rate in rates.items():
+            scores[name][axis], fallen = rate_axis(seen, rate)
+            guessed[name] += [axis] * fallen
+    dead = {} if found is None else found.dead(graph)
+    for name, rate in rates.items():
+        if comparable(rate):
+            _scale(scores[name], guessed[name])
+        _check_finite(model, rate, scores[name])
+    return {name: Scores(scores[name], comparable=comparable(rate), dead=dead) for name, rate in rates.items()}
+
+
+def _statistics(
+    model: nn.Module,
+    graph: Graph,
+    rates: Mapping[str, Criterion],
+    data: Iterable[Any] | None,
+    loss: Loss | None,
+    seed: int,
+    forward: Forward | None,
+) -> Statistics | None:
+    """What a pass over the data finds of all that the criteria need; None where none needs any."""
+    asked = {repr(rate): needs(rate) for rate in rates.values()}
+    wanted = frozenset[str]().union(*asked.values())
+    if unknown := wanted - set(NEEDS):
+        raise ScoreError(f"a criterion needs {', '.join(sorted(unknown))}; what data can give is {', '.join(NEEDS)}")
+    if not wanted:
+        return None
+    check_weights(model)
+    if data is None:
+        asking = ", ".join(who for who, what in asked.items() if what)
+        raise ScoreError(
+            f"{asking} can't be computed without data: pass data=[batch, ...], each a tensor, a mapping or "
+            "(inputs, target)"
+        )
+    asking = ", ".join(who for who, what in asked.items() if what & LABELLED)
+    return collect(model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria")
+
+
+def _scale(scores: dict[str, Tensor], guessed: list[str]) -> None:
+    """Bring scores of another unit to the mean score of those that are comparable."""
+    known = [values for axis, values in scores.items() if axis not in guessed]
+    mean = torch.cat(known).mean() if known else torch.tensor(1.0)
+    for axis in guessed:
+        own = scores[axis].mean()
+        scores[axis] = scores[axis] * (mean / own) if own > 0 else scores[axis]
+
+
+def _check_finite(model: nn.Module, rate: Criterion, scores: Mapping[str, Tensor]) -> None:
     if scores and not torch.cat(list(scores.values())).isfinite().all():
         check_weights(model)
         bad = [axis for axis, values in scores.items() if not torch.isfinite(values).all()]
         raise ScoreError(f"{rate!r} gave scores that are not finite on {len(bad)} axes, {bad[0]} first")
-    return scores
 
 
 def _check_fit(model: str, parameters: Mapping[str, Tensor], graph: Graph) -> None:
@@ -100,30 +233,6 @@ def _check_fit(model: str, parameters: Mapping[str, Tensor], graph: Graph) -> No
             f"{len(wrong)} parameters differ; {wrong[0]} is {got}, traced as {graph.tensors[wrong[0]].shape}. "
             "Score the model that was traced."
         )
-
-
-def _score(graph: Graph, axis: str, rate: Criterion, found: list[Member]) -> Tensor:
-    total = _sum(axis, graph.axes[axis].size, found, rate)
-    fallback: Criterion | None = getattr(rate, "fallback", None)
-    return _sum(axis, graph.axes[axis].size, found, fallback) if fallback is not None and not total.any() else total
-
-
-def _sum(axis: str, size: int, found: list[Member], rate: Criterion) -> Tensor:
-    total = torch.zeros(size)
-    for member in found:
-        values: Any = rate(member)  # a user's own function may give anything
-        if not isinstance(values, Tensor) or tuple(values.shape) != (size,) or not values.is_floating_point():
-            got = (
-                f"{values.dtype} of shape {tuple(values.shape)}"
-                if isinstance(values, Tensor)
-                else type(values).__name__
-            )
-            raise ScoreError(
-                f"{rate!r} gave {got} for {member.name}:{member.dim} on axis {axis}; a score is a float "
-                f"tensor of shape ({size},)"
-            )
-        total += values.detach().float().cpu()
-    return total
 
 
 def check_loaded(model: nn.Module) -> None:

@@ -26,6 +26,7 @@ class Lane:
         order: for each axis its units, the first to go first, (size,).
         losses: score that goes with the k-th unit of the lane, summed over the axes, each axis's scores adding up to
             1, (units of the lane,).
+        costs: the same of the scores as they are, in a unit that all axes share, (units of the lane,).
         values: the scores themselves, averaged over the axes, ascending, (units of the lane,).
         sizes: the widths in units of the lane that it may take, descending; the first is the original.
         family: number of the family of like lanes that it is ranked with.
@@ -35,6 +36,7 @@ class Lane:
     shares: tuple[int, ...]
     order: tuple[Tensor, ...]
     losses: Tensor
+    costs: Tensor
     values: Tensor
     sizes: tuple[int, ...]
     family: int
@@ -55,10 +57,12 @@ def lane(
     orders: list[Tensor] = []
     losses = torch.zeros(units, dtype=torch.float64)
     means = torch.zeros(units, dtype=torch.float64)
+    costs = torch.zeros(units, dtype=torch.float64)
     for axis, size in axes.items():
         values = scores[axis].double()
         order = removal_order(values)
         means += values[order].reshape(units, -1).mean(1) / len(axes)
+        costs += values[order].reshape(units, -1).sum(1)
         values = values[order] - min(0.0, float(values.min()))  # shares need scores that are not negative
         total = float(values.sum())
         values = values / total if total > 0 else torch.full_like(values, 1 / size)
@@ -70,6 +74,7 @@ def lane(
         shares=shares,
         order=tuple(orders),
         losses=losses,
+        costs=costs,
         values=means,
         sizes=allowed(units, shares, least, steps),
         family=family,
@@ -129,6 +134,10 @@ def _steps(number: int, ln: Lane, scope: str, rank: Tensor | None) -> tuple[Tens
         price = gone[1:].double() / ln.sizes[0]
     elif rank is not None:
         price = rank[gone[1:] - 1]
+    elif scope == "comparable":
+        lost = torch.cat([ln.costs.new_zeros(1), ln.costs.cumsum(0)])[gone]
+        price = (lost[1:] - lost[:-1]) / units
+        price = price.cummax(0).values if len(price) else price
     else:
         lost = torch.cat([ln.losses.new_zeros(1), ln.losses.cumsum(0)])[gone] / len(ln.axes)
         left = (1 - lost).clamp_min(1e-12)
@@ -143,12 +152,15 @@ class Greedy:
 
     Global scope: a unit's loss is the logarithm of the share of its axis's remaining score that goes with it, so an
     axis gets dearer as it empties, times what the whole axis costs in the original; its price is that loss by what
-    removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Local scope:
-    the price is the share of the axis that is gone, whatever it saves, so every axis shrinks alike. Isomorphic scope:
-    the price is the unit's rank within its family, whatever it saves, so every family shrinks alike.
+    removing it saves now. So at first all axes are on a par, whatever their scores' units and their width. Where scores
+    of all axes have one unit (scope "comparable"), the loss is the score itself. Local scope: the price is the share
+    of the axis that is gone, whatever it saves, so every axis shrinks alike. Isomorphic scope: the price is the unit's
+    rank within its family, whatever it saves, so every family shrinks alike.
     """
 
-    def __init__(self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str) -> None:
+    def __init__(
+        self, lanes: Sequence[Lane], costs: Costs, targets: Mapping[str, float], scope: str, start: Tensor | None = None
+    ) -> None:
         self.lanes, self.costs, self.targets, self.scope = lanes, costs, targets, scope
         self.steps = Steps.of(lanes, scope)
         self.at = torch.zeros(len(lanes), dtype=torch.long)  # steps taken, by lane
@@ -161,6 +173,8 @@ class Greedy:
         self.shares = torch.tensor([share for ln in lanes for share in ln.shares], dtype=torch.float64)
         # What each whole lane costs.
         self.weights = self._worths() if self.bumpy else self.savings() * self.sizes[:, 0]
+        if start is not None:
+            self.at = start
 
     def _worths(self) -> Tensor:
         """What narrowing each lane to its least closes of the open gaps, (L,): slopes at one width may be noise."""
@@ -199,7 +213,8 @@ class Greedy:
 
     def prices(self, savings: Tensor) -> Tensor:
         """Price of every step not yet taken, infinite for the others, (S,)."""
-        shift = self.weights / savings if self.scope == "global" else torch.ones_like(savings)
+        shifts = {"global": self.weights / savings, "comparable": 1 / savings}
+        shift = shifts.get(self.scope, torch.ones_like(savings))
         price = self.steps.price * shift[self.steps.lane]
         price[self.steps.number <= self.at[self.steps.lane]] = torch.inf
         return price

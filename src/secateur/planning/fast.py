@@ -1,20 +1,21 @@
 """Where planning meets measured times: latency as a cost, and the widths at which the device is fast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from secateur.costs import Costs
 from secateur.errors import PlanError
 from secateur.graph import Graph
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Lane
+from secateur.planning.limits import Multiple
 from secateur.timing import widths
 from secateur.timing.table import LatencyTable, Predictor
 
 
-def with_latency(
-    graph: Graph, table: LatencyTable | None, budget: Budget | None, multiple_of: int | str | Mapping[str, int]
-) -> Costs:
+def with_latency(graph: Graph, table: LatencyTable | None, budget: Budget | None, multiple_of: Multiple) -> Costs:
     """The graph's costs, latency in nanoseconds among them where there is a table.
 
     Raises:
@@ -44,19 +45,24 @@ def fast_steps(graph: Graph, costs: Costs) -> dict[str, int]:
     return widths.fast_steps(predictor, {name: info.size for name, info in graph.axes.items()})
 
 
-def fast_lanes(lanes: Sequence[Lane], costs: Costs, budget: Budget | None) -> list[Lane]:
+def fast_lanes(lanes: Sequence[Lane], costs: Costs, budget: Budget | None, start: Tensor) -> list[Lane]:
     """The lanes without widths that make an operation slower; for a budget of latency, without those that save
-    hardly any time.
+    hardly any time. Widths that were reached before stay.
+
+    Args:
+        start: steps that each lane has taken, (L,).
     """
     predictor = _predictor(costs)
     if predictor is None:
         return list(lanes)
     saving = budget is not None and budget.latency is not None
 
-    def fast(ln: Lane) -> tuple[int, ...]:
-        return widths.worthwhile(predictor, ln.sizes, list(zip(ln.axes, ln.shares, strict=True)), saving=saving)
+    def fast(ln: Lane, at: int) -> tuple[int, ...]:
+        axes = list(zip(ln.axes, ln.shares, strict=True))
+        found = widths.worthwhile(predictor, ln.sizes, axes, saving=saving)
+        return tuple(sorted({*found, ln.sizes[at]}, reverse=True))
 
-    return [replace(ln, sizes=fast(ln)) for ln in lanes]
+    return [replace(ln, sizes=fast(ln, at)) for ln, at in zip(lanes, start.tolist(), strict=True)]
 
 
 def slowest(costs: Costs) -> list[tuple[str, float]]:

@@ -62,6 +62,7 @@ class Plan:
             empty where the class stays.
         scales: weights that carry the change of a head size.
         model: name of the class that was traced.
+        biases: parameters that layers without a bias are given, zero at first, because compensation fills them.
         example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class
             stays.
     """
@@ -73,6 +74,7 @@ class Plan:
     scales: tuple[PlannedScale, ...] = ()
     model: str = ""
     example: Any = None
+    biases: tuple[str, ...] = ()
 
     @cached_property
     def units(self) -> dict[str, Tensor]:
@@ -135,6 +137,7 @@ class Plan:
             "rewrites": list(self.rewrites),
             "scales": [{**vars(s), "positions": [list(p) for p in s.positions]} for s in self.scales],
             "example": self.example,
+            **({"biases": list(self.biases)} if self.biases else {}),
         }
 
     @staticmethod
@@ -158,6 +161,7 @@ class Plan:
                 scales=tuple(map(_decode_scale, data.get("scales", []))),
                 model=str(data["model"]),
                 example=data["example"],
+                biases=tuple(map(str, data.get("biases", []))),
             )
             _check_leaves(plan)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -1,10 +1,7 @@
 """``sc.plan``: scores and a budget, a threshold or a share become a `Plan`."""
 
-import difflib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from math import lcm
 from typing import Literal
 
 import torch
@@ -16,18 +13,18 @@ from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
 from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph, Scale, named
 from secateur.origins import NodeArgument
-from secateur.planning import families
+from secateur.planning import families, limits
 from secateur.planning.agreeing import affordable, agreed
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
 from secateur.planning.fast import duration, fast_lanes, fast_steps, slowest, with_latency
+from secateur.planning.limits import Count, Multiple, Share
 from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
+from secateur.planning.resuming import reached, sunk
 from secateur.timing.table import LatencyTable
 
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
-Multiples = int | Mapping[str, int] | Literal["auto"]
-KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
 def plan(
@@ -38,8 +35,9 @@ def plan(
     threshold: float | None = None,
     keep: float | None = None,
     scope: Scope = "global",
-    min_units: int = 1,
-    multiple_of: Multiples = 1,
+    min_units: Count = 1,
+    multiple_of: Multiple = 1,
+    max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     uniform: bool = False,
@@ -55,13 +53,16 @@ def plan(
         threshold: a unit goes when its score is below ``threshold`` times the mean score of its axis (the cutoff),
             above 0.
         keep: share of the units of every axis that stays, in (0, 1].
-        scope: "global" ranks all units together, each axis normalised, and "local" shrinks every axis alike: these two
+        scope: "global" ranks all units together, each axis normalised unless the scores of all axes have one unit
+            (`Reconstruction` gives such), and "local" shrinks every axis alike: these two
             differ for a budget only. "isomorphic" ranks within each family of like axes (same kind, size and roles, as
             in repeated blocks): every family shrinks alike, and ``keep`` and ``threshold`` are of the family.
-        min_units: fewest units an axis may keep.
-        multiple_of: widths that change become multiples of this; or a number for each pattern, as in ``only``, such as
+        min_units: fewest units an axis may keep; or a number for each pattern, as in ``only``, such as
             ``{"hidden": 64, "layer1.*": 8, "heads": 1}``. The last pattern that names an axis counts; other axes: 1.
+        multiple_of: widths that change become multiples of this; or a number for each pattern, in the same way.
             "auto": for each axis the step between the widths at which the device is fast, by ``latency``.
+        max_share: largest share of an axis's units that may be removed, in (0, 1]; or a share for each pattern, in the
+            same way.
         only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
         ignore: the same; these are not pruned.
         uniform: axes that correspond across repeated blocks (names equal up to the block's index) keep equal widths;
@@ -86,6 +87,7 @@ def plan(
         scope=scope,
         min_units=min_units,
         multiple_of=multiple_of,
+        max_share=max_share,
         only=only,
         ignore=ignore,
         keep_class=keep_class,
@@ -102,26 +104,35 @@ def choose(
     threshold: float | None = None,
     keep: float | None = None,
     scope: Scope = "global",
-    min_units: int = 1,
-    multiple_of: Multiples = 1,
+    min_units: Count = 1,
+    multiple_of: Multiple = 1,
+    max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     keep_class: bool = False,
     latency: LatencyTable | None = None,
     agrees: Callable[[dict[str, int]], bool] | None = None,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The kept units of each axis that loses some. See `plan`.
 
     Args:
         agrees: whether sizes of axes may stand together; where they may not, one lane gets narrower until they do.
+        within: kept units of the axes that an earlier plan for a larger budget narrowed: this one goes on from there.
     """
-    _check_arguments(budget, threshold, keep, scope, min_units, multiple_of)
+    _check_arguments(budget, threshold, keep, scope)
+    limits.check(min_units, multiple_of, max_share)
     costs = with_latency(graph, latency, budget, multiple_of)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
-    steps = fast_steps(graph, costs) if multiple_of == "auto" else multiples(graph, multiple_of)
-    lanes = fast_lanes(_lanes(graph, axes, scores, min_units, steps), costs, budget)
+    one_unit = bool(getattr(scores, "comparable", False))
+    within = within or {}
+    scores = sunk(scores, within)
+    multiples = fast_steps(graph, costs) if multiple_of == "auto" else limits.by_axis(graph, multiple_of, 1)
+    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
+    lanes = fast_lanes(lanes, costs, budget, reached(lanes, within))
     if budget is not None:
-        removed = _for_budget(graph, costs, lanes, budget, scope, min_units)
+        ranking = "comparable" if one_unit and scope == "global" else scope
+        removed = _for_budget(graph, costs, lanes, budget, ranking, min_units, reached(lanes, within))
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
@@ -144,8 +155,6 @@ def _check_arguments(
     threshold: float | None,
     keep: float | None,
     scope: str,
-    min_units: int,
-    multiple_of: Multiples,
 ) -> None:
     given = {"budget": budget, "threshold": threshold, "keep": keep}
     named_ = [name for name, value in given.items() if value is not None]
@@ -164,27 +173,6 @@ def _check_arguments(
         raise PlanError(f"keep={keep}: give the share of units that stays, in (0, 1]")
     if scope not in SCOPES:
         raise PlanError(f'scope={scope!r}: give "global", "local" or "isomorphic"')
-    many = multiple_of.values() if isinstance(multiple_of, Mapping) else [1 if multiple_of == "auto" else multiple_of]
-    if any(type(n) is not int or n < 1 for n in (min_units, *many)):
-        raise PlanError(
-            f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1; multiple_of may "
-            'also be "auto"'
-        )
-
-
-def multiples(graph: Graph, multiple_of: int | Mapping[str, int]) -> dict[str, int]:
-    """The number that each axis's width is to be a multiple of.
-
-    Raises:
-        PlanError: a pattern names nothing.
-    """
-    if not isinstance(multiple_of, Mapping):
-        return dict.fromkeys(graph.axes, multiple_of)
-    _check_patterns(graph, list(multiple_of))
-    found = dict.fromkeys(graph.axes, 1)
-    for pattern, number in multiple_of.items():
-        found |= dict.fromkeys(graph.select([pattern]), number)
-    return found
 
 
 def choose_axes(
@@ -201,7 +189,7 @@ def choose_axes(
         remedy = f". No rule knows {' and '.join(unknown)}: {way_out(unknown)}" if unknown else ""
         raise NothingToPrune(f"{graph.model} has no axis that can be pruned: {_why_frozen(graph.frozen)}{remedy}")
     only, ignore = _patterns(only), _patterns(ignore)
-    _check_patterns(graph, [*only, *ignore])
+    limits.check_patterns(graph, [*only, *ignore])
     wanted = graph.select(only) if only else set(graph.axes)
     wanted -= graph.select(ignore)
     if keep_class:
@@ -230,25 +218,6 @@ def _patterns(patterns: Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _check_patterns(graph: Graph, patterns: Sequence[str]) -> None:
-    """Patterns that name nothing at all are typing errors; those that name frozen axes are not."""
-    everything = replace(graph, axes={**graph.axes, **graph.frozen})
-    lost = [p for p in patterns if p not in KINDS and not everything.select([p])]
-    if lost:
-        known = [
-            *everything.axes,
-            *{t.rpartition(".")[0] for t in graph.tensors},
-            *{a.kind for a in everything.axes.values()},
-        ]
-        near = difflib.get_close_matches(lost[0], known, 3)
-        hint = (
-            f" Did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else f" Kinds here: {', '.join(sorted({a.kind for a in graph.axes.values()}))}."
-        )
-        raise PlanError(f"{', '.join(map(repr, lost))} name no axis, kind, module or tensor of {graph.model}.{hint}")
-
-
 def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
     """The reasons of the largest frozen axes."""
     largest = sorted(frozen.items(), key=lambda item: -item[1].size)[:5]
@@ -259,7 +228,11 @@ def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
 
 
 def _lanes(
-    graph: Graph, axes: Sequence[str], scores: Mapping[str, Tensor], min_units: int, multiple_of: Mapping[str, int]
+    graph: Graph,
+    axes: Sequence[str],
+    scores: Mapping[str, Tensor],
+    fewest: Mapping[str, int],
+    steps: Mapping[str, int],
 ) -> list[Lane]:
     group = {name: tie for tie in graph.ties for name in tie}
     lanes: dict[tuple[str, ...], None] = dict.fromkeys(group.get(a, (a,)) for a in axes)
@@ -269,8 +242,8 @@ def _lanes(
         lane(
             {name: graph.axes[name].size for name in tie},
             scores,
-            [max(min_units, graph.axes[name].least) for name in tie],
-            [lcm(multiple_of[name], graph.axes[name].step) for name in tie],
+            [fewest[name] for name in tie],
+            [steps[name] for name in tie],
             number[like],
         )
         for tie, like in zip(lanes, alike, strict=True)
@@ -304,7 +277,7 @@ def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | Non
 
 
 def _for_budget(
-    graph: Graph, costs: Costs, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: int
+    graph: Graph, costs: Costs, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: Count, start: Tensor
 ) -> list[int]:
     dense = costs.at({})
     targets = budget.targets(dense)
@@ -314,7 +287,7 @@ def _for_budget(
         if smallest[kind] > target:
             held = slowest(costs) if kind == "latency" else _held(graph, kind, least)
             raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], held, min_units))
-    steps = Greedy(lanes, costs, targets, scope).run()
+    steps = Greedy(lanes, costs, targets, scope, start).run()
     return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
 
 
@@ -325,14 +298,15 @@ def _unreachable(
     dense: int,
     smallest: int,
     held: Sequence[tuple[str, float]],
-    min_units: int,
+    min_units: Count,
 ) -> str:
     say = duration if kind == "latency" else short
     holders = ", ".join(f"{name} {say(amount)}" for name, amount in held[:3])
     return (
         f"{kind}={say(target)} of {say(dense)} is below the smallest that {graph.model} can get, {say(smallest)} "
         f"({smallest / dense:.3f} of the original). What holds it: {holders}. Raise the budget to at least "
-        f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, or ignore less."
+        f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, raise "
+        f"max_share, or ignore less."
     )
 
 

@@ -28,6 +28,8 @@ class Report(Mapping[str, Any]):
     [0, 1]. What wasn't measured is None. Where operations were timed, ``F`` has "predicted_latency_ms" too; where
     latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in
     the latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
+    Where a metric on held-out data was bounded there is also ``"held_out": {"setting", "bound", "metric", "unit",
+    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -58,6 +60,7 @@ class Report(Mapping[str, Any]):
         seed: int | None = None,
         device: str = "cpu",
         interrupted: str = "",
+        held_out: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
@@ -75,6 +78,7 @@ class Report(Mapping[str, Any]):
                 "plan": plan,
                 **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
                 "environment": {**current_environment(device), **({"interrupted": interrupted} if interrupted else {})},
+                **({"held_out": held_out} if held_out else {}),
             }
         )
 

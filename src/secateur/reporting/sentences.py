@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.reporting.figures import LATENCY, MACS, PARAMS, before_and_after, latency_cut_per_mac_cut, metric
-from secateur.reporting.numbers import milliseconds, percent, scientific
+from secateur.reporting.numbers import milliseconds, percent, plain, scientific
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -65,6 +65,21 @@ def proof(report: Mapping[str, Any]) -> str:
             f"that the model normalises over, so its outputs differ from the silenced original's by design ({numbers})."
         )
     return f"Not proved ({status})." if status else "Not proved: the proof was not run."
+
+
+def held_out(report: Mapping[str, Any]) -> str | None:
+    """How much worse the smaller model is on the held-out data, where that was bounded."""
+    found: Mapping[str, Any] | None = report.get("held_out")
+    if not found:
+        return None
+    unit = f" {found['unit']}" if found.get("unit") else ""
+    worse = float(found["worse"])
+    change = f"{plain(abs(worse))}{unit} {'worse' if worse > 0 else 'better'}" if worse else "the same"
+    stopped = "; stopped by Ctrl-C, so more may go" if found.get("interrupted") else ""
+    return (
+        f"Held-out {found['metric']}: dense {plain(found['dense'])}, pruned {plain(found['pruned'])}, {change}, within "
+        f"{found['setting']}={found['bound']:g} ({found['met']} of {found['rounds']} rounds kept to it{stopped})."
+    )
 
 
 def axes(report: Mapping[str, Any]) -> str:

@@ -21,6 +21,9 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
+    held_out = sentences.held_out(report)
+    if held_out:
+        lines.append(Text(held_out))
     rewrite = sentences.rewrite(report)
     if rewrite:
         lines.append(Text(rewrite))

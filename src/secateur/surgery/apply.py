@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from secateur import nests, objects
 from secateur.errors import SurgeryError
@@ -136,7 +137,22 @@ def _settle(plan: "Plan", model: nn.Module, earlier: "tuple[Plan, ...] | None") 
     present = dict(Walk(model).places)  # a graph has those of a module's names that its calls use
     for owner in owners & present.keys():
         update(present[owner])
+    for name in plan.biases:
+        _give_bias(present, name)
     remember(model, "plans", (*(earlier or ()), plan))
+
+
+def _give_bias(present: Mapping[str, nn.Module], name: str) -> None:
+    """A bias of zeros for a layer that has none.
+
+    Raises:
+        SurgeryError: there is no such layer.
+    """
+    layer: Any = present.get(name.rpartition(".")[0])
+    if not isinstance(layer, nn.Linear | _ConvNd) or layer.bias is not None:
+        raise SurgeryError(f"the plan gives a bias to {name}, but there is no layer without one")
+    weight = layer.weight
+    layer.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
 
 
 def set_attributes(model: nn.Module, settings: Iterable[tuple[Site, int]]) -> None:

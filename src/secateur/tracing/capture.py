@@ -204,6 +204,8 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         node._rename(node.name.removeprefix(f"{SKIPPED}_"))
         if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
             node.meta[CONSTANT] = getattr(caller, str(node.target))
+        if node.op == "call_module" and str(node.target) == SKIPPED:
+            raise SurgeryError(f"{type(model).__name__} is a layer of torch's own, whose code can't be rewritten")
         if node.op in ("call_module", "get_attr"):
             node.target = str(node.target).removeprefix(f"{SKIPPED}.")
     return graph

@@ -1,0 +1,66 @@
+"""Seeing every operation of a run as it happens, and what each has to do with the model's weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.calibration.contraction import KINDS, Contraction, owners
+from secateur.modules import Walk, named_parameters
+from secateur.tracing.kernels import call
+from secateur.tracing.rules.registry import Signature, signature
+from secateur.tracing.shadow import copied, evaluating
+
+Key = tuple[str, int]
+"""Where a weight is used: the parameter's name, and the how-manieth use of it in the run, from 0."""
+
+
+class Watch(TorchDispatchMode):
+    """Numbers the operations of one run, and knows those that use a weight.
+
+    Args:
+        model: whose parameters count as weights; the tensors that run must be these.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.owner = owners(named_parameters(model))
+        self.uses: dict[str, int] = {}
+        self.count = 0  # operations so far
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return func(*args, **kwargs)
+        said = signature(func)
+        number, self.count = self.count, self.count + 1
+        kind = KINDS.get(said.name)
+        found = kind(said.bind(args, kwargs), self.owner) if kind is not None else None
+        if found is None:
+            out = call(func, args, kwargs)
+            self.ran(number, said, args, kwargs, out)
+            return out
+        use = self.uses.get(found.name, 0)
+        self.uses[found.name] = use + 1
+        out = self.used((found.name, use), number, found, lambda: call(func, args, kwargs))
+        self.ran(number, said, args, kwargs, out)
+        return out
+
+    def used(self, key: Key, number: int, found: Contraction, compute: Callable[[], Tensor]) -> Tensor:
+        """An operation is about to use a weight; returns its output."""
+        return compute()
+
+    def ran(self, number: int, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+        """An operation has run."""
+
+
+def running(model: nn.Module) -> nn.Module:
+    """A copy of the model in evaluation mode, to be run: its tensors are the model's own."""
+    return evaluating(copied(Walk(model), lambda tensor: tensor))

@@ -1,0 +1,212 @@
+"""What one use of a weight lacks, and the change of the weight that makes up for it.
+
+Shape letters: G groups, R rows, K features, N outputs of a group.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from secateur.axes import Expr, leaves
+from secateur.calibration.contraction import Contraction, Product, sample
+from secateur.calibration.lockstep import Pause
+from secateur.calibration.sites import Follows, Site
+from secateur.calibration.watching import Key
+from secateur.compensation.least_squares import RIDGES, Sums, solve
+from secateur.compensation.merging import Likeness, fold
+from secateur.compensation.spread import Spread
+from secateur.modules import named_tensors
+from secateur.planning.plan import Plan
+from secateur.surgery.reindex import index
+
+How = Literal["mean", "merge", "lstsq"]
+ROWS = 2**16  # rows of a product that are looked at, over all the data
+NOTHING = 1e-10  # share of the outputs' mean square below which nothing is missing: rounding in float32
+WIDEST = 2**13  # features of a group up to which there is memory for their products
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What became of one weight.
+
+    Attributes:
+        name: the parameter.
+        before, after: what its outputs lacked, as shares of their mean square; after on rows that the fit has not seen.
+        ridge: strength of the regularisation; 0 where only the mean was made up for.
+    """
+
+    name: str
+    before: float
+    after: float
+    ridge: float
+
+
+@dataclass
+class Refitting:
+    """Refits the weights of a smaller model, one use after the other.
+
+    Attributes:
+        small: the smaller model.
+        plan: what was removed.
+        sites, follows: uses of weights in the original, and what follows them in the smaller model.
+        how: "mean", "merge" or "lstsq".
+        biases: whether a layer without a bias may get one.
+        offsets: what is to be added to the output of uses that have no bias yet.
+    """
+
+    small: nn.Module
+    plan: Plan
+    sites: Mapping[Key, Site]
+    follows: Mapping[Key, Follows]
+    how: How
+    biases: bool
+    offsets: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+
+    def __post_init__(self) -> None:
+        self.tensors = named_tensors(self.small)
+
+    def refit(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> Refit | None:
+        """Set the weight, and what adds a constant to its outputs; None where nothing was missing.
+
+        Args:
+            key: the use at which all runs wait.
+            pairs: for each batch, the run of the original after it and that of the smaller model before it.
+        """
+        use, norm = pairs[0][1].use, self.follows[key].norm
+        home = self._home(key, use)
+        if self.how == "merge":
+            self._merge(key, pairs)
+        sums, total, spread = self._sums(key, pairs)
+        whole = sums[0] + sums[1]
+        mean_square = max(total / whole.rows, torch.finfo(torch.float32).tiny)
+        missing = float(whole.parts["tt"].sum()) / whole.rows
+        if missing < NOTHING * mean_square:
+            return None
+        ridges = RIDGES if self.how == "lstsq" and use.matrix().shape[1] <= WIDEST else ()
+        fit = solve(sums, intercept=home is not None, ridges=ridges)
+        if fit.ridge:
+            use.put((use.matrix() + fit.change).to(use.weight.dtype))
+        if home is not None:
+            home(fit.offset.flatten())
+        if self.how != "lstsq" and norm is not None:
+            var = self.tensors[norm.var]
+            var.mul_(spread.ratio().to(var))
+        return Refit(name=key[0], before=fit.before / mean_square, after=fit.after / mean_square, ridge=fit.ridge)
+
+    def why_not(self, key: Key) -> str | None:
+        """Why a weight is left as it is; None where it can be refitted."""
+        site = self.sites.get(key)
+        if site is None or key not in self.follows:
+            return "the example inputs do not lead to it"
+        if self._changes(site.rows):
+            return "what it is applied to is pruned along its rows"
+        return None
+
+    def _changes(self, exprs: Sequence[Expr]) -> bool:
+        return any(leaf.name in self.plan.axes for e in exprs for leaf in leaves(e))
+
+    def _sums(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> tuple[tuple[Sums, Sums], float, Spread]:
+        """What is to be known of features, and of what the outputs lack, in two halves; and the outputs' squares."""
+        kept = index(self.sites[key].outputs, self.plan.units)
+        halves, spread, total = (Sums(), Sums()), Spread(), 0.0
+        most = max(1, ROWS // len(pairs))
+        for number, (dense, small) in enumerate(pairs):
+            width = small.use.matrix().shape[0] * small.use.matrix().shape[1]
+            pick = sample(small.use.count(), most, width, number, small.use.x.device)
+            features = small.use.rows(pick)  # (R, G, K)
+            now = self._outputs(small, features)
+            target = _target(dense, pick)[:, kept.to(now.device)].reshape(now.shape)
+            if self.how == "lstsq":
+                target = target + self._gap(dense, small, kept, pick, now.flatten(1)).reshape(now.shape)
+            else:
+                spread.add(now.flatten(1), target.flatten(1))
+            total += float(target.square().sum())
+            missing, half = (target - now).float(), len(features) // 2
+            halves[0].add(features[:half].float(), missing[:half])
+            halves[1].add(features[half:].float(), missing[half:])
+        return halves, total, spread
+
+    @staticmethod
+    def _outputs(small: Pause, features: Tensor) -> Tensor:
+        """What the use gives as it is, (R, G, N)."""
+        matrix = small.use.matrix()
+        out = (features.transpose(0, 1) @ matrix).transpose(0, 1)
+        return out if small.use.bias is None else out + small.use.bias.reshape(matrix.shape[0], -1)
+
+    def _gap(self, dense: Pause, small: Pause, kept: Tensor, pick: Tensor | None, like: Tensor) -> Tensor:
+        """What the tensor that is added to the output lacks already, in units of the output; 0 where nothing is added.
+
+        So a residual stream is matched, not one summand of it: errors of earlier blocks do not add up.
+        """
+        if dense.other is None or small.other is None:
+            return torch.zeros_like(like)
+        gap = self._added(dense, dense.other, pick)[:, kept.to(dense.other.device)] - self._added(
+            small, small.other, pick
+        )
+        slope = self.follows[small.key].slope(self.tensors, torch.ones_like(gap[0]))
+        return torch.where(slope.abs() > 1e-6, gap / slope, 0.0)
+
+    def _added(self, pause: Pause, other: Tensor, pick: Tensor | None) -> Tensor:
+        """The tensor that is added to an output, as rows, (R, G * N)."""
+        for order in reversed(self.follows[pause.key].moves):
+            other = other.permute(sorted(range(len(order)), key=order.__getitem__))
+        use = pause.use
+        if isinstance(use, Product):
+            other = other.reshape(*use.x.shape[:-1], -1)
+        return use.outputs(other, pick).flatten(1)
+
+    def _home(self, key: Key, use: Contraction) -> Callable[[Tensor], None] | None:
+        """Where a constant that the outputs lack can go: a bias, the mean of a batch norm, a new bias; or nowhere."""
+        norm, name = self.follows[key].norm, key[0]
+        if norm is not None:
+            return lambda offset: _subtract(self.tensors[norm.mean], offset)
+        if use.bias is not None:
+            bias = use.bias
+            return lambda offset: _add(bias, offset)
+        owner, _, role = name.rpartition(".")
+        module = self.small.get_submodule(owner)
+        if self.biases and role == "weight" and isinstance(module, nn.Linear | _ConvNd):
+            return lambda offset: self.offsets.update({key: offset.to(use.weight)})
+        return None
+
+    def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> None:
+        """Fold the weights of features that go into those of the features that are most like them."""
+        first_dense, first = pairs[0]
+        if first.use.groups > 1 or first_dense.use.groups > 1:
+            return
+        features, kept_out = self.sites[key].features, index(self.sites[key].outputs, self.plan.units)
+        stays = index(features, self.plan.units)
+        goes = torch.ones(features.size, dtype=torch.bool)
+        goes[stays] = False
+        gone = goes.nonzero().flatten()
+        if not len(gone):
+            return
+        likeness, most = Likeness(), max(1, ROWS // len(pairs))
+        for number, (dense, small) in enumerate(pairs):
+            wide, narrow = (pause.use.x.movedim(pause.use.x_dim, -1).flatten(0, -2) for pause in (dense, small))
+            pick = sample(len(wide), most, wide.shape[1], number, wide.device)
+            wide, narrow = (wide, narrow) if pick is None else (wide[pick], narrow[pick])
+            likeness.add(wide[:, gone.to(wide.device)].float(), narrow.float())
+        partner, factor, _ = likeness.partners()
+        window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
+        lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
+        merged = fold(first.use.matrix()[0], lost, partner, factor, window)
+        first.use.put(merged[None].to(first.use.weight.dtype))
+
+
+def _target(dense: Pause, pick: Tensor | None) -> Tensor:
+    """What the original gives, (R, G * N)."""
+    assert dense.out is not None
+    return dense.use.outputs(dense.out, pick).flatten(1)
+
+
+def _add(tensor: Tensor, offset: Tensor) -> None:
+    tensor.add_(offset.to(tensor).reshape(tensor.shape))
+
+
+def _subtract(tensor: Tensor, offset: Tensor) -> None:
+    tensor.sub_(offset.to(tensor))

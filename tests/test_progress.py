@@ -1,0 +1,27 @@
+"""A bar that shows only in a terminal, and only for long work."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from secateur import progress
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, seconds: float) -> str:
+    written, clock = io.StringIO(), iter([0.0, *[seconds] * 10])
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=written, force_terminal=terminal))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, seconds))
+    with progress.progress_bar("Calibrating", 3) as step:
+        for _ in range(3):
+            step()
+    return written.getvalue()
+
+
+def test_long_work_in_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Calibrating" in shown(monkeypatch, terminal=True, seconds=2.0)
+
+
+def test_short_work_and_pipes_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, terminal=True, seconds=0.5) == ""
+    assert shown(monkeypatch, terminal=False, seconds=2.0) == ""
