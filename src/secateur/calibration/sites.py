@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, resolve
 from secateur.calibration.contraction import KINDS, Contraction, Convolution, owners
-from secateur.calibration.watching import Key, Watch, running
+from secateur.calibration.watching import UNCOUNTED, Key, Watch, running
 from secateur.graph import Graph
 from secateur.modules import named_parameters, named_tensors
 from secateur.tracing.rules.registry import Dims, Op, Signature, tensors_among, tensors_of
@@ -243,6 +243,7 @@ class _Recorder(Watch):
         self.maker: dict[int, tuple[int, int]] = {}  # of a value: operation, and which output
         self.users: dict[int, list[int]] = {}
         self.alive: list[Tensor] = []
+        self.values = 0
         self.used_at: set[int] = set()
         self.lives = _Lives()
         self.reasons: dict[str, str] = {}
@@ -267,6 +268,11 @@ class _Recorder(Watch):
         tensors = tensors_among(arguments.values())
         self._see(number, said, [*tensors, *tensors_of(out)])
         taken = [self._value(t) for t in tensors]
+        if said.name in UNCOUNTED:  # its result is the same value
+            for tensor in tensors_of(out):
+                self.alive.append(tensor)
+                self.value[id(tensor)] = taken[0]
+            return
         done = self.done[number] = _Done(said, arguments, taken)
         for value in taken:
             self.users.setdefault(value, []).append(number)
@@ -290,8 +296,9 @@ class _Recorder(Watch):
 
     def _new(self, tensor: Tensor) -> int:
         self.alive.append(tensor)
-        self.value[id(tensor)] = len(self.alive)
-        return len(self.alive)
+        self.values += 1
+        self.value[id(tensor)] = self.values
+        return self.values
 
     def follow(self, key: Key) -> Follows:
         """What happens to the output of a use, up to where it is added to something or has several users."""

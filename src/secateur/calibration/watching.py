@@ -17,8 +17,15 @@ Key = tuple[str, int]
 """Where a weight is used: the parameter's name, and the how-manieth use of it in the run, from 0."""
 
 
+STRIDE = 2**20  # numbers of operations between one use of a weight and the next
+UNCOUNTED = {"aten::detach", "aten::alias", "aten::lift_fresh"}  # there or not, as gradients and caches will have it
+
+
 class Watch(TorchDispatchMode):
     """Numbers the operations of one run, and knows those that use a weight.
+
+    Numbers ascend, and begin anew after each use of a weight, at the next multiple of `STRIDE`: what a run does once
+    only (a cache that is filled, a mask that is made) moves no numbers but those up to the next use.
 
     Args:
         model: whose parameters count as weights; the tensors that run must be these.
@@ -40,7 +47,7 @@ class Watch(TorchDispatchMode):
         if isinstance(func, HigherOrderOperator):
             return func(*args, **kwargs)
         said = signature(func)
-        number, self.count = self.count, self.count + 1
+        number, self.count = self.count, self.count + (said.name not in UNCOUNTED)
         kind = KINDS.get(said.name)
         found = kind(said.bind(args, kwargs), self.owner) if kind is not None else None
         if found is None:
@@ -49,6 +56,7 @@ class Watch(TorchDispatchMode):
             return out
         use = self.uses.get(found.name, 0)
         self.uses[found.name] = use + 1
+        self.count = (number // STRIDE + 1) * STRIDE
         out = self.used((found.name, use), number, found, lambda: call(func, args, kwargs))
         self.ran(number, said, args, kwargs, out)
         return out

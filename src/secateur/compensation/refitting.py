@@ -142,8 +142,10 @@ class Refitting:
 
         So a residual stream is matched, not one summand of it: errors of earlier blocks do not add up.
         """
-        if dense.other is None or small.other is None:
+        if dense.other is None or small.other is None or dense.out is None:
             return torch.zeros_like(like)
+        if (dense.other.numel(), small.other.numel()) != (dense.out.numel(), small.use.count() * like.shape[-1]):
+            return torch.zeros_like(like)  # this run has gone another way than the example's
         gap = self._added(dense, dense.other, pick)[:, kept.to(dense.other.device)] - self._added(
             small, small.other, pick
         )
