@@ -97,6 +97,7 @@ def test_all_problems_at_once() -> None:
         ({"budget": "macs=2.5"}, "budget macs=2.5: give a fraction"),
         ({"budget": "macs=much"}, "budget macs='much': give a fraction"),
         ({"budget": "macs"}, "'macs' should be"),
+        ({"budget": "latency=5"}, 'budget latency=5: give a time with its unit, such as "5ms"'),
         ({"budget": "macs=1,macs=2"}, "should be"),
         ({"distill": 2, "weight_decay": -1}, "distill=2.0 must be in.*weight_decay=-1.0"),
     ],
@@ -112,6 +113,8 @@ def test_forms_that_people_write() -> None:
     assert PruneSettings.from_mapping({"lr": "3e-4"}).lr == 3e-4  # YAML 1.1 reads 3e-4 as text
     assert ModelSettings.from_mapping({"model_args": {"num-classes": "2"}}).model_args == {"num_classes": "2"}
     assert parse_budget("macs=50%, params=2.1M") == Budget(macs=0.5, params="2.1M")
+    assert parse_budget("latency=5ms") == Budget(latency="5ms")
+    assert parse_budget("latency=0.5") == parse_budget("latency=50%") == Budget(latency=0.5)
     assert [parse_scalar(text) for text in ("2", "0.5", "true", "None", "x", '"2"', "[1, 2]")] == [
         2,
         0.5,
@@ -141,6 +144,7 @@ def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
     ("given", "wanted"),
     [
         (8, 8),
+        ("auto", "auto"),
         ("hidden=64,layer1.*=8", {"hidden": 64, "layer1.*": 8}),
         ({"heads": 2, "stem": 16}, {"heads": 2, "stem": 16}),
     ],
@@ -162,6 +166,9 @@ def test_multiples_that_make_no_sense(text: str) -> None:
 def test_a_command_repeats_multiples_and_uniform_widths() -> None:
     command = PruneSettings(uniform=True, multiple_of="heads=2", scope="isomorphic").to_command()
     assert command == "secateur prune --scope isomorphic --multiple-of heads=2 --uniform"
+    assert PruneSettings(budget="latency=5ms", multiple_of="auto").to_command() == (
+        "secateur prune --budget latency=5ms --multiple-of auto"
+    )
     assert PruneSettings(uniform=False, multiple_of=4).to_command() == "secateur prune --multiple-of 4"
 
 

@@ -1,7 +1,10 @@
 """Costs as polynomials, against by-hand numbers, finite differences and torch's own counter."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -98,3 +101,37 @@ def test_torch_counts_the_same_before_and_after(make: type[nn.Module]) -> None:
         assert {kind: cost[kind] for kind in wanted} == wanted
     everything = [*small.parameters(), *small.buffers()]
     assert graph.cost(plan.sizes)["bytes"] == sum(t.numel() * t.element_size() for t in everything)
+
+
+class Buffers(nn.Module):
+    """A buffer that `state_dict` leaves out, one of another type, half precision, and tied weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4).half()
+        self.norm = nn.BatchNorm1d(16)
+        self.second.weight = nn.Parameter(torch.randn(16, 16))
+        self.also = nn.Linear(16, 16)
+        self.also.weight = self.second.weight
+        self.register_buffer("mask", torch.ones(16), persistent=False)
+        self.register_buffer("offset", torch.zeros(16, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(torch.relu(self.first(x)) * self.mask + self.offset.float())
+        return self.head(torch.relu(self.also(torch.relu(self.second(hidden)))).half())
+
+
+@pytest.mark.parametrize("make", [Cnn, Tied, Buffers, networks.bert])
+def test_bytes_are_those_that_are_stored(make: type[nn.Module], tmp_path: Path) -> None:
+    """Parameters and buffers, tied ones once, each with its own bytes an element: the tensors of the saved file."""
+    model = make().eval()
+    args = torch.randn(3, 6) if make is Buffers else example(model)
+    graph = sc.trace(model, args)
+    plan = sc.plan(graph, sc.score(model, graph), budget=sc.Budget(bytes=0.6))
+    small = plan.apply(model)
+    cost = graph.cost(plan.sizes)["bytes"]
+    assert cost <= 0.6 * graph.cost()["bytes"]
+    sc.save(small, tmp_path / "small", args=args)
+    with safe_open(tmp_path / "small" / "model.safetensors", "pt") as stored:
+        tensors = [stored.get_tensor(name) for name in stored.keys()]  # noqa: SIM118
+    assert sum(t.numel() * t.element_size() for t in tensors) == cost

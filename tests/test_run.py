@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import secateur as sc
 from secateur import run
@@ -17,7 +18,9 @@ from secateur.data import load_data
 from secateur.errors import DataError, OutputError, PlanError, UnknownImportance, UnreachableBudget
 from secateur.plain import read_yaml
 from secateur.run import Outcome, prune_run
+from secateur.timing import LatencyTable, latency_table, settling
 from secateur.training import evaluate
+from support.clocks import by_work
 
 FILES = {
     "config.yaml",
@@ -53,7 +56,7 @@ def test_the_report_has_the_documented_form(quick: tuple[PruneSettings, Outcome]
     report = json.loads((settings.out / "report.json").read_text())
     assert report == outcome.report.to_dict()
     keys = {"version", "command", "seed", "model", "dense", "pruned", "tuned", "proof", "axes", "plan", "environment"}
-    assert set(report) == keys
+    assert set(report) == keys | {"latency_cut_per_mac_cut"}, "as latency was measured before and after"
     figures = {
         "params",
         "macs",
@@ -194,6 +197,21 @@ def test_ctrl_c_while_training_keeps_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         prune_run(PruneSettings(train_epochs=3, out=tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fast_widths_and_their_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes ``auto``, and what timed operations predict is told on the scale of what was measured."""
+
+    def table(model: nn.Module, graph: sc.Graph, args: Any, kwargs: Any = None) -> LatencyTable:
+        return latency_table(model, graph, args, kwargs, timer=by_work, whole=1.0)
+
+    monkeypatch.setattr(settling, "latency_table", table)
+    monkeypatch.setattr(settling, "whole_seconds", lambda models, *_: dict(zip(models, (1.0, 0.6), strict=True)))
+    settings = PruneSettings(budget="macs=0.5", multiple_of="auto", epochs=0, train_epochs=0, out=tmp_path / "fast")
+    report = prune_run(settings).report
+    dense, pruned = report["dense"], report["pruned"]
+    assert dense["predicted_latency_ms"] == pytest.approx(dense["latency_ms"])
+    assert 0.2 < pruned["predicted_latency_ms"] / dense["latency_ms"] < 1
 
 
 # ---------------------------------------------------------------------- bounds on the validation split

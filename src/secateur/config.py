@@ -93,7 +93,7 @@ class PlanSettings(Settings):
             the training data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction.
         threshold: a unit goes when its score is below this many times the mean score of its axis.
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
-            original), "params=10000" or "macs=2.1G" (absolute), several with commas.
+            original), "params=10000" or "macs=2.1G" (absolute), "latency=5ms" on this device, several with commas.
         keep: fraction of the units of every axis that stays, in (0, 1].
         max_drop: remove as much as can go while the accuracy on the validation split falls by at most so many
             percentage points, before fine-tuning: 0.5.
@@ -102,7 +102,8 @@ class PlanSettings(Settings):
         scope: with a budget, "global" ranks all units together, "local" makes every axis narrower alike; "isomorphic"
             ranks within each family of like axes, and makes every family narrower alike.
         min_units: units that every axis keeps at least; or a number for each pattern: "hidden=64,heads=2".
-        multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1".
+        multiple_of: sizes of pruned axes are multiples of this; or of a number for each pattern: "hidden=64,heads=1";
+            or "auto": of the step between the widths at which this device is fast, by timing.
         max_share: largest share of the units of an axis that may go, in (0, 1]; or a share for each pattern:
             "hidden=0.75,heads=0.5".
         uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
@@ -313,8 +314,8 @@ def parse_budget(text: str) -> Budget:
         ConfigError: it has another form, or an amount makes no sense.
 
     Example:
-        >>> parse_budget("macs=0.5,params=10000"), parse_budget("macs=50%")
-        (Budget(params=10000, macs=0.5, bytes=None), Budget(params=None, macs=0.5, bytes=None))
+        >>> parse_budget("macs=50%,latency=5ms")
+        Budget(params=None, macs=0.5, bytes=None, latency='5ms')
     """
     known = [item.name for item in fields(Budget)]
     parts: dict[str, float | int | str] = {}
@@ -350,6 +351,7 @@ def parse_limits(name: str, text: str) -> dict[str, Any]:
         if not pattern or not equals or not _within(name, value):
             raise ConfigError(
                 f"{name} {text!r}: {part.strip()!r} should be a pattern, = and {LIMITS[name][0]}: {LIMITS[name][1]}"
+                f"{'. Or give auto alone' if name == 'multiple_of' else ''}"
             )
         found[pattern] = value
     return found
@@ -363,7 +365,10 @@ def _within(name: str, value: Any) -> bool:
 
 
 def _limit(name: str, value: Any) -> Any:
-    return parse_limits(name, value) if isinstance(value, str) else value
+    """A limit as `plan` takes it."""
+    if not isinstance(value, str) or (name == "multiple_of" and value == "auto"):
+        return value
+    return parse_limits(name, value)
 
 
 def _problems(settings: PruneSettings) -> Iterable[str]:
@@ -376,13 +381,12 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
         except ConfigError as error:
             yield str(error)
     for name, (wanted, _) in LIMITS.items():
-        value = getattr(settings, name)
-        if isinstance(value, str):
-            try:
-                parse_limits(name, value)
-            except ConfigError as error:
-                yield str(error)
-        elif not _within(name, value):
+        try:
+            value = _limit(name, getattr(settings, name))
+        except ConfigError as error:
+            yield str(error)
+            continue
+        if not isinstance(value, Mapping | str) and not _within(name, value):
             yield f"{name}={value} must be {wanted}"
     for name, least in (
         ("batch_size", 1),

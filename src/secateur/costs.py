@@ -3,7 +3,8 @@ axis sizes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +50,18 @@ def multiply(factors: Iterable[Polynomial]) -> Polynomial:
     return result
 
 
+class Cost(Protocol):
+    """A cost as a function of the axis sizes (A,)."""
+
+    def value(self, sizes: Tensor) -> Tensor:
+        """The cost, a scalar."""
+        ...
+
+    def slopes(self, sizes: Tensor) -> Tensor:
+        """What one unit of each axis costs, to first order, (A,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A polynomial as tensors. Letters: T terms, P highest degree; index A (one past the last axis) holds a constant
@@ -92,7 +105,7 @@ class Costs:
 
     order: dict[str, int]
     dense: Tensor
-    kinds: dict[str, Compiled]
+    kinds: Mapping[str, Cost]
 
     @staticmethod
     def of(
@@ -124,6 +137,10 @@ class Costs:
         order = {name: k for k, name in enumerate(prunable)}
         dense = torch.tensor(list(prunable.values()), dtype=torch.float64)
         return Costs(order, dense, {kind: Compiled.of(poly, order) for kind, poly in totals.items()})
+
+    def along_with(self, **kinds: Cost) -> "Costs":
+        """These costs and others."""
+        return replace(self, kinds={**self.kinds, **kinds})
 
     def vector(self, sizes: Mapping[str, int]) -> Tensor:
         """Sizes as a vector (A,), the original where none is given."""

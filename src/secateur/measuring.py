@@ -160,13 +160,15 @@ def measure_all(
         raise MeasureError(f"min_run_time={min_run_time} must be above 0, and threads={threads} at least 1")
     call = fresh(as_call(args, kwargs))
     threads = threads or torch.get_num_threads()
-    with _left_as_found(models.values()):
+    with left_as_found(models.values()):
         for model in models.values():
             model.eval()
         for name, model in models.items():
             _check_runs(name, model, call)
         memories = {
-            name: peak_memory(_forward(model, call), _device(model), unused=_unused(model, models)) if memory else None
+            name: peak_memory(_forward(model, call), device_of(model), unused=_unused(model, models))
+            if memory
+            else None
             for name, model in models.items()
         }
         latency = _median_seconds(
@@ -331,16 +333,16 @@ def _state(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     return next((t.device for t in _state(model)), torch.device("cpu"))
 
 
 @contextlib.contextmanager
-def _left_as_found(models: Iterable[nn.Module]) -> Generator[None]:
+def left_as_found(models: Iterable[nn.Module]) -> Generator[None]:
     """Put back the mode of every module and the global random state."""
     modules = [module for model in models for module in model.modules()]
     modes = [module.training for module in modules]
-    devices = {_device(module).index or 0 for module in modules if _device(module).type == "cuda"}
+    devices = {device_of(module).index or 0 for module in modules if device_of(module).type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
             yield

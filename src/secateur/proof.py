@@ -23,6 +23,7 @@ from secateur.modules import Walk, named_tensors
 from secateur.planning.plan import Plan
 from secateur.precision import Precise
 from secateur.surgery.reindex import index
+from secateur.tracing.finished import live
 from secateur.tracing.kernels import Kernels
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.rules.registry import Dims, Op, raised_at
@@ -326,7 +327,7 @@ def silenced_call(
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     for name, tensor in named_tensors(copy).items():
         info = graph.tensors[first[id(tensors[name])]]
-        tracer.introduce(tensor, [_live(d, axes, tracer) for d in info.dims])
+        tracer.introduce(tensor, [live(d, axes, tracer.algebra) for d in info.dims])
     over = _KeptOnly(plan, noted)
     tracer.adopted, tracer.repaired = over, over.repair
     if begin is not None:
@@ -393,19 +394,6 @@ def _silence_hooked(model: nn.Module, plan: Plan) -> None:
 
 def _mask_hooked(name: str, mask: _Mask, module: nn.Module, args: Any) -> None:
     setattr(module, name, mask(getattr(module, name)))
-
-
-def _live(expr: Expr, axes: Mapping[str, Expr], tracer: Tracer) -> Expr:
-    """A finished expression with the tracer's own axes as leaves."""
-    match expr:
-        case Leaf():
-            return axes[expr.name] if expr.name is not None else tracer.algebra.dim(expr.size)
-        case Prod():
-            return product(_live(f, axes, tracer) for f in expr.factors)
-        case Sum():
-            return concat(_live(p, axes, tracer) for p in expr.parts)
-        case _:
-            raise TypeError(f"{expr!r} is not a finished expression")
 
 
 class _KeptOnly:

@@ -24,7 +24,10 @@ from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import remember
 from secateur.reporting import Report
+from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
+from secateur.timing.settling import Clock
+from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind, separate
 
@@ -110,7 +113,8 @@ def prune(
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
         importance: a name of `importance.names`, an object, or any callable on a `Member`.
         budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
-            is given.
+            is given. For a budget of latency each operation is timed over a few widths on the model's device (kept on
+            disk), and the result measured.
         max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
             point of accuracy. Units go in rounds, with new scores and compensation in each, until the bound is broken;
             the last state that met it is the result. It holds for the model returned, before any training.
@@ -134,7 +138,8 @@ def prune(
             checkpoint loads without secateur. Axes that the config can't say stay whole.
         on_round: called after each round of max_drop or max_loss_increase; without it a terminal shows a bar. After
             Ctrl-C the result is the last state that met the bound, and its report says so.
-        planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore.
+        planning: further settings of `plan`: scope, min_units, multiple_of, max_share, only, ignore. With
+            ``multiple_of="auto"`` operations are timed, too.
 
     Raises:
         TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
@@ -180,9 +185,17 @@ def prune(
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
     chosen = {"keep_class": keep_class, **planning}
+    clock = Clock.where_asked(model, graph, args, kwargs, budget, planning.get("multiple_of"))
 
     def pick(graph: Graph, scores: Mapping[str, Tensor], **reach: Any) -> Plan:
-        return planned(graph, scores, wording, {**chosen, **reach})
+        table = clock.table if clock is not None else None
+        return planned(graph, scores, wording, {**chosen, "latency": table, **reach})
+
+    def settled() -> Plan:
+        def planner(table: LatencyTable | None) -> Plan:
+            return pick(graph, scores, budget=budget, threshold=threshold, keep=keep, latency=table)
+
+        return planner(None) if clock is None else clock.settle(graph, planner)
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
@@ -206,7 +219,7 @@ def prune(
         on_round=on_round,
     )
     for _ in range(ROUNDS):
-        made = search.plan(graph) if search else pick(graph, scores, budget=budget, threshold=threshold, keep=keep)
+        made = search.plan(graph) if search else settled()
         try:
             small, proof = carried_out(model, graph, made, wording, args, kwargs)
         except (ProofFailed, SurgeryError) as error:
@@ -224,6 +237,8 @@ def prune(
                 ) from error
             continue
         small, compensation = search.result(made) if search else (small, finish(model, small, made))
+        if clock is not None:
+            clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         return Result(
             model=small,
@@ -232,7 +247,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed, compensation, search and search.held_out()),
+            report=_report(model, graph, made, proof, seed, compensation, search and search.held_out(), clock),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -341,23 +356,28 @@ def _report(
     seed: int,
     compensation: Compensation | None,
     held_out: Mapping[str, Any] | None,
+    clock: Clock | None,
 ) -> Report:
-    """The report of a bare pruning: costs in closed form, nothing measured yet."""
+    """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
+    times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
 
-    def figures(cost: Mapping[str, int]) -> dict[str, Any]:
-        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], "metrics": {}}
+    def figures(cost: Mapping[str, int], times: Mapping[str, float]) -> dict[str, Any]:
+        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], **times, "metrics": {}}
 
+    dense, pruned = figures(graph.cost(), times[0]), figures(graph.cost(made.sizes), times[1])
+    ratio = latency_cut_per_mac_cut(dense, pruned)
     return Report(
         {
             "version": 1,
             "command": "sc.prune(...)",
             "seed": seed,
             "model": type(model).__name__,
-            "dense": figures(graph.cost()),
-            "pruned": figures(graph.cost(made.sizes)),
+            "dense": dense,
+            "pruned": pruned,
             "tuned": None,
             "proof": proof.to_dict(),
             "axes": axis_rows(graph, made),
+            **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
             "plan": made.to_dict(),
             "environment": {},
             **({"held_out": held_out} if held_out else {}),

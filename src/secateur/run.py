@@ -28,10 +28,12 @@ from secateur.models import build_model, build_spec
 from secateur.planning import plan
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
+from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.training import Epoch, History, evaluate, train
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
+PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
 
 
 class Step(Protocol):
@@ -160,12 +162,14 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     """Raise, before time goes into training, what planning would raise after it; that hangs on no weights."""
-    graph = trace(model, example(data, settings.device))
+    inputs = example(data, settings.device)
+    graph = trace(model, inputs)
     scores = score(model, graph, _importance(settings), _calibration(data, settings, 1), seed=settings.seed)
     chosen = _choice(settings)
     if settings.bounded:
         chosen["keep"] = 1.0
-    plan(graph, scores, **chosen)
+    clock = Clock.where_asked(model, graph, inputs, None, chosen["budget"], chosen["multiple_of"])
+    plan(graph, scores, **chosen, latency=clock.table if clock is not None else None)
 
 
 def _importance(settings: PruneSettings) -> str:
@@ -274,10 +278,11 @@ def make_report(
     result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
 ) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
+    known = {name: {**figures[name], **_predicted(result, name, figures)} for name in PREDICTED if name in figures}
     return Report.build(
         model=settings.model,
-        dense=figures.get("dense"),
-        pruned=figures.get("pruned"),
+        dense=known.get("dense"),
+        pruned=known.get("pruned"),
         tuned=figures.get("tuned"),
         proof=result.report["proof"],
         axes=result.report["axes"],
@@ -288,6 +293,12 @@ def make_report(
         interrupted=interrupted,
         held_out=result.report.get("held_out"),
     )
+
+
+def _predicted(result: Result, name: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The latency that timed operations predicted of a network, if they did: as a share of the dense one's."""
+    dense, found = (result.report[column].get("predicted_latency_ms") for column in ("dense", name))
+    return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
 def save(

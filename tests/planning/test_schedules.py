@@ -50,6 +50,12 @@ def test_absolute_budgets() -> None:
     assert budgets(sc.Budget(macs="1G"), "linear", steps=2, dense=dense) == [sc.Budget(macs=80_000)] * 2
 
 
+def test_latency() -> None:
+    assert budgets(sc.Budget(latency=0.5), "linear", steps=2) == [sc.Budget(latency=0.75), sc.Budget(latency=0.5)]
+    steps = budgets(sc.Budget(latency="2ms"), "linear", steps=2, dense={"latency": 8_000_000})
+    assert steps == [sc.Budget(latency="5000000ns"), sc.Budget(latency="2000000ns")]
+
+
 def test_the_steps_can_be_planned() -> None:
     """One graph for all steps; each plan lands on its budget."""
     net = torch.nn.Sequential(torch.nn.Linear(4, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
@@ -84,6 +90,8 @@ def test_pruning_bit_by_bit() -> None:
         (sc.Budget(macs=0.5), {"steps": 0}, "steps=0: give the number of steps, from 1"),
         (sc.Budget(macs=0.5), {"steps": 2.0}, "steps=2.0: give"),
         (sc.Budget(macs="2G", params=5), {"steps": 2}, "params=5 and macs='2G': steps towards an absolute budget need"),
+        (sc.Budget(latency="5ms"), {"steps": 2}, r'dense=graph.cost\(\) \| {"latency": nanoseconds}'),
+        (sc.Budget(latency=0.5), {"steps": 2, "dense": {"params": 5}}, 'pass .* and its "latency" in nanoseconds'),
         (sc.Budget(macs=0.5), {"steps": 2, "dense": {"params": 5}}, "lacks macs, which the budget is of"),
         (sc.Budget(macs=0.5), {"choice": lambda k, n, f: 0.3, "steps": 2}, r"leaves \[0.3, 0.5\].*never rise"),
         (sc.Budget(macs=0.5), {"choice": lambda k, n, f: 1.3, "steps": 2}, r"must lie in \(0, 1\]"),

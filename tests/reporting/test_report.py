@@ -106,6 +106,20 @@ def test_it_says_plainly_when_nothing_was_removed(data: dict[str, Any]) -> None:
     assert sentences.headline(report) == "nothing removed, accuracy 97.2 % → 97.2 %"
 
 
+def test_it_says_how_much_of_the_cut_in_macs_shows(data: dict[str, Any]) -> None:
+    final = data["tuned"] | {"latency_ms": 0.041, "macs": round(137624 * 0.4)}
+    faster = data | {"tuned": final, "pruned": data["pruned"] | {"predicted_latency_ms": 0.04}}
+    text = " ".join(str(Report(faster)).split())
+    assert "The latency fell by 50.0 %, the MACs by 60.0 %: 0.83 of the cut in MACs." in text
+    assert "Latency, predicted" in text
+    assert "did not fall" not in text
+    assert "0.83 of the cut in MACs" in Report(faster)._repr_html_()
+    assert "of the cut in MACs" not in str(Report(data)), "nothing got faster"
+    built = Report.build(model="net", dense=data["dense"], pruned=data["pruned"], tuned=final)
+    assert built["latency_cut_per_mac_cut"] == pytest.approx(0.5 / 0.6, abs=1e-3)
+    assert "latency_cut_per_mac_cut" not in Report.build(model="net", dense=data["dense"])
+
+
 def test_it_says_why_the_class_was_replaced(data: dict[str, Any]) -> None:
     said = "The network's class was replaced by its graph: view(576) at net.py:30 holds a size"
     report = Report(data | {"plan": {"rewrites": ["view(576) at net.py:30"]}})

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from secateur.costs import Costs
 from secateur.errors import PlanError
-from secateur.graph import Graph
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Lane
 
@@ -43,7 +43,7 @@ def agreed(
     )
 
 
-def affordable(graph: Graph, budget: Budget | None) -> Callable[[dict[str, int]], bool]:
+def affordable(costs: Costs, budget: Budget | None) -> Callable[[dict[str, int]], bool]:
     """Whether a model of given sizes meets the budget, if there is one."""
-    targets = budget.targets(graph.cost()) if budget is not None else {}
-    return lambda sizes: all(graph.cost(sizes)[kind] <= target for kind, target in targets.items())
+    targets = budget.targets(costs.at({})) if budget is not None else {}
+    return lambda sizes: all(costs.at(sizes)[kind] <= target for kind, target in targets.items())

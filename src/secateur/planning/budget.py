@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from secateur.errors import PlanError
 
 Amount = float | int | str
+UNITS = {"s": 1e9, "ms": 1e6, "us": 1e3, "µs": 1e3, "μs": 1e3, "ns": 1.0}  # nanoseconds
 SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -20,7 +21,9 @@ class Budget:
     Args:
         params: number of parameters.
         macs: multiply-accumulates of one forward pass on the example inputs.
-        bytes: size of all parameters and buffers in memory.
+        bytes: size of all parameters and buffers, as they are stored.
+        latency: time of one forward pass on the example inputs, on the device that the model is on: a fraction, or a
+            quantity with its unit, such as "5ms" or "300us".
 
     Raises:
         PlanError: no amount, or one that is neither a fraction nor a quantity.
@@ -33,10 +36,11 @@ class Budget:
     params: Amount | None = None
     macs: Amount | None = None
     bytes: Amount | None = None
+    latency: Amount | None = None
 
     def __post_init__(self) -> None:
         if not self.given:
-            raise PlanError("an empty budget: give params=, macs= or bytes=, such as Budget(macs=0.5)")
+            raise PlanError("an empty budget: give params=, macs=, bytes= or latency=, such as Budget(macs=0.5)")
         for kind, amount in self.given.items():
             _target(kind, amount, 1.0)
 
@@ -47,7 +51,7 @@ class Budget:
         return {kind: amount for kind, amount in values.items() if amount is not None}
 
     def targets(self, dense: Mapping[str, int]) -> dict[str, float]:
-        """Absolute targets, given the original costs."""
+        """Absolute targets, given the original costs; of latency in nanoseconds."""
         return {kind: _target(kind, amount, dense[kind]) for kind, amount in self.given.items()}
 
 
@@ -57,6 +61,8 @@ def _target(kind: str, amount: Amount, dense: float) -> float:
     Raises:
         PlanError: the amount makes no sense.
     """
+    if kind == "latency":
+        return _nanoseconds(amount, dense)
     wrong = PlanError(
         f'budget {kind}={amount!r}: give a fraction of the original in (0, 1], an int, or a quantity such as "2.1G"'
     )
@@ -71,3 +77,25 @@ def _target(kind: str, amount: Amount, dense: float) -> float:
     if type(amount) not in (int, float) or not amount > 0 or (isinstance(amount, float) and amount > 1):
         raise wrong
     return amount * dense if isinstance(amount, float) else float(amount)
+
+
+def _nanoseconds(amount: Amount, dense: float) -> float:
+    """An absolute latency.
+
+    Raises:
+        PlanError: the amount makes no sense, or its unit is missing.
+    """
+    match = None
+    if isinstance(amount, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(s|ms|us|µs|μs|ns)?\s*", amount.lower())
+        if match is not None and match[2] and float(match[1]) > 0:
+            return float(match[1]) * UNITS[match[2]]
+    share = float(match[1]) if match and "." in match[1] else amount
+    if type(share) is float and 0 < share <= 1:
+        return share * dense
+    number = match[1] if match else f"{amount:g}" if type(amount) in (int, float) else ""
+    meant = f"{number if number.strip('0.') else 5}ms"
+    raise PlanError(
+        f'budget latency={amount!r}: give a time with its unit, such as "5ms", "300us" or "0.01s", or a fraction of '
+        f"the original in (0, 1]. If milliseconds are meant: latency={meant!r}"
+    )

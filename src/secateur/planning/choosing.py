@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.costs import Costs
 
+LEAPS = tuple(4.0**-k for k in range(1, 8))  # shares of a gap that may be closed at once, without looking
 SLACK = 0.01  # a budget is met when the cost is within this share below the target
 
 
@@ -163,15 +164,29 @@ class Greedy:
         self.lanes, self.costs, self.targets, self.scope = lanes, costs, targets, scope
         self.steps = Steps.of(lanes, scope)
         self.at = torch.zeros(len(lanes), dtype=torch.long)  # steps taken, by lane
+        self.bumpy = "latency" in targets  # no polynomial, and steps of very different widths side by side
         sizes = [torch.tensor(ln.sizes, dtype=torch.float64) for ln in lanes]
         self.sizes = torch.nn.utils.rnn.pad_sequence(sizes, batch_first=True, padding_value=0.0)  # (L, most steps)
         pairs = [(costs.order[a], k) for k, ln in enumerate(lanes) for a in ln.axes]
         self.axis_of = torch.tensor([p[0] for p in pairs], dtype=torch.long)
         self.lane_of = torch.tensor([p[1] for p in pairs], dtype=torch.long)
         self.shares = torch.tensor([share for ln in lanes for share in ln.shares], dtype=torch.float64)
-        self.weights = self.savings() * self.sizes[:, 0]  # what each whole lane costs
+        # What each whole lane costs.
+        self.weights = self._worths() if self.bumpy else self.savings() * self.sizes[:, 0]
         if start is not None:
             self.at = start
+
+    def _worths(self) -> Tensor:
+        """What narrowing each lane to its least closes of the open gaps, (L,): slopes at one width may be noise."""
+        dense = self.gaps(self.at)
+        found: list[float] = []
+        for k, ln in enumerate(self.lanes):
+            at = self.at.clone()
+            at[k] = len(ln.sizes) - 1
+            narrow = self.gaps(at)
+            closed = sum((gap - narrow[kind]) / gap for kind, gap in dense.items() if gap > 0)
+            found.append(closed * ln.sizes[0] / max(ln.sizes[0] - ln.sizes[-1], 1))
+        return torch.tensor(found, dtype=torch.float64).clamp_min(1e-300)
 
     def vector(self, at: Tensor) -> Tensor:
         """Axis sizes (A,) after the given number of steps in each lane."""
@@ -208,27 +223,39 @@ class Greedy:
         """Steps taken by lane, (L,), when all targets are met (or nothing is left to take)."""
         while max(self.gaps(self.at).values()) > 0 and self._leap():
             pass
-        while max(self.gaps(self.at).values()) > 0 and self._step():
+        while max(self.gaps(self.at).values()) > 0 and ((self.bumpy and self._leap()) or self._step()):
             pass
         return self.at
 
     def _leap(self) -> bool:
-        """Take the cheapest steps that together close at most a quarter of the gap. False when a leap is one step or
-        less.
+        """Take the cheapest steps that together close at most a quarter of the gap; less where they close more than the
+        first order says, as measured times may. False when a leap is one step or less.
         """
         savings = self.savings()
         price = self.prices(savings)
         order = torch.argsort(price, stable=True)
-        order = order[torch.isfinite(price[order])]
-        closed = (savings[self.steps.lane] * self.steps.units)[order].cumsum(0)
-        taken = order[: int((closed <= 0.25).sum())]
-        if len(taken) < 2:
-            return False
-        at = self.at + torch.bincount(self.steps.lane[taken], minlength=len(self.lanes))
-        if max(self.gaps(at).values()) < 0:
-            return False
-        self.at = at
-        return True
+        closes = savings[self.steps.lane] * self.steps.units
+        order = order[torch.isfinite(price)[order]]
+        if self.bumpy:  # steps that would overshoot keep no others back
+            order = order[self._before(closes > 1 + SLACK)[order]]
+        closed = closes[order].cumsum(0)
+        for part in LEAPS if self.bumpy else LEAPS[:1]:
+            taken = order[: int((closed <= part).sum())]
+            if len(taken) < 2:
+                return False
+            at = self.at + torch.bincount(self.steps.lane[taken], minlength=len(self.lanes))
+            if max(self.gaps(at).values()) >= 0:
+                self.at = at
+                return True
+        return False
+
+    def _before(self, wide: Tensor) -> Tensor:
+        """The steps that come before the first wide one of their lane that is left to take, (S,), bool."""
+        left = wide & (self.steps.number > self.at[self.steps.lane])
+        number = torch.where(left, self.steps.number, torch.iinfo(torch.long).max)
+        first = torch.full_like(self.at, torch.iinfo(torch.long).max)
+        first.scatter_reduce_(0, self.steps.lane, number, "amin")
+        return self.steps.number < first[self.steps.lane]
 
     def _step(self) -> bool:
         """Take the cheapest single step that does not overshoot; where all do, the one that overshoots least."""

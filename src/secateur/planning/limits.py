@@ -4,25 +4,30 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import lcm
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from secateur.errors import PlanError
 from secateur.graph import Graph
 
 Count = int | Mapping[str, int]
+Multiple = Count | Literal["auto"]
 Share = float | Mapping[str, float]
 Number = TypeVar("Number", int, float)
 KINDS = ("channels", "hidden", "residual", "heads", "kv_groups", "head_dim", "groups", "experts")
 
 
-def check(min_units: Count, multiple_of: Count, max_share: Share) -> None:
+def check(min_units: Count, multiple_of: Multiple, max_share: Share) -> None:
     """Refuse limits that are no numbers of their range.
 
     Raises:
         PlanError: naming them.
     """
-    if any(type(n) is not int or n < 1 for n in (*_numbers(min_units), *_numbers(multiple_of))):
-        raise PlanError(f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1")
+    multiples = () if multiple_of == "auto" else _numbers(multiple_of)
+    if any(type(n) is not int or n < 1 for n in (*_numbers(min_units), *multiples)):
+        raise PlanError(
+            f"min_units={min_units}, multiple_of={multiple_of}: both must be whole numbers from 1; multiple_of may "
+            'also be "auto"'
+        )
     if any(type(n) not in (int, float) or not 0 < n <= 1 for n in _numbers(max_share)):
         raise PlanError(f"max_share={max_share}: give the largest share of an axis that may be removed, in (0, 1]")
 
@@ -38,9 +43,9 @@ def fewest(graph: Graph, min_units: Count, max_share: Share) -> dict[str, int]:
     return {n: max(least[n], info.least, info.size - removable[n]) for n, info in graph.axes.items()}
 
 
-def steps(graph: Graph, multiple_of: Count) -> dict[str, int]:
-    """What each axis's width is to be a multiple of."""
-    return {name: lcm(number, graph.axes[name].step) for name, number in by_axis(graph, multiple_of, 1).items()}
+def steps(graph: Graph, multiples: Mapping[str, int]) -> dict[str, int]:
+    """What each axis's width is to be a multiple of: of the number that is asked for, and of what the code needs."""
+    return {name: lcm(number, graph.axes[name].step) for name, number in multiples.items()}
 
 
 def by_axis(graph: Graph, given: Number | Mapping[str, Number], otherwise: Number) -> dict[str, Number]:

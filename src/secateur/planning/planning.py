@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.axes import size_of
+from secateur.costs import Costs
 from secateur.errors import NothingToPrune, PlanError, UnreachableBudget
 from secateur.explaining import way_out
 from secateur.graph import AxisInfo, Graph, Scale, named
@@ -16,9 +17,11 @@ from secateur.planning import families, limits
 from secateur.planning.agreeing import affordable, agreed
 from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
-from secateur.planning.limits import Count, Share
+from secateur.planning.fast import duration, fast_lanes, fast_steps, slowest, with_latency
+from secateur.planning.limits import Count, Multiple, Share
 from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
 from secateur.planning.resuming import reached, sunk
+from secateur.timing.table import LatencyTable
 
 Scope = Literal["global", "local", "isomorphic"]
 SCOPES = ("global", "local", "isomorphic")
@@ -33,12 +36,13 @@ def plan(
     keep: float | None = None,
     scope: Scope = "global",
     min_units: Count = 1,
-    multiple_of: Count = 1,
+    multiple_of: Multiple = 1,
     max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     uniform: bool = False,
     keep_class: bool = False,
+    latency: LatencyTable | None = None,
 ) -> Plan:
     """Choose which units stay. Give exactly one of ``budget``, ``threshold`` and ``keep``.
 
@@ -56,6 +60,7 @@ def plan(
         min_units: fewest units an axis may keep; or a number for each pattern, as in ``only``, such as
             ``{"hidden": 64, "layer1.*": 8, "heads": 1}``. The last pattern that names an axis counts; other axes: 1.
         multiple_of: widths that change become multiples of this; or a number for each pattern, in the same way.
+            "auto": for each axis the step between the widths at which the device is fast, by ``latency``.
         max_share: largest share of an axis's units that may be removed, in (0, 1]; or a share for each pattern, in the
             same way.
         only: names of axes, kinds, modules or tensors, globs allowed; nothing else is pruned.
@@ -63,6 +68,8 @@ def plan(
         uniform: axes that correspond across repeated blocks (names equal up to the block's index) keep equal widths;
             the units themselves may differ.
         keep_class: leave alone the axes whose pruning would rewrite the model's ``forward``.
+        latency: what `secateur.timing.latency_table` gave: needed for a budget of latency and ``multiple_of="auto"``.
+            With it, no width is chosen at which an operation is slower than at a wider one.
 
     Raises:
         PlanError: arguments that contradict each other or name nothing.
@@ -84,6 +91,7 @@ def plan(
         only=only,
         ignore=ignore,
         keep_class=keep_class,
+        latency=latency,
     )
     return make_plan(graph, kept)
 
@@ -97,11 +105,12 @@ def choose(
     keep: float | None = None,
     scope: Scope = "global",
     min_units: Count = 1,
-    multiple_of: Count = 1,
+    multiple_of: Multiple = 1,
     max_share: Share = 1.0,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     keep_class: bool = False,
+    latency: LatencyTable | None = None,
     agrees: Callable[[dict[str, int]], bool] | None = None,
     within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
@@ -113,13 +122,17 @@ def choose(
     """
     _check_arguments(budget, threshold, keep, scope)
     limits.check(min_units, multiple_of, max_share)
+    costs = with_latency(graph, latency, budget, multiple_of)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
     one_unit = bool(getattr(scores, "comparable", False))
-    scores = sunk(scores, within or {})
-    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiple_of))
+    within = within or {}
+    scores = sunk(scores, within)
+    multiples = fast_steps(graph, costs) if multiple_of == "auto" else limits.by_axis(graph, multiple_of, 1)
+    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
+    lanes = fast_lanes(lanes, costs, budget, reached(lanes, within))
     if budget is not None:
         ranking = "comparable" if one_unit and scope == "global" else scope
-        removed = _for_budget(graph, lanes, budget, ranking, min_units, reached(lanes, within or {}))
+        removed = _for_budget(graph, costs, lanes, budget, ranking, min_units, reached(lanes, within))
     elif scope == "isomorphic":
         removed = _by_family(lanes, keep, threshold)
     elif threshold is not None:
@@ -128,7 +141,7 @@ def choose(
         share = keep if keep is not None else 1.0
         removed = _widths(lanes, lambda ln: int(share * ln.sizes[0] + 0.5))
     if agrees is not None:
-        removed = agreed(lanes, removed, agrees, affordable(graph, budget))
+        removed = agreed(lanes, removed, agrees, affordable(costs, budget))
     return {
         axis: order[gone * share :].sort().values
         for ln, gone in zip(lanes, removed, strict=True)
@@ -264,26 +277,33 @@ def _by_family(lanes: Sequence[Lane], keep: float | None, threshold: float | Non
 
 
 def _for_budget(
-    graph: Graph, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: Count, start: Tensor
+    graph: Graph, costs: Costs, lanes: Sequence[Lane], budget: Budget, scope: str, min_units: Count, start: Tensor
 ) -> list[int]:
-    dense = graph.cost()
+    dense = costs.at({})
     targets = budget.targets(dense)
     least = {a: ln.sizes[-1] * share for ln in lanes for a, share in zip(ln.axes, ln.shares, strict=True)}
-    smallest = graph.cost(least)
+    smallest = costs.at(least)
     for kind, target in targets.items():
         if smallest[kind] > target:
-            raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], least, min_units))
-    steps = Greedy(lanes, graph.costs, targets, scope, start).run()
+            held = slowest(costs) if kind == "latency" else _held(graph, kind, least)
+            raise UnreachableBudget(_unreachable(graph, kind, target, dense[kind], smallest[kind], held, min_units))
+    steps = Greedy(lanes, costs, targets, scope, start).run()
     return [ln.sizes[0] - ln.sizes[k] for ln, k in zip(lanes, steps.tolist(), strict=True)]
 
 
 def _unreachable(
-    graph: Graph, kind: str, target: float, dense: int, smallest: int, least: Mapping[str, int], min_units: Count
+    graph: Graph,
+    kind: str,
+    target: float,
+    dense: int,
+    smallest: int,
+    held: Sequence[tuple[str, float]],
+    min_units: Count,
 ) -> str:
-    held = _held(graph, kind, least)[:3]
-    holders = ", ".join(f"{name} {short(amount)}" for name, amount in held)
+    say = duration if kind == "latency" else short
+    holders = ", ".join(f"{name} {say(amount)}" for name, amount in held[:3])
     return (
-        f"{kind}={short(target)} of {short(dense)} is below the smallest that {graph.model} can get, {short(smallest)} "
+        f"{kind}={say(target)} of {say(dense)} is below the smallest that {graph.model} can get, {say(smallest)} "
         f"({smallest / dense:.3f} of the original). What holds it: {holders}. Raise the budget to at least "
         f"{kind}={smallest / dense + 0.0005:.3f}, or lower min_units={min_units} and multiple_of, raise "
         f"max_share, or ignore less."

@@ -96,18 +96,19 @@ def budgets(
         final: what to reach in the end; the last budget is this one.
         choice: "linear", "cubic" or "geometric", or a callable ``(step, steps, final) -> left``.
         steps: how many budgets, at least 1.
-        dense: costs of the original, ``graph.cost()``: the budgets are then absolute, for pruning a model that is
-            smaller already. Without it they are fractions of the original, for plans that all start from its graph.
+        dense: costs of the original, ``graph.cost()``, and its "latency" in nanoseconds where the budget has one: the
+            budgets are then absolute, for pruning a model that is smaller already. Without it they are fractions of the
+            original, for plans that all start from its graph.
 
     Raises:
         PlanError: an unknown schedule, one that goes outside of (0, 1] or up again, or an absolute amount without
             ``dense``.
 
     Example:
-        >>> budgets(Budget(macs=0.2), "linear", steps=2)
-        [Budget(params=None, macs=0.6, bytes=None), Budget(params=None, macs=0.2, bytes=None)]
-        >>> budgets(Budget(params="20k"), "linear", steps=2, dense={"params": 100_000})
-        [Budget(params=60000, macs=None, bytes=None), Budget(params=20000, macs=None, bytes=None)]
+        >>> [b.macs for b in budgets(Budget(macs=0.2), "linear", steps=2)]
+        [0.6, 0.2]
+        >>> [b.params for b in budgets(Budget(params="20k"), "linear", steps=2, dense={"params": 100_000})]
+        [60000, 20000]
     """
     if type(steps) is not int or steps < 1:
         raise PlanError(f"steps={steps!r}: give the number of steps, from 1")
@@ -115,8 +116,13 @@ def budgets(
     paths = {kind: _path(schedule(choice), steps, share) for kind, share in shares.items()}
     if dense is None:
         return [*(Budget(**{kind: path[k] for kind, path in paths.items()}) for k in range(steps - 1)), final]
-    amounts = {kind: [max(1, int(left * dense[kind] + 1e-6)) for left in path] for kind, path in paths.items()}
+    amounts = {kind: [_amount(kind, left * dense[kind]) for left in path] for kind, path in paths.items()}
     return [Budget(**{kind: path[k] for kind, path in amounts.items()}) for k in range(steps)]
+
+
+def _amount(kind: str, amount: float) -> int | str:
+    whole = max(1, int(amount + 1e-6))
+    return f"{whole}ns" if kind == "latency" else whole
 
 
 def _shares(final: Budget, dense: Mapping[str, int] | None) -> dict[str, float]:
@@ -124,14 +130,18 @@ def _shares(final: Budget, dense: Mapping[str, int] | None) -> dict[str, float]:
     if dense is None:
         absolute = [f"{kind}={amount!r}" for kind, amount in final.given.items() if not isinstance(amount, float)]
         if absolute:
+            times = ' | {"latency": nanoseconds}' if isinstance(final.latency, str) else ""
             raise PlanError(
                 f"{' and '.join(absolute)}: steps towards an absolute budget need the costs of the original: "
-                f"dense=graph.cost()"
+                f"dense=graph.cost(){times}"
             )
         return {kind: float(amount) for kind, amount in final.given.items()}
     lost = [kind for kind in final.given if kind not in dense]
     if lost:
-        raise PlanError(f"dense={dict(dense)} lacks {' and '.join(lost)}, which the budget is of: pass graph.cost()")
+        times = ' and its "latency" in nanoseconds' if "latency" in lost else ""
+        raise PlanError(
+            f"dense={dict(dense)} lacks {' and '.join(lost)}, which the budget is of: pass graph.cost(){times}"
+        )
     return {kind: min(1.0, target / max(dense[kind], 1)) for kind, target in final.targets(dense).items()}
 
 

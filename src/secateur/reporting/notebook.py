@@ -23,6 +23,13 @@ def render(report: Mapping[str, Any]) -> str:
     ]
     head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    say = (sentences.proof, sentences.axes, sentences.held_out, sentences.rewrite, sentences.latency)
+    say = (
+        sentences.proof,
+        sentences.axes,
+        sentences.held_out,
+        sentences.rewrite,
+        sentences.latency_per_mac,
+        sentences.latency,
+    )
     words = "".join(f"<p>{escape(line)}</p>" for line in (sentence(report) for sentence in say) if line)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{words}"

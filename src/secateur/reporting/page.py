@@ -104,7 +104,7 @@ def _cards(report: Mapping[str, Any]) -> str:
     if dense is None or final is None:
         return ""
     cards = "".join(_card(figure, dense, final) for figure in _CARDS if figure.of(final) is not None)
-    latency = sentences.latency(report)
+    latency = sentences.latency(report) or sentences.latency_per_mac(report)
     note = f'<p class="note">{escape(latency)}</p>' if latency else ""
     return f'<p class="lead">The dense network beside the {escape(last)} one.</p><ul class="cards">{cards}</ul>{note}'
 

@@ -12,6 +12,7 @@ from secateur.errors import ArtifactError
 from secateur.files import write_json
 from secateur.reporting import notebook, table
 from secateur.reporting.environment import environment as current_environment
+from secateur.reporting.figures import latency_cut_per_mac_cut
 
 VERSION = 1
 """Of the form of report.json."""
@@ -24,7 +25,9 @@ class Report(Mapping[str, Any]):
     {"status", "max_difference", "scale"}, "axes": [{"name", "kind", "before", "after"}], "plan", "environment"}`` with
     ``F = {"params", "macs", "size_bytes", "latency_ms", "throughput", "training_step_ms", "peak_memory_bytes",
     "metrics": {...}}``. Durations are in milliseconds, sizes in bytes, throughput in samples per second, accuracies in
-    [0, 1]. What wasn't measured is None. It prints as a table in a terminal and in a notebook.
+    [0, 1]. What wasn't measured is None. Where operations were timed, ``F`` has "predicted_latency_ms" too; where
+    latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in
+    the latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
     Where a metric on held-out data was bounded there is also ``"held_out": {"setting", "bound", "metric", "unit",
     "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points.
 
@@ -60,6 +63,7 @@ class Report(Mapping[str, Any]):
         held_out: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
+        ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
         return cls(
             {
                 "version": VERSION,
@@ -72,6 +76,7 @@ class Report(Mapping[str, Any]):
                 "proof": proof,
                 "axes": list(axes),
                 "plan": plan,
+                **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
                 "environment": {**current_environment(device), **({"interrupted": interrupted} if interrupted else {})},
                 **({"held_out": held_out} if held_out else {}),
             }

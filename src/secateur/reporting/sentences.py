@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.reporting.figures import LATENCY, PARAMS, before_and_after, metric
+from secateur.reporting.figures import LATENCY, MACS, PARAMS, before_and_after, latency_cut_per_mac_cut, metric
 from secateur.reporting.numbers import milliseconds, percent, plain, scientific
 
 
@@ -20,6 +20,16 @@ def headline(report: Mapping[str, Any]) -> str:
     if before is not None and after is not None:
         parts.append(f"accuracy {percent(before)} → {percent(after)}")
     return ", ".join(parts) or "Pruned"
+
+
+def latency_per_mac(report: Mapping[str, Any]) -> str | None:
+    """How much of the cut in MACs shows in the latency, where both fell."""
+    dense, final, _ = before_and_after(report)
+    ratio = latency_cut_per_mac_cut(dense, final)
+    if ratio is None or ratio <= 0 or latency(report) is not None:
+        return None
+    cuts = [1 - (f.of(final) or 0.0) / (f.of(dense) or 1.0) for f in (LATENCY, MACS)]
+    return f"The latency fell by {percent(cuts[0])}, the MACs by {percent(cuts[1])}: {ratio:.2f} of the cut in MACs."
 
 
 def latency(report: Mapping[str, Any]) -> str | None:

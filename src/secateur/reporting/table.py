@@ -27,6 +27,9 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     rewrite = sentences.rewrite(report)
     if rewrite:
         lines.append(Text(rewrite))
+    ratio = sentences.latency_per_mac(report)
+    if ratio:
+        lines.append(Text(ratio))
     latency = sentences.latency(report)
     if latency:
         lines.append(Text(latency, style="yellow"))

@@ -97,6 +97,7 @@ class Tracer(TorchDispatchMode):
         adopted: what replaces the result of an operation that normalises: called with the operation, the dims that it
             normalises, and the dims of its outputs (the proof's way to look at kept units alone).
         repaired: what is done in place to results of operations that may divide nothing by nothing.
+        noted: is told of every operation that computes something, with the dims of its outputs.
         original: the model that the run is on a copy of.
         unknown: operations without a rule, with their place.
         least: dims with the fewest units that an operation on them can do with (the k of a top-k).
@@ -126,6 +127,7 @@ class Tracer(TorchDispatchMode):
         self.steps: list[tuple[Expr, int]] = []
         self.adopted: Callable[[Op, Sequence[Expr], Sequence[Dims]], Any] | None = None
         self.repaired: Callable[[Tensor, Dims], None] | None = None
+        self.noted: Callable[[Op, Sequence[Dims]], None] | None = None
         self.made: dict[int, tuple[Op, int]] = {}
         self.hollow: Hollow | None = None
         self.original: nn.Module | None = None
@@ -256,6 +258,8 @@ class Tracer(TorchDispatchMode):
         elif self.repaired is not None and said.plain in QUOTIENTS:
             self.repaired(outputs[0], results[0])
         self._settle(op, outputs, results)
+        if self.noted is not None:
+            self.noted(op, results)
         return op.out
 
     def at_once(self, func: Any, args: Sequence[Any]) -> Any:
