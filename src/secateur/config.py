@@ -89,8 +89,12 @@ class PlanSettings(Settings):
     threshold is 0.8.
 
     Args:
-        importance: criterion that scores each unit: auto (l2), l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of
-            the training data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction.
+        importance: criterion that scores each unit: l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of the training
+            data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction. "auto" is l2 for a
+            threshold, else reconstruction.
+        compensate: how the weights that stay make up for those that went, on 32 batches of the training data, before
+            fine-tuning: "lstsq" refits them by least squares, "merge" folds units that go into those that are most like
+            them, "mean" makes up for their mean, "none" leaves them; "auto" is lstsq.
         threshold: a unit goes when its score is below this many times the mean score of its axis.
         budget: what the result may cost, the least valuable units going first: "macs=0.5" (a fraction of the
             original), "params=10000" or "macs=2.1G" (absolute), "latency=5ms" on this device, several with commas.
@@ -112,6 +116,7 @@ class PlanSettings(Settings):
     """
 
     importance: str = "auto"
+    compensate: Literal["auto", "lstsq", "merge", "mean", "none"] = "auto"
     threshold: float | None = None
     budget: str | None = None
     keep: float | None = None

@@ -247,7 +247,17 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(model, graph, made, proof, seed, compensation, search and search.held_out(), clock),
+            report=_report(
+                model,
+                graph,
+                made,
+                proof,
+                seed,
+                compensation,
+                search and search.held_out(),
+                clock,
+                sum(scores.dead.values()),
+            ),
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
@@ -357,6 +367,7 @@ def _report(
     compensation: Compensation | None,
     held_out: Mapping[str, Any] | None,
     clock: Clock | None,
+    dead: int,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
     times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
@@ -365,6 +376,9 @@ def _report(
         return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], **times, "metrics": {}}
 
     dense, pruned = figures(graph.cost(), times[0]), figures(graph.cost(made.sizes), times[1])
+    if compensation is not None:
+        pruned["params"] += compensation.added[0]
+        pruned["size_bytes"] += compensation.added[1]
     ratio = latency_cut_per_mac_cut(dense, pruned)
     return Report(
         {
@@ -382,5 +396,6 @@ def _report(
             "environment": {},
             **({"held_out": held_out} if held_out else {}),
             **({"compensation": compensation.to_dict()} if compensation is not None else {}),
+            **({"dead_units": dead} if dead else {}),
         }
     )

@@ -173,14 +173,21 @@ def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
 
 
 def _importance(settings: PruneSettings) -> str:
-    """The default threshold, a share of the mean score, was chosen for magnitudes, so "auto" stands for these here."""
-    return AUTO["without data"] if settings.importance == "auto" else settings.importance
+    """The default threshold, a share of the mean score, was chosen for magnitudes, so "auto" stands for these there."""
+    if settings.importance != "auto":
+        return settings.importance
+    return AUTO["without data" if settings.threshold is not None else "with data"]
 
 
 def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[Any] | None:
     """The first batches of the training data, for a criterion that looks at data."""
     if not needs(criterion(_importance(settings))):
         return None
+    return _first(data, settings, batches)
+
+
+def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
+    """The first batches of the training data, as they are this time."""
     return [moved(batch, settings.device) for batch in islice(data.train, batches)]
 
 
@@ -201,12 +208,14 @@ def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Wa
     """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
     settings = settings.resolved()
     with watch("Tracing, scoring, pruning, proving") as step:
-        seen = _calibration(data, settings, CALIBRATION_BATCHES)
+        how = None if settings.compensate == "none" else settings.compensate
+        looked_at = how is not None or needs(criterion(_importance(settings)))
         result = prune(
             model.eval(),
             example(data, settings.device),
             importance=_importance(settings),
-            data=Moved(data.train, settings.device) if seen is None else seen,
+            data=_first(data, settings, CALIBRATION_BATCHES if looked_at else 1),
+            compensate=how,
             seed=settings.seed,
             **_choice(settings),
             **_bound(settings, data, step),
@@ -292,6 +301,8 @@ def make_report(
         device=settings.device,
         interrupted=interrupted,
         held_out=result.report.get("held_out"),
+        compensation=result.report.get("compensation"),
+        dead_units=result.report.get("dead_units"),
     )
 
 

@@ -98,6 +98,7 @@ def test_a_layer_without_a_bias_gets_one_that_plan_and_file_know_of(tmp_path: An
     result = sc.prune(model, data[0], keep=0.5, data=data, compensate="mean")
     assert result.plan.biases == ("2.bias",)
     assert result.model[2].bias is not None
+    assert result.report["pruned"]["params"] == sum(p.numel() for p in result.model.parameters())
     torch.testing.assert_close(result.model(data[0]).mean(0), model(data[0]).mean(0), rtol=1e-4, atol=1e-5)
     sc.save(result, tmp_path / "saved")
     loaded = sc.load(tmp_path / "saved", model=copy.deepcopy(model))
@@ -279,6 +280,30 @@ def test_data_alone_are_enough_for_least_squares_and_the_report_says_so() -> Non
     assert report["samples"] == 128
     assert report["distance"] < report["distance_before"]
     assert result.proof.status == "proved"
+
+
+def test_units_that_no_data_wake_are_counted() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[0].weight[2:5] = 0
+    model[0].bias[2:5] = -1
+    data = [torch.randn(30, 4)]
+    result = sc.prune(model, data[0], keep=5 / 8, data=data)
+    assert result.report["dead_units"] == 3
+    assert "3 units give zero on all of the data" in str(result)
+    assert "Compensated by least squares on 30 samples" in str(result)
+    torch.testing.assert_close(result.model(data[0]), model(data[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_runs_join_and_leave_as_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = residual()
+    whole, done = compensated(model, data, {"up.0.weight:0": list(range(6))})
+    monkeypatch.setattr("secateur.compensation.company.Company.__init__.__defaults__", (2**20,))
+    part, less = compensated(model, data, {"up.0.weight:0": list(range(6))})
+    assert (done.samples, less.samples) == (128, 128)
+    assert done.distance[1] < done.distance[0]
+    assert less.distance[1] < less.distance[0]
+    assert not torch.equal(whole.down[0].weight, part.down[0].weight)
 
 
 def test_attention_and_its_outputs() -> None:

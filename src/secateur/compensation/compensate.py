@@ -36,6 +36,7 @@ class Compensation:
         distance: between the outputs of the final and of the original model on the first batch, as a share of the
             original's: the root of the mean square; before and after.
         biases: parameters that layers without a bias were given.
+        added: how many numbers these hold, and bytes.
     """
 
     how: str
@@ -44,6 +45,7 @@ class Compensation:
     samples: int
     distance: tuple[float, float]
     biases: tuple[str, ...] = ()
+    added: tuple[int, int] = (0, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in report.json."""
@@ -147,6 +149,7 @@ def compensate_(
         samples=company.samples,
         distance=(before, after),
         biases=created,
+        added=(sum(t.numel() for t in work.offsets.values()), sum(t.nbytes for t in work.offsets.values())),
     )
 
 

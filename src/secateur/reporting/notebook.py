@@ -26,6 +26,8 @@ def render(report: Mapping[str, Any]) -> str:
     say = (
         sentences.proof,
         sentences.axes,
+        sentences.compensation,
+        sentences.dead,
         sentences.held_out,
         sentences.rewrite,
         sentences.latency_per_mac,

@@ -167,8 +167,8 @@ def _widths(report: Mapping[str, Any]) -> str:
         '<ul class="legend"><li class="after"><span class="key" aria-hidden="true"></span>kept</li>'
         '<li class="before"><span class="key" aria-hidden="true"></span>removed</li></ul>'
     )
-    held_out = sentences.held_out(report)
-    return (f'<p class="lead">{escape(held_out)}</p>' if held_out else "") + (
+    before = (sentences.held_out(report), sentences.compensation(report), sentences.dead(report))
+    return "".join(f'<p class="lead">{escape(line)}</p>' for line in before if line) + (
         f'<p class="lead">{escape(sentences.axes(report))} An axis is one independent direction of width; the '
         f"picture has them "
         f"in the order of the model, its height the number of units.</p>{legend}{widths.silhouette(rows)}"

@@ -29,7 +29,10 @@ class Report(Mapping[str, Any]):
     latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in
     the latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
     Where a metric on held-out data was bounded there is also ``"held_out": {"setting", "bound", "metric", "unit",
-    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points.
+    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points. Where weights
+    were refitted there is ``"compensation": {"how", "samples", "refitted", "left", "distance_before", "distance",
+    "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
+    ``"dead_units"``, a number, where units gave zero on all of the data.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -61,6 +64,8 @@ class Report(Mapping[str, Any]):
         device: str = "cpu",
         interrupted: str = "",
         held_out: Mapping[str, Any] | None = None,
+        compensation: Mapping[str, Any] | None = None,
+        dead_units: int | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
@@ -79,6 +84,8 @@ class Report(Mapping[str, Any]):
                 **({} if ratio is None else {"latency_cut_per_mac_cut": ratio}),
                 "environment": {**current_environment(device), **({"interrupted": interrupted} if interrupted else {})},
                 **({"held_out": held_out} if held_out else {}),
+                **({"compensation": compensation} if compensation else {}),
+                **({"dead_units": dead_units} if dead_units else {}),
             }
         )
 

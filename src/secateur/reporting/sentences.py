@@ -82,6 +82,26 @@ def held_out(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def compensation(report: Mapping[str, Any]) -> str | None:
+    """What refitting the weights that stay won back, where it was done."""
+    found: Mapping[str, Any] | None = report.get("compensation")
+    if not found:
+        return None
+    how = {"lstsq": "least squares", "merge": "merging", "mean": "means"}.get(str(found["how"]), str(found["how"]))
+    left = f"; {len(found['left'])} were left as cut" if found.get("left") else ""
+    return (
+        f"Compensated by {how} on {found['samples']:,} samples, {found['refitted']} weights refitted{left}: outputs "
+        f"differ from the dense network's by {percent(found['distance'])} of their size, by "
+        f"{percent(found['distance_before'])} as cut."
+    )
+
+
+def dead(report: Mapping[str, Any]) -> str | None:
+    """How many units the data never woke, where there are any."""
+    count = report.get("dead_units")
+    return f"{count:,} units give zero on all of the data: they are free to go." if count else None
+
+
 def axes(report: Mapping[str, Any]) -> str:
     """How many axes were made narrower, and by how many units."""
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())

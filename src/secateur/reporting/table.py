@@ -21,15 +21,8 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
-    held_out = sentences.held_out(report)
-    if held_out:
-        lines.append(Text(held_out))
-    rewrite = sentences.rewrite(report)
-    if rewrite:
-        lines.append(Text(rewrite))
-    ratio = sentences.latency_per_mac(report)
-    if ratio:
-        lines.append(Text(ratio))
+    more = (sentences.compensation, sentences.dead, sentences.held_out, sentences.rewrite, sentences.latency_per_mac)
+    lines += [Text(line) for line in (say(report) for say in more) if line]
     latency = sentences.latency(report)
     if latency:
         lines.append(Text(latency, style="yellow"))
