@@ -91,6 +91,25 @@ def test_the_mean_of_removed_units_goes_into_the_bias_by_hand() -> None:
     assert done.refits[0].ridge == 0
 
 
+def test_a_bias_that_is_added_by_itself_takes_the_constant() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 8), nn.Parameter(torch.randn(8, 3))
+            self.bias = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(self.up(x)) @ self.down + self.bias
+
+    torch.manual_seed(0)
+    model = Net()
+    data = [torch.randn(200, 4)]
+    small, done = compensated(model, data, {"down:0": [0, 1, 2, 3]}, how="mean")
+    torch.testing.assert_close(small(data[0]).mean(0), model(data[0]).mean(0), rtol=1e-4, atol=1e-4)
+    assert not done.biases
+    assert not torch.equal(small.bias, model.bias)
+
+
 def test_a_layer_without_a_bias_gets_one_that_plan_and_file_know_of(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.Sigmoid(), nn.Linear(8, 3, bias=False))

@@ -68,9 +68,11 @@ class Follows:
             the use; None where nothing is.
         moves: the dims that are swapped before the addition, as permutations, in order.
         sum: the number of the operation that adds it to a tensor of its shape; None where none does.
+        bias: the parameter that is added to each channel by an operation of its own; None where there is none.
     """
 
     norm: Norm | None = None
+    bias: str | None = None
     sum: int | None = None
     other: tuple[int, int] | None = None
     moves: tuple[tuple[int, ...], ...] = ()
@@ -309,24 +311,34 @@ class _Recorder(Watch):
         """What happens to the output of a use, up to where it is added to something or has several users."""
         start = self.at[key]
         value, norm, moves = self.done[start].gave[0], None, list[tuple[int, ...]]()
+        bias: str | None = None
         while len(users := self.users.get(value, [])) == 1:
             op = self.done[users[0]]
             name = op.said.plain
             if name in NORMS and norm is None and not moves and not op.arguments["training"]:
                 norm = self._norm(op.arguments)
+            elif name in SUMS and bias is None and not moves and (found := self._bias(op)) is not None:
+                bias = found
             elif name in SUMS and op.arguments["alpha"] == 1 and len(op.took) == 2:
                 other = op.took[1] if op.took[0] == value else op.took[0]
                 maker = self.maker.get(other)
                 if other == value or not self._alike(op):
                     break
                 known = maker is not None and maker[0] < start
-                return Follows(norm=norm, other=maker if known else None, moves=tuple(moves), sum=users[0])
+                return Follows(norm=norm, bias=bias, other=maker if known else None, moves=tuple(moves), sum=users[0])
             elif name in MOVES:
                 moves.append(_permutation(op))
             elif name not in VIEWS or moves:
                 break
             value = op.gave[0]
-        return Follows(norm=norm)
+        return Follows(norm=norm, bias=bias)
+
+    def _bias(self, op: _Done) -> str | None:
+        """The parameter, one number for each channel, that an addition adds."""
+        vectors = [t for t in (op.arguments["self"], op.arguments["other"]) if isinstance(t, Tensor) and t.dim() == 1]
+        if op.arguments["alpha"] != 1 or len(vectors) != 1:
+            return None
+        return self.owner(vectors[0])
 
     def _alike(self, op: _Done) -> bool:
         a, b = op.arguments["self"], op.arguments["other"]

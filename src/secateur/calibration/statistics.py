@@ -276,7 +276,8 @@ class _Collecting(Watch):
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
             self._grow(key, part.transpose(1, 2) @ part)
-            if use.bias is not None or self.work.follows.get(key, Follows()).norm is not None:
+            follow = self.work.follows.get(key, Follows())
+            if use.bias is not None or follow.bias is not None or follow.norm is not None:
                 _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
 

@@ -163,11 +163,11 @@ class Refitting:
 
     def _home(self, key: Key, use: Contraction) -> Callable[[Tensor], None] | None:
         """Where a constant that the outputs lack can go: a bias, the mean of a batch norm, a new bias; or nowhere."""
-        norm, name = self.follows[key].norm, key[0]
+        norm, added, name = self.follows[key].norm, self.follows[key].bias, key[0]
         if norm is not None:
             return lambda offset: _subtract(self.tensors[norm.mean], offset)
-        if use.bias is not None:
-            bias = use.bias
+        bias = use.bias if added is None else self.tensors[added]
+        if bias is not None:
             return lambda offset: _add(bias, offset)
         owner, _, role = name.rpartition(".")
         module = self.small.get_submodule(owner)
