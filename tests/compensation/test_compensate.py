@@ -336,3 +336,18 @@ def test_attention_and_its_outputs() -> None:
     errors = [float((r.model(fresh) - model(fresh)).square().mean()) for r in (bare, result)]
     assert errors[1] < 0.6 * errors[0]
     assert any("out_proj" in r.name for r in result.compensation.refits)  # type: ignore[union-attr]
+
+
+def test_a_plan_compensates_where_it_is_replayed() -> None:
+    model, data = residual()
+    plan = sc.prune(model, data[0], keep=0.5, only=["hidden", "channels"]).plan
+    for p in model.parameters():
+        p.mul_(1.01)  # next month's weights
+    fresh = torch.randn(64, 3, 8, 8)
+    errors = [
+        float((small(fresh) - model(fresh)).square().mean())
+        for small in (plan.apply(model), plan.apply(model, compensate="auto", data=data))
+    ]
+    assert errors[1] < 0.5 * errors[0]
+    with pytest.raises(PlanError, match="needs calibration data"):
+        plan.apply(model, compensate="mean")

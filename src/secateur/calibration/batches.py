@@ -112,6 +112,18 @@ class Batch:
             found = given[-1]
         return fresh(found)  # a tensor made under inference_mode is no use in a backward pass
 
+    @property
+    def call(self) -> tuple[Any, dict[str, Any]]:
+        """The inputs, positional and by keyword, of a batch that has the usual form.
+
+        Raises:
+            DataError: it has another.
+        """
+        if self.batches.forward is not None:
+            raise DataError("with forward=, nobody knows the model's inputs: pass the graph that sc.trace gave")
+        args, kwargs, _ = split_batch(self.given)
+        return args, kwargs
+
     def run(self, model: nn.Module) -> Any:
         """The model's output; the batch stays as it is.
 

@@ -19,6 +19,7 @@ from secateur.graph import Graph
 from secateur.planning.plan import Plan
 from secateur.progress import progress_bar
 from secateur.provenance import recall, remember
+from secateur.tracing import trace
 from secateur.tracing.surroundings import quiet_backends
 
 SAMPLES = 4096  # of calibration data, at most
@@ -83,7 +84,7 @@ def method(compensate: str | None, data: object) -> How | None:
 def compensate_(
     model: nn.Module,
     small: nn.Module,
-    graph: Graph,
+    graph: Graph | None,
     plan: Plan,
     data: Iterable[Any],
     *,
@@ -107,7 +108,8 @@ def compensate_(
     Args:
         model: the original.
         small: what ``plan.apply(model)`` gave.
-        graph, plan: of the original.
+        graph: of the original; None traces it on the first batch.
+        plan: what was removed.
         data: batches, up to 4,096 samples; at each use as many as fit into 2 GiB while all runs wait there.
         how: see above.
         biases: whether layers without a bias may get one, for "mean" and "merge".
@@ -122,6 +124,7 @@ def compensate_(
     with quiet_backends(), torch.no_grad():
         wanted = example.run(dense)
         before = distance(wanted, example.run(pruned))
+        graph = graph or trace(model, *example.call)
         sites = find_sites(model, graph, example.run)
         follows = find_followers(model, example.run), find_followers(small, example.run)
         work = Refitting(small, plan, sites, follows[1].of, how, biases and how != "lstsq")

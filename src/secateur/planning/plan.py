@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,18 +99,34 @@ class Plan:
         """New size of each axis that changes."""
         return {name: len(axis.kept) for name, axis in self.axes.items()}
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(
+        self,
+        model: nn.Module,
+        *,
+        compensate: str | None = None,
+        data: Iterable[Any] | None = None,
+    ) -> nn.Module:
         """The smaller model, as a new module; the one given is untouched.
 
         Args:
             model: the model that was traced, or one of the same architecture with other weights.
+            compensate: how the weights that stay make up for those that go: "lstsq", "merge", "mean" or "auto", as in
+                `secateur.prune`; it needs ``data``. None leaves them as they are.
+            data: batches for that, without labels.
 
         Raises:
             SurgeryError: the model is not of the architecture that was planned for.
+            PlanError: an unknown way to compensate, or no data for it.
+            DataError: data that the model does not take.
         """
+        from secateur.compensation import compensate_, method
         from secateur.surgery.apply import apply
 
-        return apply(self, model)
+        how = method(compensate, data)
+        small = apply(self, model)
+        if how is not None and data is not None:
+            compensate_(model, small, None, self, data, how=how)
+        return small
 
     def apply_(self, model: nn.Module) -> nn.Module:
         """Make the given model smaller, in place. Returns it.
