@@ -98,8 +98,9 @@ def compensate_(
     projections of attention) all runs wait until the weight has been refitted, so that each is fitted to inputs as the
     pruned and refitted layers before it give them. Where the output is added to a residual stream, the sum is fitted.
 
-    - "mean": a constant is added to what each weight gives, so that its mean is the original's: to the mean of a batch
-      norm that follows, whose variance is matched as well, to the bias, or to a new bias.
+    - "mean": a constant is added to what each weight gives that took removed units in, so that its mean is the
+      original's: to the bias, or to a new one. Batch norms are given the means and variances with which their outputs
+      have the original's, wherever they are.
     - "merge": first, each removed unit is folded into the kept one that moves most like it, times a factor.
     - "lstsq": the weights that stay are refitted by ridge regression. He et al. 2017, "Channel Pruning for Accelerating
       Very Deep Neural Networks", arXiv:1707.06168. Differs: any traced model, sums fitted at residual connections, the

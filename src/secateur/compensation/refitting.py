@@ -88,6 +88,8 @@ class Refitting:
         if missing < NOTHING * mean_square:
             return None
         ridges = RIDGES if self.how == "lstsq" and use.matrix().shape[1] <= WIDEST else ()
+        if home is None and not ridges:
+            return None
         fit = solve(sums, intercept=home is not None, ridges=ridges)
         if fit.ridge:
             use.put((wide(use.matrix()) + fit.change).to(use.weight))
@@ -167,6 +169,8 @@ class Refitting:
         norm, added, name = self.follows[key].norm, self.follows[key].bias, key[0]
         if norm is not None:
             return lambda offset: _subtract(self.tensors[norm.mean], offset)
+        if self.how != "lstsq" and not self._changes([self.sites[key].features]):
+            return None  # the mean of a removed unit is folded where the unit was used, and nowhere else
         bias = use.bias if added is None else self.tensors[added]
         if bias is not None:
             return lambda offset: _add(bias, offset)
