@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.axes import Expr, leaves
-from secateur.calibration.contraction import Contraction, Product, sample
+from secateur.calibration.contraction import Contraction, Product, owners, sample
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Follows, Site
 from secateur.calibration.watching import Key
@@ -54,7 +53,8 @@ class Refitting:
         plan: what was removed.
         sites, follows: uses of weights in the original, and what follows them in the smaller model.
         how: "mean", "merge" or "lstsq".
-        biases: whether a layer without a bias may get one.
+        alone: vectors of the smaller model that one operation takes in, so that they may be set for its sake.
+        biases: layers that may get a bias, by the names of their weights.
         offsets: what is to be added to the output of uses that have no bias yet.
     """
 
@@ -63,11 +63,13 @@ class Refitting:
     sites: Mapping[Key, Site]
     follows: Mapping[Key, Follows]
     how: How
-    biases: bool
+    alone: frozenset[str]
+    biases: frozenset[str]
     offsets: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def __post_init__(self) -> None:
         self.tensors = named_tensors(self.small)
+        self.owner = owners(self.tensors)
 
     def refit(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> Refit | None:
         """Set the weight, and what adds a constant to its outputs; None where nothing was missing.
@@ -86,13 +88,13 @@ class Refitting:
         missing = float(whole.parts["tt"].sum()) / whole.rows
         if missing < NOTHING * mean_square:
             return None
-        ridges = RIDGES if self.how == "lstsq" and use.matrix().shape[1] <= WIDEST else ()
-        fit = solve(sums, intercept=home is not None, ridges=ridges)
+        free = self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
+        fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
         if fit.ridge:
             use.put((use.matrix() + fit.change).to(use.weight.dtype))
         if home is not None:
             home(fit.offset.flatten())
-        if self.how != "lstsq" and norm is not None:
+        if self.how != "lstsq" and norm is not None and norm.var in self.alone:
             var = self.tensors[norm.var]
             var.mul_(spread.ratio().to(var))
         return Refit(name=key[0], before=fit.before / mean_square, after=fit.after / mean_square, ridge=fit.ridge)
@@ -163,22 +165,20 @@ class Refitting:
 
     def _home(self, key: Key, use: Contraction) -> Callable[[Tensor], None] | None:
         """Where a constant that the outputs lack can go: a bias, the mean of a batch norm, a new bias; or nowhere."""
-        norm, added, name = self.follows[key].norm, self.follows[key].bias, key[0]
-        if norm is not None:
+        norm, added = self.follows[key].norm, self.follows[key].bias
+        if norm is not None and norm.mean in self.alone:
             return lambda offset: _subtract(self.tensors[norm.mean], offset)
         bias = use.bias if added is None else self.tensors[added]
-        if bias is not None:
-            return lambda offset: _add(bias, offset)
-        owner, _, role = name.rpartition(".")
-        module = self.small.get_submodule(owner)
-        if self.biases and role == "weight" and isinstance(module, nn.Linear | _ConvNd):
+        if bias is not None:  # one that is computed can't be set
+            return (lambda offset: _add(bias, offset)) if self.owner(bias) in self.alone else None
+        if key[0] in self.biases:
             return lambda offset: self.offsets.update({key: offset.to(use.weight)})
         return None
 
     def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> None:
         """Fold the weights of features that go into those of the features that are most like them."""
         first_dense, first = pairs[0]
-        if first.use.groups > 1 or first_dense.use.groups > 1:
+        if first.use.groups > 1 or first_dense.use.groups > 1 or first.use.repeats:
             return
         features, kept_out = self.sites[key].features, index(self.sites[key].outputs, self.plan.units)
         stays = index(features, self.plan.units)
