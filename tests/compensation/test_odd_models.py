@@ -143,3 +143,29 @@ def test_an_interrupt_ends_all_runs() -> None:
     with pytest.raises(KeyboardInterrupt):
         sc.prune(Interrupted(), data[0], keep=0.5, data=data)
     assert threading.active_count() == threads
+
+
+def test_an_embedding_that_scales_its_rows_keeps_them() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50, 16, max_norm=1.0)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    rows = embedding.weight.detach().clone()
+    data = [torch.randint(0, 50, (16, 4)) for _ in range(3)]
+    result = sc.prune(model, data[0], keep=0.5, data=data)
+    assert torch.equal(embedding.weight, rows)
+    assert result.compensation is not None
+    assert result.compensation.distance[1] < result.compensation.distance[0]
+
+
+def test_the_strength_is_chosen_from_batches_of_single_rows_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 3))
+    rows = torch.randn(60, 12)
+    one, many = (
+        sc.prune(model, rows[:1], keep=0.5, data=data, importance="l2").compensation
+        for data in (list(rows.split(1)), [rows])
+    )
+    assert one is not None
+    assert many is not None
+    assert [r.ridge for r in one.refits] != [1e-2]
+    assert one.refits[0].after == pytest.approx(many.refits[0].after, rel=0.3)

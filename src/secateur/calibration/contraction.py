@@ -258,7 +258,7 @@ def _convolution(args: Arguments, owner: Owners) -> Any:
 
 
 def _weight_of(weight: Tensor, x: Tensor, owner: Owners) -> str | None:
-    """The parameter that a weight is a view of; None where it is none or not of real numbers, or ``x`` is one as well."""
+    """The parameter that a weight is a view of; None where it is none, or not of real numbers, or ``x`` is one."""
     return owner(weight) if weight.is_floating_point() and owner(x) is None else None
 
 

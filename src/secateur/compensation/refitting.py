@@ -127,7 +127,7 @@ class Refitting:
             else:
                 spread.add(now.flatten(1), target.flatten(1))
             total += float(target.square().sum())
-            missing, half = (target - now).float(), len(features) // 2
+            missing, half = (target - now).float(), (len(features) + number % 2) // 2  # of single rows every other
             halves[0].add(features[:half].float(), missing[:half])
             halves[1].add(features[half:].float(), missing[half:])
         return halves, total, spread
