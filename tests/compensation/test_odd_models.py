@@ -169,3 +169,15 @@ def test_the_strength_is_chosen_from_batches_of_single_rows_too() -> None:
     assert many is not None
     assert [r.ridge for r in one.refits] != [1e-2]
     assert one.refits[0].after == pytest.approx(many.refits[0].after, rel=0.3)
+
+
+def test_layers_are_fitted_to_the_new_biases_before_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 24, bias=False), nn.ReLU(), nn.Linear(24, 24, bias=False), nn.ReLU(), nn.Linear(24, 3, bias=False)
+    )
+    data = [torch.randn(32, 6) for _ in range(3)]
+    result = sc.prune(model, data[0], keep=0.5, data=data, compensate="mean")
+    assert result.plan.biases == ("2.bias", "4.bias")
+    x = torch.cat(data)
+    torch.testing.assert_close(result.model(x).mean(0), model(x).mean(0), rtol=0, atol=1e-5)

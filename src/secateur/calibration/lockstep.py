@@ -61,7 +61,7 @@ class Run:
         before: bool,
         offsets: Mapping[Key, Tensor] | None = None,
     ) -> None:
-        self.watch = _Waiting(self, model, follows, before, offsets or {})
+        self.watch = _Waiting(self, model, follows, before, {} if offsets is None else offsets)
         self.forward = forward
         self.pause: Pause | None = None
         self.error: BaseException | None = None
