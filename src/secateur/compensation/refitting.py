@@ -81,7 +81,7 @@ class Refitting:
         use, norm = pairs[0][1].use, self.follows[key].norm
         home = self._home(key, use)
         if self.how == "merge":
-            self._merge(key, pairs)
+            self._merge(key, pairs, centred=home is not None)
         sums, total, spread = self._sums(key, pairs)
         whole = sums[0] + sums[1]
         mean_square = max(total / whole.rows, torch.finfo(torch.float32).tiny)
@@ -175,7 +175,7 @@ class Refitting:
             return lambda offset: self.offsets.update({key: offset.to(use.weight)})
         return None
 
-    def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> None:
+    def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]], *, centred: bool) -> None:
         """Fold the weights of features that go into those of the features that are most like them."""
         first_dense, first = pairs[0]
         if first.use.groups > 1 or first_dense.use.groups > 1 or first.use.repeats:
@@ -193,7 +193,7 @@ class Refitting:
             pick = sample(len(wide), most, wide.shape[1], number, wide.device)
             wide, narrow = (wide, narrow) if pick is None else (wide[pick], narrow[pick])
             likeness.add(wide[:, gone.to(wide.device)].float(), narrow.float())
-        partner, factor, _ = likeness.partners()
+        partner, factor, _ = likeness.partners(centred=centred)
         window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
         merged = fold(first.use.matrix()[0], lost, partner, factor, window)
