@@ -16,9 +16,16 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import secateur as sc
+from secateur.calibration.statistics import LABELLED
+from secateur.compensation import compensate_, method
+from secateur.importance.protocols import needs
+from secateur.importance.scoring import Scores
 
-LABELLED = ("taylor", "fisher")  # hints of ours that are given labels, where there are any
-COMPENSATIONS = (None, "mean", "lstsq")
+LABELS = tuple(  # hints of ours that want labels
+    name for name in sc.importance.names() if needs(sc.importance.criterion(name)) & LABELLED
+)
+COMPENSATIONS = (None, "lstsq")
+LESSER = ("mean", "merge")  # what else is tried, with a few hints
 STEPS, CLOSE = 16, 0.002  # of the search for torch-pruning's ratio: most steps, and how near ends it
 AT_ONCE = 32  # images of a backward pass, for the sake of memory
 
@@ -74,10 +81,10 @@ def methods() -> dict[str, Method]:
             Method(
                 name=f"secateur {hint}" + (f"+{how}" if how else ""),
                 run=lambda case, hint=hint, how=how: ours(case, hint, how),
-                labels=hint in LABELLED,
+                labels=hint in LABELS,
                 compensated=bool(how),
             )
-            for how in COMPENSATIONS
+            for how in (*COMPENSATIONS, *(LESSER if hint in ("l2", "reconstruction") else ()))
         ]
     found += [
         Method(name=f"secateur {h}+bn", run=with_norms(lambda case, h=h: ours(case, h, None)), compensated=True)
@@ -112,25 +119,53 @@ def defaults(case: Case) -> tuple[nn.Module, float]:
 
 
 def ours(case: Case, hint: str, compensate: str | None) -> tuple[nn.Module, float]:
-    """A hint, with or without compensation. One that needs labels gets them, and the loss unless the model has one."""
-    labelled = hint in LABELLED
-    data = case.batches if labelled else [unlabelled(batch) for batch in case.batches]
-    own_loss = isinstance(case.batches[0], dict)  # where the labels are among the inputs
-    return timed(
-        lambda: (
-            sc.prune(
-                case.dense,
-                case.task.example,
-                importance=hint,
-                budget=case.task.budget(case.dense, case.fraction),
-                data=data,
-                loss=F.cross_entropy if labelled and not own_loss else None,
-                compensate=compensate,
-                seed=case.seed,
-                **case.task.planning,
-            ).model
+    """A hint, with or without compensation, and the seconds of planning, surgery and compensation. Scores of all hints
+    come from one pass over the data, which is not counted.
+    """
+    graph, scores = scored(case)
+    data = [unlabelled(batch) for batch in case.batches]
+    budget = case.task.budget(case.dense, case.fraction)
+
+    def make() -> nn.Module:
+        plan = sc.plan(graph, scores[hint], budget=budget, **case.task.planning)
+        small = plan.apply(case.dense)
+        if (how := method(compensate, data)) is not None:
+            compensate_(case.dense, small, graph, plan, data, how=how)
+        return small
+
+    return timed(make)
+
+
+_SCORED: dict[tuple[str, int], tuple[sc.Graph, dict[str, Scores]]] = {}  # the last case's
+
+
+def scored(case: Case) -> tuple[sc.Graph, dict[str, Scores]]:
+    """The graph, and the scores by each hint: those that want labels from one pass over labelled data, in small batches
+    as gradients take memory, and all others from one pass over unlabelled data.
+    """
+    key = case.task.name, case.seed
+    if key not in _SCORED:
+        _SCORED.clear()
+        graph = sc.trace(case.dense, case.task.example)
+        own_loss = isinstance(case.batches[0], dict)  # where the labels are among the inputs
+        rest = {name: name for name in sc.importance.names() if name not in LABELS}
+        data = [unlabelled(batch) for batch in case.batches]
+        scores = sc.importance.score_all(case.dense, graph, rest, data, seed=case.seed)
+        scores |= sc.importance.score_all(
+            case.dense,
+            graph,
+            {name: name for name in LABELS},
+            case.batches if own_loss else [small for batch in case.batches for small in in_parts(batch)],
+            None if own_loss else F.cross_entropy,
+            seed=case.seed,
         )
-    )
+        _SCORED[key] = graph, scores
+    return _SCORED[key]
+
+
+def in_parts(batch: Any) -> list[tuple[Tensor, Tensor]]:
+    """Images and labels, a few at a time."""
+    return list(zip(*(part.split(AT_ONCE) for part in batch), strict=True))
 
 
 def timed(make: Callable[[], nn.Module]) -> tuple[nn.Module, float]:
@@ -207,7 +242,7 @@ def loss_gradients(model: nn.Module, batches: Sequence[Any]) -> dict[str, Tensor
         if isinstance(batch, dict):
             model(**batch).loss.backward()
             continue
-        for images, labels in zip(*(part.split(AT_ONCE) for part in batch), strict=True):
+        for images, labels in in_parts(batch):
             F.cross_entropy(model(images), labels, reduction="sum").backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

@@ -46,6 +46,7 @@ def measure(options: argparse.Namespace) -> HintCheck:
         calibration=calibration,
         units_per_axis=options.units,
         shares=tuple(options.shares),
+        budget=sc.Budget(macs=options.macs),
         seed=options.seed,
         note=f"{options.calibration:,} other samples for calibration",
     )
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=1024, help="other training images, for the hints")
     parser.add_argument("--units", type=int, default=8, help="units of each axis")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.25, 0.5])
+    parser.add_argument("--macs", type=float, default=0.5, help="to which each hint prunes the whole network")
     parser.add_argument("--hints", nargs="*", default=[], help="by default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="Markdown file in which the table between two marks is replaced")

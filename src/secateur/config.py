@@ -258,6 +258,7 @@ class CheckSettings(Settings):
         units_per_axis: units of each axis that are tried.
         samples: validation samples that the truth is measured on, at most.
         calibration: training samples for the hints that look at data, at most.
+        budget: prune the whole network to it as each hint chooses, too, as cut and with its weights refitted: macs=0.5.
         only: axes or modules to check, by name or pattern; no others.
         ignore: axes or modules to leave out, by name or pattern.
         train_epochs: epochs of training beforehand; by default the embedded example is trained, your own network not.
@@ -268,6 +269,7 @@ class CheckSettings(Settings):
     units_per_axis: int = 8
     samples: int = 2048
     calibration: int = 1024
+    budget: str | None = None
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     train_epochs: int | None = None
@@ -303,6 +305,11 @@ class HintSettings(PlaceSettings, CheckSettings, DataSettings, ModelSettings):
             for name, number in least.items()
             if getattr(self, name) < number
         ]
+        if self.budget is not None:
+            try:
+                parse_budget(self.budget)
+            except ConfigError as error:
+                problems.append(str(error))
         if problems:
             raise ConfigError("; ".join(problems))
 

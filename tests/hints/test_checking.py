@@ -231,6 +231,26 @@ def test_the_page_is_self_contained(model: nn.Module, tmp_path: Path) -> None:
         found.save_picture("hints.png")
 
 
+def test_the_whole_model_is_pruned_as_each_hint_chooses(model: nn.Module) -> None:
+    data = batches()
+    found = check(model, ["l2", "reconstruction"], data, budget=sc.Budget(macs=0.5))
+    assert set(found.whole) == {"l2", "reconstruction", "at random"}
+    graph = sc.trace(model, data[0][0])
+    small = sc.plan(graph, sc.score(model, graph, "l2"), budget=sc.Budget(macs=0.5)).apply(model)
+    loss = nn.CrossEntropyLoss()
+    with torch.no_grad():
+        rises = [float(loss(small(x), y) - loss(model(x), y)) for x, y in data]
+    assert found.whole["l2"].cut == pytest.approx(sum(rises) / 3, rel=1e-4)
+    assert list(found.hints) == sorted(found.hints, key=lambda name: found.whole[name].refitted)
+    printed = as_text(found, width=200)
+    assert "loss at macs=0.5, as cut" in printed
+    assert f"Best here: {found.hints[0]}, which costs" in printed
+    assert found.to_dict()["whole"]["l2"]["cut"] == found.whole["l2"].cut
+    moved = check(model, ["l2"], data, budget=sc.Budget(macs=0.5), truth="output").whole["l2"]
+    assert moved.refitted < moved.cut
+    assert not check(model, ["l2"]).whole
+
+
 def test_hints_that_can_not_be_computed_are_named(model: nn.Module) -> None:
     unlabelled = [x for x, _ in batches()]
     found = check(model, None, unlabelled, truth="output", shares=())

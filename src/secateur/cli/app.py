@@ -160,6 +160,9 @@ def hints(
     secateur hints --model torchvision.models:resnet18 --model-args.num-classes 2 \\
         --weights trained.pt --data imagefolder:photos --hints l1 l2 bn_scale --out hints
 
+    # what pruning the whole network by each hint ends in
+    secateur hints --budget macs=0.5
+
     # more units of one part of the network, for a steadier answer
     secateur hints --only "layer3.*" --units-per-axis 32
     ```

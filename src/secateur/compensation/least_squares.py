@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.calibration.found import wide
+
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths that are tried, as shares of the mean square of a feature."""
 UNCHECKED = 1e-2  # strength where there are not enough rows to choose one
@@ -34,13 +36,13 @@ class Sums:
         self.rows += x.shape[0]
         for start in range(0, x.shape[0], CHUNK):
             a, b = (v[start : start + CHUNK].transpose(0, 1) for v in (x, t))  # (G, R, K), (G, R, N)
-            wide = {
+            new = {
                 "x": a.sum(1), "t": b.sum(1), "tt": b.square().sum(1),
                 "xx": a.transpose(1, 2) @ a, "xt": a.transpose(1, 2) @ b,
             }  # fmt: skip
-            for name, value in wide.items():
+            for name, value in new.items():
                 kept = self.parts.get(name)
-                self.parts[name] = value.double() if kept is None else kept.add_(value)
+                self.parts[name] = wide(value) if kept is None else kept.add_(value.to(kept.device))
 
     def __add__(self, other: "Sums") -> "Sums":
         if not (self.rows and other.rows):

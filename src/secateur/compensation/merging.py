@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.calibration.found import wide
+
 
 @dataclass
 class Likeness:
@@ -25,7 +27,7 @@ class Likeness:
         }  # fmt: skip
         for name, value in new.items():
             old = self.parts.get(name)
-            self.parts[name] = value.double() if old is None else old + value
+            self.parts[name] = wide(value) if old is None else old + value.to(old.device)
 
     def partners(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         """For each feature that goes, the one that stays that explains most of it, by how much to scale that one, and
@@ -49,6 +51,6 @@ class Likeness:
 
 def fold(matrix: Tensor, gone: Tensor, partner: Tensor, factor: Tensor, window: int) -> Tensor:
     """The matrix (K*W, N) of what stays, with that of what goes (D*W, N) folded into the partners' rows."""
-    out = matrix.double().unflatten(0, (-1, window))
-    moved = gone.double().unflatten(0, (-1, window)) * factor[:, None, None]
+    out = wide(matrix).unflatten(0, (-1, window))
+    moved = wide(gone).unflatten(0, (-1, window)) * factor[:, None, None]
     return out.index_add(0, partner, moved).flatten(0, 1)

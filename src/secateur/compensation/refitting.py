@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, leaves
 from secateur.calibration.contraction import Contraction, Product, owners, sample
+from secateur.calibration.found import wide
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Follows, Site
 from secateur.calibration.watching import Key
@@ -91,7 +92,7 @@ class Refitting:
         free = self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
         fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
         if fit.ridge:
-            use.put((use.matrix() + fit.change).to(use.weight.dtype))
+            use.put((wide(use.matrix()) + fit.change).to(use.weight))
         if home is not None:
             home(fit.offset.flatten())
         if self.how != "lstsq" and norm is not None and norm.var in self.alone:
@@ -197,7 +198,7 @@ class Refitting:
         window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
         merged = fold(first.use.matrix()[0], lost, partner, factor, window)
-        first.use.put(merged[None].to(first.use.weight.dtype))
+        first.use.put(merged[None].to(first.use.weight))
 
 
 def _target(dense: Pause, pick: Tensor | None) -> Tensor:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from secateur.calibration.found import wide
+
 
 @dataclass
 class Spread:
@@ -16,7 +18,7 @@ class Spread:
         """Count rows in."""
         self.rows += len(now)
         for name, values in (("now", now), ("target", target)):
-            for power, new in ((1, values.double().sum(0)), (2, values.double().square().sum(0))):
+            for power, new in ((1, wide(values).sum(0)), (2, wide(values).square().sum(0))):
                 key = f"{name}{power}"
                 self.parts[key] = self.parts[key] + new if key in self.parts else new
 

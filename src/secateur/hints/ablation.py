@@ -126,6 +126,10 @@ class OnBatch:
         rise = self._cost(self.ablation.output(removal, self.batch)) - self.dense
         return rise if math.isfinite(rise) else math.inf
 
+    def rise_with(self, small: nn.Module) -> float:
+        """How far the loss rises, or the outputs move, with another model in the dense one's place."""
+        return self._cost(self.ablation.run(self.batch, small)) - self.dense
+
     def _cost(self, output: Any) -> float:
         if self.ablation.truth == "output":
             return _distance([t for t in tensors_in(output) if t.is_floating_point()], self.reference)

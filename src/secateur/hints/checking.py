@@ -18,10 +18,13 @@ from secateur.graph import Graph
 from secateur.hints.ablation import Ablation, Truth, count_batches
 from secateur.hints.ranks import FEWEST
 from secateur.hints.result import HintCheck
+from secateur.hints.whole import CONTROL as AT_RANDOM
+from secateur.hints.whole import check_budget, prune_by_each
 from secateur.hints.work import Scores, Work, sample
 from secateur.importance.protocols import Criterion, needs
 from secateur.importance.scoring import criterion, names, score_all
 from secateur.objectives import Loss
+from secateur.planning import Budget
 from secateur.planning.planning import choose_axes
 from secateur.progress import progress_bar
 from secateur.tracing.surroundings import _draws_as_found
@@ -42,6 +45,7 @@ def check_hints(
     units_per_axis: int | None = 8,
     max_units: int | None = None,
     shares: Sequence[float] = (0.25, 0.5),
+    budget: Budget | None = None,
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
     seed: int = 0,
@@ -64,6 +68,8 @@ def check_hints(
         units_per_axis: how many units of each axis are tried, at least 3; None tries all.
         max_units: how many are tried in all. Below 3 for each axis, some axes are left out.
         shares: fractions in (0, 1) of an axis that each hint chooses to go together, beside choices at random.
+        budget: prune the whole model to it as each hint chooses, too, and measure it as cut and after refitting its
+            weights on the calibration data: what the choice of a hint ends in.
         only, ignore: axes, as for `plan`.
         seed: of the sample, of the choices at random and of hints that draw random numbers.
         forward: ``(model, batch) -> output``; None calls the model on the batch.
@@ -92,6 +98,8 @@ def check_hints(
     batches = count_batches(data, "data")
     if calibration is not None:
         count_batches(calibration, "calibration")
+    if budget is not None:
+        check_budget(budget)
     chosen = _named(hints)
     with _draws_as_found():
         seen = data if calibration is None else calibration
@@ -101,7 +109,16 @@ def check_hints(
         ablation = Ablation(model, graph, truth=truth, loss=loss, forward=forward)
         with _progress(progress, batches * len(work.at)) as tell:
             interrupted = work.run(ablation, data, batches, tell)
-    return replace(work.result(graph.model, truth, skipped, seed), interrupted=interrupted, note=note)
+        found = replace(work.result(graph.model, truth, skipped, seed), interrupted=interrupted, note=note)
+        if budget is None or interrupted or data is None or seen is None:
+            return found
+        scores = {**scores, AT_RANDOM: score_all(model, graph, {AT_RANDOM: CONTROL}, seed=seed)[AT_RANDOM]}
+        with progress_bar("Pruning by each hint", len(scores)) as tell_one:
+            whole = prune_by_each(
+                model, graph, scores, budget, ablation, data, seen,
+                only=only, ignore=ignore, forward=forward, tell=tell_one,
+            )  # fmt: skip
+    return replace(found, whole=whole, budget=", ".join(f"{kind}={value}" for kind, value in budget.given.items()))
 
 
 def _named(hints: Any) -> dict[str, Hint]:

@@ -12,6 +12,7 @@ from secateur.errors import OutputError
 from secateur.files import write_json, write_text
 from secateur.hints import tables
 from secateur.hints.ranks import Agreement
+from secateur.hints.whole import Whole
 from secateur.printing import as_text
 
 VERSION = 1
@@ -59,6 +60,8 @@ class HintCheck:
         seed: of the sample of units.
         interrupted: what Ctrl-C cut short, in words; empty if nothing.
         note: a line on where the data came from; may be empty.
+        budget: what the whole model was pruned to as each hint chooses, in words; empty if it was not.
+        whole: for each hint, and at random, what that costs.
 
     It prints as two tables. The columns of the first: the mean over axes of the rank correlation within each; the rank
     correlation of all units together, by their scores and by their shares of the axis's sum; and how much the loss
@@ -77,14 +80,20 @@ class HintCheck:
     seed: int
     interrupted: str = ""
     note: str = ""
+    budget: str = ""
+    whole: Mapping[str, Whole] = field(default_factory=dict[str, Whole])
 
     @property
     def hints(self) -> tuple[str, ...]:
-        """Names of the hints, the best first: by what their choice of the first share costs, else by correlation."""
+        """Names of the hints, the best first: by what the whole model costs, refitted; else by what their choice of the
+        first share costs; else by correlation.
+        """
         share = next(iter(self.shares), None)
 
         def order(name: str) -> tuple[float, float]:
             correlation = self.agreement[name].mean
+            if self.whole:
+                return self.whole[name].refitted, self.whole[name].cut
             cost = math.inf if share is None else self.cost(name, share)
             return math.inf if cost is None else cost, -(-1.0 if correlation is None else correlation)
 
@@ -128,6 +137,8 @@ class HintCheck:
             "note": self.note,
             "reliability": self.reliability,
             "skipped": dict(self.skipped),
+            "budget": self.budget,
+            "whole": {name: _finite(asdict(whole)) for name, whole in self.whole.items()},
             "hints": [
                 {
                     "name": name,

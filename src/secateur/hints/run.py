@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from secateur.calibration.batches import batch_size
-from secateur.config import HintSettings
+from secateur.config import HintSettings, parse_budget
 from secateur.files import RunDirectory, write_text
 from secateur.fit import Moved, example
 from secateur.hints.checking import check_hints
@@ -68,6 +68,7 @@ def _check(settings: HintSettings, watch: Watch) -> HintCheck:
             calibration=Moved(First(data.train, settings.calibration), settings.device),
             truth=settings.truth,
             units_per_axis=settings.units_per_axis,
+            budget=None if settings.budget is None else parse_budget(settings.budget),
             only=settings.only,
             ignore=settings.ignore,
             seed=settings.seed,

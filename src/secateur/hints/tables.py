@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from secateur.hints.whole import CONTROL
 from secateur.reporting.numbers import DASH, plain
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def sentence(check: "HintCheck") -> str:
     """What follows from the figures."""
     best = check.hints[0]
+    if check.whole:
+        found, chance = check.whole[best], check.whole[CONTROL]
+        return (
+            f"Best here: {best}, which costs {plain(found.refitted)} at {check.budget} with the weights refitted and "
+            f"{plain(found.cut)} as cut; at random it is {plain(chance.refitted)} and {plain(chance.cut)}."
+        )
     said = f"Best here: {best}, rank correlation {signed(check.agreement[best].mean)} within an axis"
     if check.shares:
         cost, chance = (plain(check.cost(who, check.shares[0])) for who in (best, None))
@@ -50,9 +57,12 @@ def cells(check: "HintCheck") -> tuple[list[str], list[list[str]]]:
     what = "loss" if check.truth == "loss" else "outputs"
     heads = ["hint", "within an axis", "all units", "all units, as shares"]
     heads += [f"{what} without {_share(share)} of an axis" for share in check.shares]
+    if check.whole:
+        heads += [f"{what} at {check.budget}, as cut", "refitted"]
     rows = [_row(check, name) for name in check.hints]
-    if check.shares:
-        rows.append(["at random", *[DASH] * 3, *(_rise(check.cost(None, share)) for share in check.shares)])
+    if check.shares or check.whole:
+        shares = (_rise(check.cost(None, share)) for share in check.shares)
+        rows.append([CONTROL, *[DASH] * 3, *shares, *_whole(check, CONTROL)])
     return heads, rows
 
 
@@ -72,7 +82,17 @@ def _row(check: "HintCheck", name: str) -> list[str]:
         (found.overall, found.overall_error),
         (found.shares, found.shares_error),
     )
-    return [name, *(_with_error(*pair) for pair in pairs), *(_rise(check.cost(name, share)) for share in check.shares)]
+    return [
+        name,
+        *(_with_error(*pair) for pair in pairs),
+        *(_rise(check.cost(name, share)) for share in check.shares),
+        *_whole(check, name),
+    ]
+
+
+def _whole(check: "HintCheck", name: str) -> list[str]:
+    """What the whole model costs, pruned as a hint chooses; nothing where that was not asked."""
+    return [_rise(value) for found in [check.whole.get(name)] if found for value in (found.cut, found.refitted)]
 
 
 def facts(check: "HintCheck") -> str:
