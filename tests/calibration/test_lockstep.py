@@ -163,3 +163,37 @@ def test_runs_that_go_different_ways_are_met_where_they_agree() -> None:
         seen = [(key[0], len(pairs)) for key, pairs in group]
     assert seen == [("first.weight", 3), ("left.weight", 2), ("right.weight", 1), ("last.weight", 3)]
     group.stop()
+
+
+def test_a_run_makes_tensors_where_its_owner_does() -> None:
+    model, _ = block()
+    found: list[torch.device] = []
+    with torch.device("meta"):
+        run = Run(model, lambda: found.append(torch.ones(1).device), {}, before=True)
+    assert run.advance() is None
+    assert found == [torch.device("meta")]
+
+
+def test_a_run_that_was_stopped_holds_no_activations() -> None:
+    model, x = block()
+    run = Run(model, lambda: model(x), find_followers(model, lambda m: m(x)).of, before=False)
+    assert run.advance() is not None
+    run.stop()
+    assert run.pause is None
+    assert not run.watch.known
+
+
+def test_small_batches_do_not_take_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.compensation.company.PAIRS", 3)
+    monkeypatch.setattr("secateur.compensation.company.THREADS", 0)
+    model, _ = block()
+    batches = list(Batches(model, [torch.randn(1, 4, 5, 5) for _ in range(8)], None))
+
+    def start(batch: Batch) -> Pair:
+        dense, small = (Run(model, lambda: batch.run(model), {}, before=before) for before in (False, True))
+        return Pair(batch, dense, small)
+
+    order = dict.fromkeys([("up.weight", 0), ("down.weight", 0), ("head.weight", 0)], 1)
+    company = Company(batches, start, order)
+    assert [len(met) for _, met in company] == [3, 3, 3]
+    company.stop()

@@ -149,6 +149,17 @@ def test_the_first_price_is_the_error_of_least_squares() -> None:
         assert float(costs[order[:gone]].sum()) == pytest.approx(error_without(x, matrix, order[:gone]), rel=1e-6)
 
 
+def test_features_that_hardly_move_around_a_large_mean_keep_finite_prices() -> None:
+    """Their covariances are smaller than what rounding leaves of the mean: no matrix of squares any more."""
+    torch.manual_seed(0)
+    x = 1 + 1e-5 * torch.randn(12, 40)
+    gram = (x.T @ x).double() / 12 - torch.outer(x.double().mean(0), x.double().mean(0))
+    assert float(torch.linalg.eigvalsh(gram).min()) < -1e-3 * float(gram.diagonal().mean())
+    units = torch.arange(40)
+    use = Regression(gram=gram, matrix=torch.randn(40, 3).double(), blocks=units[:, None], units=units)
+    assert float(eliminate([use], 40).max()) < 1
+
+
 def test_units_of_several_features_and_several_uses() -> None:
     x, y = (torch.randn(60, 6, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
     a, b = (torch.randn(6, 2, generator=torch.Generator().manual_seed(s)).double() for s in (2, 3))

@@ -53,8 +53,13 @@ class Contraction:
         raise NotImplementedError
 
     def put(self, matrix: Tensor) -> None:
-        """Write a matrix (G, K, N) into the parameter."""
+        """Write a matrix (G, K, N) into the parameter; not where the weight repeats its numbers."""
         raise NotImplementedError
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the weight repeats numbers of the parameter, as ``expand`` does, so that it can't be written to."""
+        return any(step == 0 and size > 1 for step, size in zip(self.weight.stride(), self.weight.shape, strict=True))
 
     @property
     def window(self) -> int:
@@ -253,8 +258,8 @@ def _convolution(args: Arguments, owner: Owners) -> Any:
 
 
 def _weight_of(weight: Tensor, x: Tensor, owner: Owners) -> str | None:
-    """The parameter that a weight is a view of; None where it is none, or ``x`` is one as well."""
-    return owner(weight) if owner(x) is None else None
+    """The parameter that a weight is a view of; None where it is none, or not of real numbers, or ``x`` is one."""
+    return owner(weight) if weight.is_floating_point() and owner(x) is None else None
 
 
 KINDS: dict[str, Callable[[Arguments, Owners], Contraction | None]] = {

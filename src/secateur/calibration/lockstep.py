@@ -7,6 +7,7 @@ have become. Each run is a thread that only ever moves while its owner waits for
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,7 @@ class Run:
         before: bool,
         offsets: Mapping[Key, Tensor] | None = None,
     ) -> None:
-        self.watch = _Waiting(self, model, follows, before, offsets or {})
+        self.watch = _Waiting(self, model, follows, before, {} if offsets is None else offsets)
         self.forward = forward
         self.pause: Pause | None = None
         self.error: BaseException | None = None
@@ -68,6 +69,8 @@ class Run:
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = False
+        device = torch.get_default_device()  # the caller's; a thread begins with none
+        self._device = nullcontext() if device.type == "cpu" else device
 
     def advance(self) -> Pause | None:
         """Let the run go on to its next use of a weight; None when it is over.
@@ -91,6 +94,8 @@ class Run:
         if self._started and self._thread.is_alive():
             self._go.release()
             self._thread.join()
+        self.pause = None  # its activations are let go of
+        self.watch.known.clear()
 
     def wait(self, pause: Pause) -> None:
         """Called by the run itself: wait to be advanced."""
@@ -104,7 +109,7 @@ class Run:
         self._go.acquire()
         try:
             if not self.stopped:
-                with torch.no_grad(), self.watch:
+                with torch.no_grad(), self._device, self.watch:
                     self.forward()
         except _Stopped:
             return

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, resolve
 from secateur.calibration.contraction import KINDS, Contraction, Convolution, owners
-from secateur.calibration.watching import UNCOUNTED, Key, Watch, running
+from secateur.calibration.watching import UNCOUNTED, Key, Watch, running, written
 from secateur.graph import Graph
 from secateur.modules import named_parameters, named_tensors
 from secateur.tracing.rules.registry import Dims, Op, Signature, tensors_among, tensors_of
@@ -100,12 +100,12 @@ def find_sites(model: nn.Module, graph: Graph, call: Call) -> dict[Key, Site]:
         graph: of the model, or of one with the same architecture.
         call: runs it on example inputs.
     """
-    tracer = _Siting(model)
-    axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     copy, tensors = running(model), named_tensors(model)
+    tracer = _Siting(copy)
+    axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     first = {id(tensors[name]): name for name in reversed(tensors)}
-    for tensor in named_tensors(copy).values():
-        tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensor)]].dims])
+    for name, tensor in named_tensors(copy).items():
+        tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensors[name])]].dims])
     with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
         call(copy)
     return tracer.sites
@@ -183,11 +183,15 @@ class Followers:
         of: for every use, in order, what happens to its output.
         shared: weights that are not for one use alone, with the reason.
         bytes: for every use, of the activations that are alive then.
+        alone: vectors that one operation takes in: what is added to them shows nowhere else.
+        written: tensors that the run writes to.
     """
 
     of: dict[Key, Follows]
     shared: dict[str, str]
     bytes: dict[Key, int]
+    alone: frozenset[str]
+    written: frozenset[str]
 
 
 def find_followers(model: nn.Module, call: Call) -> Followers:
@@ -197,7 +201,11 @@ def find_followers(model: nn.Module, call: Call) -> Followers:
     with quiet_backends(), torch.no_grad(), watch:
         call(copy)
     return Followers(
-        of={key: watch.follow(key) for key in watch.at}, shared=watch.shared(), bytes=watch.lives.at(watch.at)
+        of={key: watch.follow(key) for key in watch.at},
+        shared=watch.shared(),
+        bytes=watch.lives.at(watch.at),
+        alone=frozenset(watch.alone()),
+        written=written(model, copy),
     )
 
 
@@ -242,7 +250,7 @@ class _Recorder(Watch):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        tensors = named_tensors(model)
+        self.tensors = tensors = named_tensors(model)
         self.name = {id(tensors[name]): name for name in reversed(tensors)}
         self.at: dict[Key, int] = {}  # which operation a use is
         self.done: dict[int, _Done] = {}
@@ -254,6 +262,8 @@ class _Recorder(Watch):
         self.used_at: set[int] = set()
         self.lives = _Lives()
         self.reasons: dict[str, str] = {}
+        self.storage = {t.untyped_storage().data_ptr(): name for name, t in reversed(tensors.items()) if t.numel()}
+        self.takers: dict[str, set[int]] = {}  # by name, the operations that take a tensor of the model in
 
     def used(self, key: Key, number: int, found: Any, compute: Any) -> Tensor:
         self.at[key] = number
@@ -269,6 +279,10 @@ class _Recorder(Watch):
             homes.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
         tied = {names[0]: f"its memory is also that of {names[1]}" for names in homes.values() if len(names) > 1}
         return {**self.reasons, **tied}
+
+    def alone(self) -> set[str]:
+        """Vectors of the model that one operation takes in."""
+        return {name for name, takers in self.takers.items() if len(takers) == 1 and self.tensors[name].dim() == 1}
 
     def ran(self, number: int, said: Signature, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         arguments = said.bind(args, kwargs)
@@ -291,6 +305,9 @@ class _Recorder(Watch):
     def _see(self, number: int, said: Signature, tensors: Sequence[Tensor]) -> None:
         is_use = number in self.used_at
         for tensor in tensors:
+            held = self.storage.get(tensor.untyped_storage().data_ptr())
+            if held is not None and not said.is_view and said.name not in UNCOUNTED:
+                self.takers.setdefault(held, set()).add(number)
             name = self.owner(tensor)
             if name is None:
                 self.lives.see(tensor, number)

@@ -1,14 +1,15 @@
 """Seeing every operation of a run as it happens, and what each has to do with the model's weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.calibration.contraction import KINDS, Contraction, owners
-from secateur.modules import Walk, named_parameters
+from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.tracing.kernels import call
 from secateur.tracing.rules.registry import Signature, signature
 from secateur.tracing.shadow import copied, evaluating
@@ -69,6 +70,33 @@ class Watch(TorchDispatchMode):
         """An operation has run."""
 
 
-def running(model: nn.Module) -> nn.Module:
-    """A copy of the model in evaluation mode, to be run: its tensors are the model's own."""
-    return evaluating(copied(Walk(model), lambda tensor: tensor))
+def running(model: nn.Module, own: Collection[str] | None = None) -> nn.Module:
+    """A copy of the model in evaluation mode, to be run: its parameters are the model's own.
+
+    Args:
+        own: tensors that it gets copies of, by name; None for all that a run may write to, buffers above all.
+    """
+    tensors = named_tensors(model)
+    mine = {id(tensors[name]) for name in (writable(model) if own is None else own)}
+
+    def take(tensor: Tensor) -> Tensor:
+        if id(tensor) not in mine:
+            return tensor
+        values = tensor.detach().clone()
+        return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+
+    return evaluating(copied(Walk(model), take))
+
+
+def writable(model: nn.Module) -> set[str]:
+    """The names of what a run may write to: buffers, and weights whose rows a layer scales down to a norm."""
+    scaled = {id(m.weight) for m in model.modules() if getattr(m, "max_norm", None) is not None}
+    return {n for n, t in named_tensors(model).items() if not isinstance(t, nn.Parameter) or id(t) in scaled}
+
+
+def written(model: nn.Module, copy: nn.Module) -> frozenset[str]:
+    """The names of what runs of a copy that `running` made write to, as far as its runs so far have shown."""
+    now, found = named_tensors(copy), named_tensors(model)
+    return frozenset(
+        n for n in writable(model) if isinstance(found[n], nn.Parameter) or not torch.equal(now[n], found[n])
+    )

@@ -8,11 +8,15 @@ none.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from secateur.calibration.batches import Batch
 from secateur.calibration.lockstep import Pause, Run
 from secateur.calibration.watching import Key
 
 MEMORY = 2 * 2**30  # bytes of activations that waiting runs may hold, about
+THREADS = 2048  # of the operating system: each run has one, and torch gives each of these its own team
+PAIRS = 64  # that may run whatever that takes
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Company:
         held = [*order.values(), 0]
         self.held = {key: max(held[k], held[k + 1], 1) for key, k in self.place.items()}
         self.pairs: list[Pair] = []
+        self.most = max(PAIRS, THREADS // (2 * torch.get_num_threads()))
         self.samples = 0
 
     def __iter__(self) -> Iterator[tuple[Key, list[tuple[Pause, Pause]]]]:
@@ -102,7 +107,7 @@ class Company:
 
     def _make_room(self, key: Key) -> None:
         """Send home the pairs for which there is no memory, or let others join."""
-        most = max(1, self.memory // self.held.get(key, 1))
+        most = min(max(1, self.memory // self.held.get(key, 1)), self.most)
         while len(self.pairs) > most:
             pair = self.pairs.pop()
             pair.stop()

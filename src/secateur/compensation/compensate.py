@@ -6,6 +6,7 @@ from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from secateur.calibration.batches import Batch, Batches, Forward
@@ -20,7 +21,7 @@ from secateur.planning.plan import Plan
 from secateur.progress import progress_bar
 from secateur.provenance import recall, remember
 from secateur.tracing import trace
-from secateur.tracing.surroundings import quiet_backends
+from secateur.tracing.surroundings import quiet_backends, seed_draws
 
 SAMPLES = 4096  # of calibration data, at most
 
@@ -111,7 +112,8 @@ def compensate_(
         small: what ``plan.apply(model)`` gave.
         graph: of the original; None traces it on the first batch.
         plan: what was removed.
-        data: batches, up to 4,096 samples; at each use as many as fit into 2 GiB while all runs wait there.
+        data: batches, up to 4,096 samples; at each use as many as fit into 2 GiB while all runs wait there. Small
+            batches are as many as there may be threads for, 64 at least.
         how: see above.
         biases: whether layers without a bias may get one, for "mean" and "merge".
         forward: runs a model on a batch, where its inputs are not the batch's.
@@ -119,18 +121,19 @@ def compensate_(
     Raises:
         DataError: no batch, NaN, or batches that the model does not take.
     """
-    dense, pruned = running(model), running(small)
-    batches = _taken(Batches(dense, data, forward))
+    batches = _taken(Batches(model, data, forward))
     example = batches[0]
     with quiet_backends(), torch.no_grad():
-        wanted = example.run(dense)
-        before = distance(wanted, example.run(pruned))
+        wanted = _output(model, example)
+        before = distance(wanted, _output(small, example))
         graph = graph or trace(model, *example.call)
         sites = find_sites(model, graph, example.run)
         follows = find_followers(model, example.run), find_followers(small, example.run)
-        work = Refitting(small, plan, sites, follows[1].of, how, biases and how != "lstsq")
+        new = _without_bias(small, example.run) if biases and how != "lstsq" else frozenset[str]()
+        work = Refitting(small, plan, sites, follows[1].of, how, follows[1].alone, new)
 
         def start(batch: Batch) -> Pair:
+            dense, pruned = running(model, follows[0].written), running(small, follows[1].written)
             return Pair(
                 batch,
                 Run(dense, lambda: batch.run(dense), follows[0].of, before=False),
@@ -145,7 +148,7 @@ def compensate_(
         finally:
             company.stop()
         created = _create_biases(small, work.offsets)
-        after = distance(wanted, example.run(running(small)))
+        after = distance(wanted, _output(small, example))
     return Compensation(
         how=how,
         refits=tuple(refits),
@@ -155,6 +158,23 @@ def compensate_(
         biases=created,
         added=(sum(t.numel() for t in work.offsets.values()), sum(t.nbytes for t in work.offsets.values())),
     )
+
+
+def _output(model: nn.Module, batch: Batch) -> Any:
+    seed_draws()
+    return batch.run(running(model))
+
+
+def _without_bias(model: nn.Module, call: Callable[[nn.Module], Any]) -> frozenset[str]:
+    """The weights of layers without a bias that add one where they have it: code may read the weight alone."""
+    copy = running(model)
+    given: dict[str, str] = {}  # names of new biases, with those of the weights
+    for name, layer in copy.named_modules():
+        if isinstance(layer, nn.Linear | _ConvNd) and layer.bias is None:
+            width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+            layer.bias = nn.Parameter(layer.weight.new_zeros(width), requires_grad=False)
+            given[f"{name}.bias".removeprefix(".")] = f"{name}.weight".removeprefix(".")
+    return frozenset(given[name] for name in find_followers(copy, call).alone if name in given)
 
 
 def _taken(batches: Batches) -> list[Batch]:

@@ -29,11 +29,16 @@ class Likeness:
             old = self.parts.get(name)
             self.parts[name] = wide(value) if old is None else old + value.to(old.device)
 
-    def partners(self) -> tuple[Tensor, Tensor, Tensor]:
+    def partners(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         """For each feature that goes, the one that stays that explains most of it, by how much to scale that one, and
         the share of the variance that it explains: (D,), (D,), (D,).
+
+        Args:
+            centred: around the means, where a constant makes up for these; else around 0.
         """
         mean = {k: self.parts[k] / self.rows for k in self.parts}
+        if not centred:
+            mean |= {k: torch.zeros_like(mean[k]) for k in ("d", "k")}
         across = mean["dk"] - mean["d"][:, None] * mean["k"][None]
         var_d = (mean["dd"] - mean["d"].square()).clamp_min(0)
         var_k = (mean["kk"] - mean["k"].square()).clamp_min(0)

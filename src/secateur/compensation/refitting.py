@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from secateur.axes import Expr, leaves
-from secateur.calibration.contraction import Contraction, Product, sample
+from secateur.calibration.contraction import Contraction, Product, owners, sample
 from secateur.calibration.found import wide
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Follows, Site
@@ -55,7 +54,8 @@ class Refitting:
         plan: what was removed.
         sites, follows: uses of weights in the original, and what follows them in the smaller model.
         how: "mean", "merge" or "lstsq".
-        biases: whether a layer without a bias may get one.
+        alone: vectors of the smaller model that one operation takes in, so that they may be set for its sake.
+        biases: layers that may get a bias, by the names of their weights.
         offsets: what is to be added to the output of uses that have no bias yet.
     """
 
@@ -64,11 +64,13 @@ class Refitting:
     sites: Mapping[Key, Site]
     follows: Mapping[Key, Follows]
     how: How
-    biases: bool
+    alone: frozenset[str]
+    biases: frozenset[str]
     offsets: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def __post_init__(self) -> None:
         self.tensors = named_tensors(self.small)
+        self.owner = owners(self.tensors)
 
     def refit(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> Refit | None:
         """Set the weight, and what adds a constant to its outputs; None where nothing was missing.
@@ -80,22 +82,22 @@ class Refitting:
         use, norm = pairs[0][1].use, self.follows[key].norm
         home = self._home(key, use)
         if self.how == "merge":
-            self._merge(key, pairs)
+            self._merge(key, pairs, centred=home is not None)
         sums, total, spread = self._sums(key, pairs)
         whole = sums[0] + sums[1]
         mean_square = max(total / whole.rows, torch.finfo(torch.float32).tiny)
         missing = float(whole.parts["tt"].sum()) / whole.rows
         if missing < NOTHING * mean_square:
             return None
-        ridges = RIDGES if self.how == "lstsq" and use.matrix().shape[1] <= WIDEST else ()
-        if home is None and not ridges:
+        free = self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
+        if home is None and not free:
             return None
-        fit = solve(sums, intercept=home is not None, ridges=ridges)
+        fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
         if fit.ridge:
             use.put((wide(use.matrix()) + fit.change).to(use.weight))
         if home is not None:
             home(fit.offset.flatten())
-        if self.how != "lstsq" and norm is not None:
+        if self.how != "lstsq" and norm is not None and norm.var in self.alone:
             var = self.tensors[norm.var]
             var.mul_(spread.ratio().to(var))
         return Refit(name=key[0], before=fit.before / mean_square, after=fit.after / mean_square, ridge=fit.ridge)
@@ -128,7 +130,7 @@ class Refitting:
             else:
                 spread.add(now.flatten(1), target.flatten(1))
             total += float(target.square().sum())
-            missing, half = (target - now).float(), len(features) // 2
+            missing, half = (target - now).float(), (len(features) + number % 2) // 2  # of single rows every other
             halves[0].add(features[:half].float(), missing[:half])
             halves[1].add(features[half:].float(), missing[half:])
         return halves, total, spread
@@ -166,24 +168,22 @@ class Refitting:
 
     def _home(self, key: Key, use: Contraction) -> Callable[[Tensor], None] | None:
         """Where a constant that the outputs lack can go: a bias, the mean of a batch norm, a new bias; or nowhere."""
-        norm, added, name = self.follows[key].norm, self.follows[key].bias, key[0]
-        if norm is not None:
+        norm, added = self.follows[key].norm, self.follows[key].bias
+        if norm is not None and norm.mean in self.alone:
             return lambda offset: _subtract(self.tensors[norm.mean], offset)
         if self.how != "lstsq" and not self._changes([self.sites[key].features]):
             return None  # the mean of a removed unit is folded where the unit was used, and nowhere else
         bias = use.bias if added is None else self.tensors[added]
-        if bias is not None:
-            return lambda offset: _add(bias, offset)
-        owner, _, role = name.rpartition(".")
-        module = self.small.get_submodule(owner)
-        if self.biases and role == "weight" and isinstance(module, nn.Linear | _ConvNd):
+        if bias is not None:  # one that is computed can't be set
+            return (lambda offset: _add(bias, offset)) if self.owner(bias) in self.alone else None
+        if key[0] in self.biases:
             return lambda offset: self.offsets.update({key: offset.to(use.weight)})
         return None
 
-    def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> None:
+    def _merge(self, key: Key, pairs: Sequence[tuple[Pause, Pause]], *, centred: bool) -> None:
         """Fold the weights of features that go into those of the features that are most like them."""
         first_dense, first = pairs[0]
-        if first.use.groups > 1 or first_dense.use.groups > 1:
+        if first.use.groups > 1 or first_dense.use.groups > 1 or first.use.repeats:
             return
         features, kept_out = self.sites[key].features, index(self.sites[key].outputs, self.plan.units)
         stays = index(features, self.plan.units)
@@ -198,7 +198,7 @@ class Refitting:
             pick = sample(len(wide), most, wide.shape[1], number, wide.device)
             wide, narrow = (wide, narrow) if pick is None else (wide[pick], narrow[pick])
             likeness.add(wide[:, gone.to(wide.device)].float(), narrow.float())
-        partner, factor, _ = likeness.partners()
+        partner, factor, _ = likeness.partners(centred=centred)
         window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
         merged = fold(first.use.matrix()[0], lost, partner, factor, window)

@@ -85,7 +85,7 @@ class _Refitted:
     def __init__(self, use: Regression, units: int, ridge: float) -> None:
         self.blocks, self.units, self.size = use.blocks, use.units, units
         scale = use.gram.diagonal().mean().clamp_min(TINY)
-        self.inverse = _inverse(use.gram + torch.diag((ridge * scale).expand(len(use.gram))))
+        self.inverse = _inverse(use.gram, float(ridge * scale))
         silent = use.gram.diagonal() == 0  # the ridge would put a price on their weights
         self.matrix = use.matrix.masked_fill(silent[:, None], 0.0)
         self.gone = torch.zeros(len(use.gram), dtype=torch.bool)
@@ -130,7 +130,12 @@ class _Refitted:
         self.gone = torch.zeros(len(self.inverse), dtype=torch.bool)
 
 
-def _inverse(matrix: Tensor) -> Tensor:
-    """Of a symmetric matrix, positive but for rounding."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(factor)
+def _inverse(gram: Tensor, ridge: float) -> Tensor:
+    """Of a Gram matrix with a ridge, or with more of it where rounding of the data has left the sum with negative
+    directions: features that hardly move around a mean far from zero.
+    """
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
+        if not failed or ridge > float(gram.abs().sum()):
+            return torch.cholesky_inverse(factor)
+        ridge *= 10
