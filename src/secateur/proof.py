@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product, resolve
+from secateur.axes import Expr, leaves, resolve
 from secateur.choices import Follow, Note
 from secateur.empties import Ancestors, Watch
 from secateur.errors import ModelError, ProofFailed, SecateurError, TraceError
@@ -23,7 +23,7 @@ from secateur.modules import Walk, named_tensors
 from secateur.planning.plan import Plan
 from secateur.precision import Precise
 from secateur.surgery.reindex import index
-from secateur.tracing.finished import live
+from secateur.tracing.finished import finished, live
 from secateur.tracing.kernels import Kernels
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.rules.registry import Dims, Op, raised_at
@@ -434,7 +434,7 @@ class _KeptOnly:
 
     def _positions(self, dim: Expr, axes: set[str]) -> Tensor | None:
         dim = resolve(dim)
-        return index(_as_leaves(dim), self.plan.units) if axes & set(_names([dim])) else None
+        return index(finished(dim), self.plan.units) if axes & set(_names([dim])) else None
 
     def _cut(self, op: Op, value: Any, axes: set[str]) -> Any:
         if isinstance(value, Tensor):
@@ -445,12 +445,12 @@ class _KeptOnly:
 
     def _original(self, tensor: Tensor, along: Expr | None) -> Tensor:
         """Positions among the kept units become those among all."""
-        return tensor if along is None else index(_as_leaves(resolve(along)), self.plan.units).to(tensor.device)[tensor]
+        return tensor if along is None else index(finished(along), self.plan.units).to(tensor.device)[tensor]
 
     def _widen(self, tensor: Tensor, dims: Dims) -> Tensor:
         for k, dim in enumerate(dims):
             if tensor.shape[k] != dim.size:
-                at = index(_as_leaves(resolve(dim)), self.plan.units)
+                at = index(finished(dim), self.plan.units)
                 shape = [*tensor.shape[:k], dim.size, *tensor.shape[k + 1 :]]
                 tensor = tensor.new_zeros(shape).index_copy(k, at.to(tensor.device), tensor)
         return tensor
@@ -460,23 +460,13 @@ def _names(exprs: Sequence[Expr]) -> list[str]:
     return [leaf.name for e in exprs for leaf in leaves(resolve(e)) if leaf.name is not None]
 
 
-def _as_leaves(expr: Expr) -> Expr:
-    match expr:
-        case Prod():
-            return product(_as_leaves(f) for f in expr.factors)
-        case Sum():
-            return concat(_as_leaves(p) for p in expr.parts)
-        case _:
-            return Leaf(expr.name, expr.size)
-
-
 def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan) -> None:
     """Sizes among an operation's arguments, made to fit what was cut."""
     if "normalized_shape" in arguments:
         shape = arguments["input"].shape
         arguments["normalized_shape"] = list(shape[len(shape) - len(arguments["normalized_shape"]) :])
     if "HxW" in arguments:
-        inside = len(index(_as_leaves(resolve(over[0])), plan.units))
+        inside = len(index(finished(over[0]), plan.units))
         arguments["C"] = arguments["input"].shape[1]
         arguments["group"] = arguments["C"] // inside
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, resolve
-from secateur.calibration.contraction import KINDS, Contraction, Convolution, owners
+from secateur.axes import Expr
+from secateur.calibration.contraction import KINDS, owners
 from secateur.calibration.watching import UNCOUNTED, Key, Watch, running, written
 from secateur.graph import Graph
 from secateur.modules import named_parameters, named_tensors
+from secateur.tracing.finished import finished, live
 from secateur.tracing.rules.registry import Dims, Op, Signature, tensors_among, tensors_of
 from secateur.tracing.sizes import SizeMode
 from secateur.tracing.surroundings import quiet_backends
@@ -36,14 +37,12 @@ class Site:
         features: what the contracted dim of the activation is made of, groups included.
         outputs: what the dim of the output that comes of it is made of.
         rows: what the other dims of the activation are made of, where their positions are rows of the product.
-        dim: the dim of the parameter that is contracted; None where it is not one of them alone.
         groups: the product is one for each of so many groups of features and outputs.
     """
 
     features: Expr
     outputs: Expr
     rows: tuple[Expr, ...]
-    dim: int | None
     groups: int
 
 
@@ -52,7 +51,6 @@ class Norm:
     """The batch norm that follows a use, by the names of its tensors; None where it has none."""
 
     weight: str | None
-    bias: str | None
     mean: str
     var: str
     eps: float
@@ -105,7 +103,7 @@ def find_sites(model: nn.Module, graph: Graph, call: Call) -> dict[Key, Site]:
     axes = {name: tracer.algebra.fresh(info.size, name) for name, info in {**graph.axes, **graph.frozen}.items()}
     first = {id(tensors[name]): name for name in reversed(tensors)}
     for name, tensor in named_tensors(copy).items():
-        tracer.introduce(tensor, [live(d, axes, tracer) for d in graph.tensors[first[id(tensors[name])]].dims])
+        tracer.introduce(tensor, [live(d, axes, tracer.algebra) for d in graph.tensors[first[id(tensors[name])]].dims])
     with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
         call(copy)
     return tracer.sites
@@ -116,8 +114,7 @@ class _Siting(Tracer):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(keeping=False)
-        self.parameters = named_parameters(model)
-        self.owner = owners(self.parameters)
+        self.owner = owners(named_parameters(model))
         self.uses: dict[str, int] = {}
         self.sites: dict[Key, Site] = {}
 
@@ -132,44 +129,9 @@ class _Siting(Tracer):
                 features=finished(dims[found.x_dim]),
                 outputs=finished(results[0][found.out_dim]),
                 rows=tuple(finished(dims[k]) for k in found.row_dims),
-                dim=_contracted(found, self.parameters[found.name]),
                 groups=found.groups,
             )
         super()._settle(op, outputs, results)
-
-
-def _contracted(found: Contraction, parameter: Tensor) -> int | None:
-    """Which dim of the parameter is contracted: by how far apart its positions lie in memory."""
-    if isinstance(found, Convolution):
-        return 1
-    step = found.weight.stride(-2)
-    steps = [d for d, stride in enumerate(parameter.stride()) if stride == step and parameter.shape[d] > 1]
-    return steps[0] if len(steps) == 1 else None
-
-
-def live(expr: Expr, axes: Mapping[str, Expr], tracer: Tracer) -> Expr:
-    """A finished expression with the tracer's own axes as leaves."""
-    match expr:
-        case Leaf():
-            return axes[expr.name] if expr.name is not None else tracer.algebra.dim(expr.size)
-        case Prod():
-            return product(live(f, axes, tracer) for f in expr.factors)
-        case Sum():
-            return concat(live(p, axes, tracer) for p in expr.parts)
-        case _:
-            raise TypeError(f"{expr!r} is not a finished expression")
-
-
-def finished(expr: Expr) -> Expr:
-    """An expression of a tracer with leaves for its axes, by name where they have one."""
-    expr = resolve(expr)
-    match expr:
-        case Prod():
-            return product(finished(f) for f in expr.factors)
-        case Sum():
-            return concat(finished(p) for p in expr.parts)
-        case _:
-            return Leaf(expr.name, expr.size)
 
 
 # ---------------------------------------------------------------------- what follows a use
@@ -262,7 +224,7 @@ class _Recorder(Watch):
         self.used_at: set[int] = set()
         self.lives = _Lives()
         self.reasons: dict[str, str] = {}
-        self.storage = {t.untyped_storage().data_ptr(): name for name, t in reversed(tensors.items()) if t.numel()}
+        self.holder = owners(tensors)
         self.takers: dict[str, set[int]] = {}  # by name, the operations that take a tensor of the model in
 
     def used(self, key: Key, number: int, found: Any, compute: Any) -> Tensor:
@@ -305,7 +267,7 @@ class _Recorder(Watch):
     def _see(self, number: int, said: Signature, tensors: Sequence[Tensor]) -> None:
         is_use = number in self.used_at
         for tensor in tensors:
-            held = self.storage.get(tensor.untyped_storage().data_ptr())
+            held = self.holder(tensor)
             if held is not None and not said.is_view and said.name not in UNCOUNTED:
                 self.takers.setdefault(held, set()).add(number)
             name = self.owner(tensor)
@@ -365,9 +327,9 @@ class _Recorder(Watch):
         mean, var = (self.name.get(id(arguments[k])) for k in ("running_mean", "running_var"))
         if mean is None or var is None:
             return None
-        weight, bias = (None if arguments[k] is None else self.name.get(id(arguments[k])) for k in ("weight", "bias"))
+        weight = None if arguments["weight"] is None else self.name.get(id(arguments["weight"]))
         eps = arguments["eps"] if "eps" in arguments else arguments["epsilon"]
-        return Norm(weight=weight, bias=bias, mean=mean, var=var, eps=float(eps))
+        return Norm(weight=weight, mean=mean, var=var, eps=float(eps))
 
 
 def _permutation(op: _Done) -> tuple[int, ...]:

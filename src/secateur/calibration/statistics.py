@@ -273,11 +273,12 @@ class _Collecting(Watch):
         width = self.work.found.matrices[key].shape[:2].numel()
         pick = sample(use.count(), self.work.rows, width, self.batch.number, use.x.device)
         rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
+        follow = self.work.follows.get(key, Follows())
+        constant = use.bias is not None or follow.bias is not None or follow.norm is not None  # can be made up for
         for start in range(0, rows.shape[1], CHUNK):
             part = rows[:, start : start + CHUNK].float()
             self._grow(key, part.transpose(1, 2) @ part)
-            follow = self.work.follows.get(key, Follows())
-            if use.bias is not None or follow.bias is not None or follow.norm is not None:
+            if constant:
                 _add(self.work.found.means, key, wide(part.sum(1)))
         self.work.counts["gram", key] = self.work.counts.get(("gram", key), 0) + rows.shape[1]
 

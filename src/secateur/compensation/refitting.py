@@ -194,10 +194,10 @@ class Refitting:
             return
         likeness, most = Likeness(), max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
-            wide, narrow = (pause.use.x.movedim(pause.use.x_dim, -1).flatten(0, -2) for pause in (dense, small))
-            pick = sample(len(wide), most, wide.shape[1], number, wide.device)
-            wide, narrow = (wide, narrow) if pick is None else (wide[pick], narrow[pick])
-            likeness.add(wide[:, gone.to(wide.device)].float(), narrow.float())
+            every, left = (pause.use.x.movedim(pause.use.x_dim, -1).flatten(0, -2) for pause in (dense, small))
+            pick = sample(len(every), most, every.shape[1], number, every.device)
+            every, left = (every, left) if pick is None else (every[pick], left[pick])
+            likeness.add(every[:, gone.to(every.device)].float(), left.float())
         partner, factor, _ = likeness.partners(centred=centred)
         window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)

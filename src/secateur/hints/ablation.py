@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from secateur.calibration.batches import Batch, Batches, Forward, checked
 from secateur.errors import DataError, ScoreError
 from secateur.graph import Graph
-from secateur.importance.members import positions
 from secateur.modules import named_tensors
 from secateur.objectives import Loss
+from secateur.places import positions
 from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
 from secateur.proof import HOOKED, _normed_by_hook, silenced_call
 from secateur.tracing.running import tensors_in
