@@ -17,8 +17,8 @@ from secateur.graph import Graph
 from secateur.heldout import Bound
 from secateur.importance import Scores
 from secateur.planning import Budget, Plan, PlannedAxis
-from secateur.rounds import Round, showing
-from secateur.training import _kept_modes
+from secateur.rounds import Round, telling
+from secateur.training import kept_modes
 
 STEP = 0.1  # share of the present cost that a round removes at first
 REDUCE = ("macs", "params", "bytes")
@@ -101,7 +101,7 @@ class Descent:
             KeyboardInterrupt: Ctrl-C before any plan met the bound.
         """
         try:
-            with showing(self.bound, self.on_round) as self._tell:
+            with telling(self.bound, self.on_round) as self._tell:
                 broken = self._take_up(graph) or (None if self.interrupted else self._descend(graph))
         except KeyboardInterrupt:
             broken, self.interrupted = None, True
@@ -178,7 +178,7 @@ class Descent:
         try:
             small = made.apply(self.model)
             finished = None if self.finish is None else self.finish(self.model, small, made)
-            with _kept_modes(small):
+            with kept_modes(small):
                 value = self.bound.measure(small.eval())
         except Exception as error:  # code that holds a size in disguise: the proof finds the axis
             self.failed = made, error

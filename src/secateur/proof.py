@@ -317,7 +317,7 @@ def silenced_call(
     """The same for any call of the model, with what it returns as it is."""
     tensors = named_tensors(model)
     first = {id(tensors[name]): name for name in reversed(tensors)}
-    hooked = _normed_by_hook(model)
+    hooked = normed_by_hook(model)
     made = {f"{name}_{part}" for name in hooked for part in HOOKED}
     direct = {n: at for n, at in plan.kept.items() if ".parametrizations." not in f".{n}" and n not in made}
     copy = copy_with(model, lambda t: _silence(t, direct.get(first[id(t)], {}), dtype)).eval()
@@ -373,7 +373,7 @@ def _silence_parametrised(model: nn.Module, plan: Plan) -> None:
                     break
 
 
-def _normed_by_hook(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+def normed_by_hook(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Weights that the old weight_norm and spectral_norm compute before each call, by qualified name."""
     return {
         f"{path}.{hook.name}".removeprefix("."): (module, hook.name)
@@ -385,7 +385,7 @@ def _normed_by_hook(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def _silence_hooked(model: nn.Module, plan: Plan) -> None:
     """The same for weights that a hook computes: another hook behind it."""
-    for weight, (module, name) in _normed_by_hook(model).items():
+    for weight, (module, name) in normed_by_hook(model).items():
         original = "orig" if hasattr(module, f"{name}_orig") else "v"
         if kept := plan.kept.get(f"{weight}_{original}"):
             mask = _Mask(getattr(module, f"{name}_{original}"), kept)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from secateur.heldout import Bound
+from secateur.progress import showing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Round:
 
 
 @contextmanager
-def showing(bound: Bound, on_round: Callable[[Round], None] | None) -> Generator[Callable[[Round], None]]:
+def telling(bound: Bound, on_round: Callable[[Round], None] | None) -> Generator[Callable[[Round], None]]:
     """What to call after each round: the user's own function, else a bar on the standard error stream of a terminal."""
     console = Console(stderr=True)
     if on_round is not None or not console.is_terminal:
@@ -50,7 +51,7 @@ def showing(bound: Bound, on_round: Callable[[Round], None] | None) -> Generator
         return
     said = TextColumn("{task.fields[said]}", style="dim", markup=False)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-    with Progress(*columns, TimeElapsedColumn(), said, console=console, transient=True) as progress:
+    with showing(Progress(*columns, TimeElapsedColumn(), said, console=console, transient=True)) as progress:
         title = f"Removing within {bound.setting}={bound.amount:g}"
         task = progress.add_task(title, total=1.0, said="measuring the original")
 

@@ -154,7 +154,7 @@ def train(
     run = _Run(model, stepper, objective, steps, warmup, progress)
     history, started = History(), time.perf_counter()
     score = None if validate is None else partial(_totals, model, validate, device, loss)
-    with _kept_modes(model, teacher), _seeded(seed, device):
+    with kept_modes(model, teacher), _seeded(seed, device):
         if teacher is not None:
             teacher.eval()
         best = _Best(model, score)
@@ -202,7 +202,7 @@ def _totals(model: nn.Module, loader: Iterable[Any], device: str | torch.device,
     """Losses and hits over all batches."""
     model.to(device)
     totals = Totals()
-    with _kept_modes(model), torch.no_grad():
+    with kept_modes(model), torch.no_grad():
         model.eval()
         for batch in loader:
             output, target = forward(model, batch, device)
@@ -367,7 +367,7 @@ def _count(loader: Iterable[Any]) -> int:
 
 
 @contextmanager
-def _kept_modes(*models: nn.Module | None) -> Generator[None]:
+def kept_modes(*models: nn.Module | None) -> Generator[None]:
     """Put every module back into the mode, training or not, that it was in."""
     modes = [(module, module.training) for model in models if model is not None for module in model.modules()]
     try:

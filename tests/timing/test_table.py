@@ -1,14 +1,11 @@
 """The predicted latency: a sum of curves, and how it is brought to the time of the whole model."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
 from secateur.timing import LatencyTable, latency_table
-from secateur.timing.fitting import _bar
 from secateur.timing.stopwatch import Timer
 from secateur.timing.table import Predictor
 from secateur.timing.widths import fast_steps, worthwhile
@@ -133,9 +130,3 @@ def test_the_step_between_fast_widths(size: int, step: int) -> None:
 def test_every_width_is_fast_where_time_goes_by_work() -> None:
     graph, found = predictor(Residual())
     assert set(fast_steps(found, {n: i.size for n, i in graph.axes.items()}).values()) == {1}
-
-
-def test_no_progress_is_shown_but_on_a_terminal(capsys: Any) -> None:
-    with _bar() as advance:
-        advance(1, 2)
-    assert capsys.readouterr() == ("", "")

@@ -159,7 +159,7 @@ class Batch:
         Raises:
             ScoreError: there is none, or it is NaN.
         """
-        value = self._loss(output, loss, asking)
+        value = self.losses(output, loss, asking)
         if not isinstance(value, Tensor) or value.numel() == 0 or not value.requires_grad:
             got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ScoreError(
@@ -171,7 +171,15 @@ class Batch:
             raise ScoreError(f"the loss of batch {self.number} is {float(value.detach())}: no gradients for {asking}")
         return value
 
-    def _loss(self, output: Any, loss: Loss | None, asking: str) -> Any:
+    def losses(self, output: Any, loss: Loss | None, asking: str) -> Any:
+        """What gives the loss gives, as it is; with or without gradients.
+
+        Args:
+            loss, asking: as for `loss`.
+
+        Raises:
+            ScoreError: there is none.
+        """
         ways = (
             "Pass batches (inputs, target) of class labels, or loss=lambda output, target: ..., or take a criterion "
             "without labels, such as 'reconstruction'."

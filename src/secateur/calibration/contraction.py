@@ -56,6 +56,15 @@ class Contraction:
         """Write a matrix (G, K, N) into the parameter; not where the weight repeats its numbers."""
         raise NotImplementedError
 
+    def pick(self, most: int, seed: int) -> Tensor | None:
+        """Rows to look at, in order, no more than fit in memory; None for all.
+
+        Args:
+            most: how many, at most.
+            seed: of the choice.
+        """
+        return sample(self.count(), most, self.matrix().shape[:2].numel(), seed, self.x.device)
+
     @property
     def repeats(self) -> bool:
         """Whether the weight repeats numbers of the parameter, as ``expand`` does, so that it can't be written to."""

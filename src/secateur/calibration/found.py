@@ -123,26 +123,23 @@ class Statistics:
 
 
 @dataclass
-class Spread:
-    """Sums over rows of a tensor and of its squares, by channel."""
+class Moments:
+    """Sums over rows of a tensor and of its squares, by channel, (C,) float64."""
 
     rows: int = 0
-    total: Tensor | None = None
-    square: Tensor | None = None
+    total: Tensor | float = 0.0
+    square: Tensor | float = 0.0
 
     def add(self, x: Tensor, dim: int) -> None:
         """Count a tensor in, whose channels lie along a dim."""
-        first, second = _sum(x.float(), dim), _sum(x.float().square(), dim)
-        self.total = first if self.total is None else self.total + first
-        self.square = second if self.square is None else self.square + second
+        self.total = self.total + _sum(x.float(), dim)
+        self.square = self.square + _sum(x.float().square(), dim)
         self.rows += x.numel() // max(x.shape[dim], 1)
 
     @property
-    def variance(self) -> float:
-        """Summed over the channels."""
-        if self.total is None or self.square is None:
-            return 0.0
-        return float((self.square / self.rows - (self.total / self.rows).square()).clamp_min(0).sum())
+    def variance(self) -> Tensor:
+        """Of each channel, (C,)."""
+        return (torch.as_tensor(self.square) / self.rows - (torch.as_tensor(self.total) / self.rows) ** 2).clamp_min(0)
 
 
 def consumers(sites: dict[Key, Site], axis: str) -> list[tuple[Key, Tensor]]:

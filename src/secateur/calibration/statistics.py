@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Batch, Batches, Forward, drawn_loss
-from secateur.calibration.contraction import Contraction, Convolution, sample
-from secateur.calibration.found import Inputs, Spread, Statistics, consumers, wide
+from secateur.calibration.contraction import Contraction, Convolution
+from secateur.calibration.found import Inputs, Moments, Statistics, consumers, wide
 from secateur.calibration.sites import Follows, find_followers, find_sites
 from secateur.calibration.watching import Key, Watch
 from secateur.errors import DataError, ScoreError
@@ -131,7 +131,7 @@ class _Pass:
         self.counts: dict[Any, int] = {}
         self.follows: dict[Key, Follows] = {}
         self.sums: dict[int, tuple[Key, int]] = {}  # additions, by number, with a use and the dim of its outputs
-        self.spreads: dict[Key, Spread] = {}
+        self.streams: dict[Key, Moments] = {}
         self.mode = ""
         self.gates: dict[str, Tensor] = {}
 
@@ -212,7 +212,7 @@ class _Pass:
             found.grams[key] /= self.counts["gram", key]
         for key in found.means:
             found.means[key] /= self.counts["gram", key]
-        found.streams = {key: spread.variance for key, spread in self.spreads.items()}
+        found.streams = {key: float(sums.variance.sum()) for key, sums in self.streams.items()}
 
 
 class _Collecting(Watch):
@@ -257,7 +257,7 @@ class _Collecting(Watch):
         key, dim = self.work.sums.get(number, (None, 0))
         if key is not None and said.plain == "aten::add":
             with torch.no_grad():
-                self.work.spreads.setdefault(key, Spread()).add(out, dim)
+                self.work.streams.setdefault(key, Moments()).add(out, dim)
 
     def _follow(self, key: Key, use: Contraction) -> None:
         """Note what becomes of the output."""
@@ -270,9 +270,7 @@ class _Collecting(Watch):
     def _gram(self, key: Key, use: Contraction) -> None:
         if key not in self.work.found.slopes:
             self._follow(key, use)
-        width = self.work.found.matrices[key].shape[:2].numel()
-        pick = sample(use.count(), self.work.rows, width, self.batch.number, use.x.device)
-        rows = use.rows(pick).transpose(0, 1)  # (G, R, K)
+        rows = use.rows(use.pick(self.work.rows, self.batch.number)).transpose(0, 1)  # (G, R, K)
         follow = self.work.follows.get(key, Follows())
         constant = use.bias is not None or follow.bias is not None or follow.norm is not None  # can be made up for
         for start in range(0, rows.shape[1], CHUNK):

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from secateur.progress import showing
+
 
 class Terminal:
     """Shows the steps of a run: a line for each, with a moving bar while it lasts where there is a terminal.
@@ -75,7 +77,7 @@ def _bar(title: str, console: Console) -> Generator[_Moving]:
         TimeElapsedColumn(),
         said,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with showing(Progress(*columns, console=console, transient=True)) as progress:
         yield _Moving(progress, title)
 
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from secateur.axes import Expr, leaves
 from secateur.calibration.contraction import Contraction, Product, owners, sample
-from secateur.calibration.found import wide
+from secateur.calibration.found import Moments, wide
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Follows, Site
 from secateur.calibration.watching import Key
 from secateur.compensation.least_squares import RIDGES, Sums, solve
 from secateur.compensation.merging import Likeness, fold
-from secateur.compensation.spread import Spread
 from secateur.modules import named_tensors
 from secateur.planning.plan import Plan
 from secateur.surgery.reindex import index
@@ -83,7 +82,7 @@ class Refitting:
         home = self._home(key, use)
         if self.how == "merge":
             self._merge(key, pairs, centred=home is not None)
-        sums, total, spread = self._sums(key, pairs)
+        sums, total, (now, wanted) = self._sums(key, pairs)
         whole = sums[0] + sums[1]
         mean_square = max(total / whole.rows, torch.finfo(torch.float32).tiny)
         missing = float(whole.parts["tt"].sum()) / whole.rows
@@ -99,7 +98,7 @@ class Refitting:
             home(fit.offset.flatten())
         if self.how != "lstsq" and norm is not None and norm.var in self.alone:
             var = self.tensors[norm.var]
-            var.mul_(spread.ratio().to(var))
+            var.mul_(_ratio(now, wanted).to(var))
         return Refit(name=key[0], before=fit.before / mean_square, after=fit.after / mean_square, ridge=fit.ridge)
 
     def why_not(self, key: Key) -> str | None:
@@ -114,26 +113,30 @@ class Refitting:
     def _changes(self, exprs: Sequence[Expr]) -> bool:
         return any(leaf.name in self.plan.axes for e in exprs for leaf in leaves(e))
 
-    def _sums(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> tuple[tuple[Sums, Sums], float, Spread]:
-        """What is to be known of features, and of what the outputs lack, in two halves; and the outputs' squares."""
+    def _sums(
+        self, key: Key, pairs: Sequence[tuple[Pause, Pause]]
+    ) -> tuple[tuple[Sums, Sums], float, tuple[Moments, Moments]]:
+        """What is to be known of features, and of what the outputs lack, in two halves; the outputs' squares; and how
+        outputs are spread as they are and as they should be, unless all is fitted.
+        """
         kept = index(self.sites[key].outputs, self.plan.units)
-        halves, spread, total = (Sums(), Sums()), Spread(), 0.0
+        halves, spreads, total = (Sums(), Sums()), (Moments(), Moments()), 0.0
         most = max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
-            width = small.use.matrix().shape[0] * small.use.matrix().shape[1]
-            pick = sample(small.use.count(), most, width, number, small.use.x.device)
+            pick = small.use.pick(most, number)
             features = small.use.rows(pick)  # (R, G, K)
             now = self._outputs(small, features)
             target = _target(dense, pick)[:, kept.to(now.device)].reshape(now.shape)
             if self.how == "lstsq":
                 target = target + self._gap(dense, small, kept, pick, now.flatten(1)).reshape(now.shape)
             else:
-                spread.add(now.flatten(1), target.flatten(1))
+                for spread, values in zip(spreads, (now, target), strict=True):
+                    spread.add(values.flatten(1), 1)
             total += float(target.square().sum())
             missing, half = (target - now).float(), (len(features) + number % 2) // 2  # of single rows every other
             halves[0].add(features[:half].float(), missing[:half])
             halves[1].add(features[half:].float(), missing[half:])
-        return halves, total, spread
+        return halves, total, spreads
 
     @staticmethod
     def _outputs(small: Pause, features: Tensor) -> Tensor:
@@ -209,6 +212,11 @@ def _target(dense: Pause, pick: Tensor | None) -> Tensor:
     """What the original gives, (R, G * N)."""
     assert dense.out is not None
     return dense.use.outputs(dense.out, pick).flatten(1)
+
+
+def _ratio(now: Moments, wanted: Moments) -> Tensor:
+    """Variance as it is by the variance as it should be, (C,), within bounds that a norm can live with."""
+    return ((now.variance + 1e-8) / (wanted.variance + 1e-8)).clamp(1e-3, 1e3)
 
 
 def _add(tensor: Tensor, offset: Tensor) -> None:

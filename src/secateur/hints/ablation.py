@@ -17,7 +17,7 @@ from secateur.modules import named_tensors
 from secateur.objectives import Loss
 from secateur.places import positions
 from secateur.planning.plan import Plan, PlannedAxis, PlannedTensor
-from secateur.proof import HOOKED, _normed_by_hook, silenced_call
+from secateur.proof import HOOKED, normed_by_hook, silenced_call
 from secateur.tracing.running import tensors_in
 from secateur.tracing.shadow import separate
 from secateur.tracing.surroundings import quiet_backends, seed_draws
@@ -55,7 +55,7 @@ class Ablation:
         self.copy = separate(model)
         self.tensors = named_tensors(self.copy)
         self.dtype = next((t.dtype for t in self.tensors.values() if t.is_floating_point()), torch.float32)
-        made = {f"{name}_{part}" for name in _normed_by_hook(self.copy) for part in HOOKED}
+        made = {f"{name}_{part}" for name in normed_by_hook(self.copy) for part in HOOKED}
         self.special = {
             axis
             for axis, info in graph.axes.items()
@@ -134,7 +134,7 @@ class OnBatch:
         if self.ablation.truth == "output":
             return _distance([t for t in tensors_in(output) if t.is_floating_point()], self.reference)
         try:
-            return float(self.batch._loss(output, self.ablation.loss, "truth='loss'").mean())
+            return float(self.batch.losses(output, self.ablation.loss, "truth='loss'").mean())
         except ScoreError as error:
             raise DataError(f"{error} Or take truth='output', which needs no labels.") from error
 

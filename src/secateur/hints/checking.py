@@ -27,7 +27,7 @@ from secateur.objectives import Loss
 from secateur.planning import Budget
 from secateur.planning.planning import choose_axes
 from secateur.progress import progress_bar
-from secateur.tracing.surroundings import _draws_as_found
+from secateur.tracing.surroundings import draws_as_found
 
 Hint = str | Criterion | Mapping[str, Tensor]
 CONTROL = "random"
@@ -101,7 +101,7 @@ def check_hints(
     if budget is not None:
         check_budget(budget)
     chosen = _named(hints)
-    with _draws_as_found():
+    with draws_as_found():
         seen = data if calibration is None else calibration
         rate = partial(score_all, model, graph, data=seen, loss=loss, seed=seed, forward=forward)
         scores, skipped = _scores(chosen, graph, rate, forgiving=hints is None)

@@ -1,9 +1,6 @@
 """Every distinct operation of a model is timed at a few sizes; the samples become a `LatencyTable`."""
 
-import sys
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -12,6 +9,7 @@ from torch import nn
 
 from secateur.errors import MeasureError
 from secateur.graph import Graph
+from secateur.progress import Advance, progress_bar
 from secateur.timing import stopwatch
 from secateur.timing.curves import fit, points
 from secateur.timing.operations import Call, Operation, Sizes
@@ -25,10 +23,8 @@ SWEEPS = 2  # through all sizes, some time apart, the fastest of which counts
 MORE_SWEEPS = 3  # through those on which the sweeps disagree
 AGREED = 1.05  # times between which nothing needs repeating
 NOTICED = 0.003  # share of the whole time below which an operation is timed at few sizes
-PATIENCE = 1.0  # seconds before a progress bar shows
 
 Point = tuple[Operation, Sizes]
-Advance = Callable[[int, int], None]
 
 
 def latency_table(
@@ -80,7 +76,7 @@ def fit_table(calls: Sequence[Call], timer: Timer, kept: Store) -> LatencyTable:
     """The curves of all calls, timed where they are not kept from before."""
     counts = operations(calls)
     try:
-        with _bar() as advance:
+        with progress_bar("Timing operations") as advance:
             dense = _timed([(op, op.dense) for op in counts], timer, kept, advance)
             worth = {op: dense[op, op.dense] * times for op, times in counts.items() if isfinite(dense[op, op.dense])}
             total = sum(worth.values())
@@ -131,27 +127,3 @@ def _doubtful(tries: Mapping[Point, Sequence[float]]) -> list[Point]:
         )
 
     return [point for point, found in tries.items() if sorted(found)[1] > AGREED * best[point] or slower(*point)]
-
-
-@contextmanager
-def _bar() -> Generator[Advance]:
-    """A progress bar on a terminal's standard error, once it takes a while."""
-    started = time.perf_counter()
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    progress = Progress(console=Console(stderr=True), transient=True)
-    task = progress.add_task("Timing operations", total=None)
-
-    def advance(done: int, total: int) -> None:
-        if not progress.live.is_started and time.perf_counter() - started > PATIENCE:
-            progress.start()
-        progress.update(task, completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        progress.stop()

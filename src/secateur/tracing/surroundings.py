@@ -44,7 +44,7 @@ def quiet_backends() -> Generator[None]:
     """Evaluation without gradients, autocast, or fused kernels that hide the structure; all as found afterwards."""
     with ExitStack() as stack:
         stack.enter_context(_flags_as_found())
-        stack.enter_context(_draws_as_found())
+        stack.enter_context(draws_as_found())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for device in ("cpu", "cuda", "xpu", "mps"):
@@ -70,7 +70,7 @@ def _flags_as_found() -> Generator[None]:
 
 
 @contextmanager
-def _draws_as_found() -> Generator[None]:
+def draws_as_found() -> Generator[None]:
     """The random states of torch, numpy and Python."""
     drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (users' code draws from it)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
