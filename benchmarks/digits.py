@@ -22,7 +22,8 @@ from torch import nn
 from secateur.config import PruneSettings
 from secateur.data import Data
 from secateur.run import prepare, prune_model, train_dense, tune
-from secateur.training import SCRATCH, TUNE, evaluate, train
+from secateur.tuning import SCRATCH, TUNE, evaluate
+from secateur.tuning import tune as train
 
 ROWS = {
     "dense": "dense",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.rounds import Round
-from secateur.training import evaluate
+from secateur.tuning import evaluate
 
 Batches = list[tuple[Tensor, Tensor]]
 

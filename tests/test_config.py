@@ -11,7 +11,7 @@ from secateur.config import ModelSettings, PlanSettings, PruneSettings, parse_bu
 from secateur.errors import ConfigError
 from secateur.plain import parse_scalar, read_yaml
 from secateur.planning import Budget
-from secateur.training import SCRATCH, TUNE
+from secateur.tuning import SCRATCH, TUNE
 
 CHANGED = PruneSettings(
     model="torchvision.models:resnet18",

@@ -19,7 +19,7 @@ from secateur.errors import DataError, OutputError, PlanError, UnknownImportance
 from secateur.plain import read_yaml
 from secateur.run import Outcome, prune_run
 from secateur.timing import LatencyTable, latency_table, settling
-from secateur.training import evaluate
+from secateur.tuning import evaluate
 from support.clocks import by_work
 
 FILES = {

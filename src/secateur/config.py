@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, cast
 from secateur.errors import ConfigError, PlanError
 from secateur.plain import CHOICES, checked, parse_scalar, yaml_module
 from secateur.planning import Budget
-from secateur.training import SCRATCH, TUNE
+from secateur.tuning.recipes import SCRATCH, TUNE
 
 EXAMPLE_MODEL = "simplenet"
 THRESHOLD = 0.8

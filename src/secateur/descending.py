@@ -16,9 +16,9 @@ from secateur.errors import PlanError, UnreachableBound, UnreachableBudget
 from secateur.graph import Graph
 from secateur.heldout import Bound
 from secateur.importance import Scores
+from secateur.modules import kept_modes
 from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, telling
-from secateur.training import kept_modes
 
 STEP = 0.1  # share of the present cost that a round removes at first
 REDUCE = ("macs", "params", "bytes")

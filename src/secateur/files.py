@@ -47,9 +47,9 @@ def atomic(path: str | Path) -> Generator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # last, since some writers put a file of their own in its place
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
-        _flush(target.parent)
+        flush(target.parent)
     except OSError as error:
         raise _unwritable(target, error) from error
     finally:
@@ -128,7 +128,7 @@ class RunDirectory:
                 os.replace(self.work, self.path)
             except OSError as error:
                 raise _unwritable(self._shown, error) from error
-        _flush(self.path.parent)
+        flush(self.path.parent)
         self.published = True
         return self.path
 
@@ -199,7 +199,7 @@ def _umask() -> int:
     return mask
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Ask the system to put a file, or a folder's list of names, on the disk (not every system can for a folder)."""
     with suppress(PermissionError):
         handle = os.open(path, os.O_RDONLY)

@@ -1,5 +1,7 @@
 """The modules of a model in one pass: torch's own iterators nest one generator in another for each level of modules."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -81,3 +83,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters by qualified name; tied ones under each of their names."""
     return Walk(model).parameters
+
+
+@contextmanager
+def kept_modes(*models: nn.Module | None) -> Generator[None]:
+    """Put every module back into the mode, training or not, that it was in."""
+    modes = [(module, module.training) for model in models if model is not None for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -30,7 +30,8 @@ from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
-from secateur.training import Epoch, History, evaluate, train
+from secateur.tuning import Epoch, History, evaluate
+from secateur.tuning import tune as train
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency

@@ -11,7 +11,8 @@ from secateur.data.batches import Batches, TensorSource
 from secateur.errors import TrainingError
 from secateur.examples import SimpleNet
 from secateur.objectives import Totals, imitation, loss_of
-from secateur.training import SCRATCH, TUNE, evaluate, train
+from secateur.tuning import SCRATCH, TUNE, evaluate
+from secateur.tuning import tune as train
 
 
 def blobs(count: int = 64, seed: int = 0) -> Batches:
@@ -220,7 +221,10 @@ def test_ctrl_c_in_the_first_epoch_gives_the_model_back_as_it_came():
 
 def test_nan_loss_names_step_and_rate_and_keeps_the_best_state():
     model, states = net(), []
-    with pytest.raises(TrainingError, match=r"the loss became nan at step 6 of 20 \(epoch 2\), with lr=0.0\d+\. Lower"):
+    with pytest.raises(
+        TrainingError,
+        match=r"the loss became nan at step 6 of 20 \(epoch 2\), with lr=0.0\d+\. The model keeps the best state",
+    ):
         train(
             model,
             Flawed(blobs(), at=6, happen=poison),
