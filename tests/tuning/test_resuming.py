@@ -147,7 +147,9 @@ def test_memory_formats_come_back(tmp_path: Path) -> None:
         return model
 
     whole, resumed = run(None, None), run(tmp_path, 3)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ class Run:
     def next_epoch(self) -> None:
         """Say that all that belongs to an epoch is done, so that a checkpoint goes on with the next one."""
         at = self.at
-        self.at = Position(epoch=at.epoch + 1, step=at.step, split=at.split)
+        states = randomness.states_of(self.loader)
+        self.at = Position(epoch=at.epoch + 1, step=at.step, split=at.split, loader=states)
 
     def _epoch(self, stepped: Callable[[], None]) -> Epoch:
         at, number = self.at, self.at.epoch
@@ -163,10 +164,8 @@ class Run:
     def _batches(self) -> Iterator[Sequence[Any]]:
         """The epoch's batches, those that are done already passed over."""
         at, loader = self.at, self.loader
-        if at.group == 0:
-            at.loader = randomness.states_of(loader)
-        else:
-            randomness.put_states(loader, at.loader)
+        randomness.put_states(loader, at.loader)  # of a run that is taken up again
+        at.loader = at.loader or randomness.states_of(loader)
         self.data.start(at.epoch)
         with self.data():
             if callable(set_epoch := getattr(loader, "set_epoch", None)):

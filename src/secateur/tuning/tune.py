@@ -153,10 +153,10 @@ class Session:
 
     def train(self, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> History:
         """All epochs, or as many as there are until something ends the run."""
-        run, history = self.run, self.history
         saved = None if self.keeper is None else self.keeper.latest()
         if saved is not None:
             self.load_state_dict(saved)
+        run, history = self.run, self.history
         try:
             if saved is None:
                 self._consider(0)
