@@ -309,7 +309,7 @@ def _objective(
         own, output, target = labels_only(batch)
         with torch.no_grad():
             taught, _ = forward(teacher, batch, device)
-        return (1 - distill) * own + distill * imitation(output, taught, temperature), output, target
+        return (1 - distill) * own + distill * imitation(output, taught, temperature, target), output, target
 
     return with_teacher
 
