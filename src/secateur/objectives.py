@@ -96,7 +96,9 @@ def imitation(output: Any, taught: Any, temperature: float, target: Any = None, 
             "features instead: Distillation(teacher, weight=0, features='auto')"
         )
     log_scores, log_wanted = (F.log_softmax(s.movedim(dim, -1).float() / temperature, -1) for s in (scores, wanted))
-    divergence = F.kl_div(log_scores, log_wanted, log_target=True, reduction="none").sum(-1)  # (N, places ...)
+    divergence = F.kl_div(log_scores, log_wanted.to(scores.device), log_target=True, reduction="none").sum(
+        -1
+    )  # (N, places ...)
     counted = _labelled(target, divergence, shift=shift)
     mean = divergence.mean() if counted is None else (divergence * counted).sum() / counted.sum().clamp_min(1)
     return mean * temperature**2

@@ -204,3 +204,19 @@ def test_errors_say_what_to_do():
         LowRank(rank=0, alpha=0)
     with pytest.raises(TrainingError, match="only"), trainable(Mlp(), LowRank(only=("x",))):
         pass
+
+
+def test_low_rank_changes_and_distillation_go_together():
+    from secateur.tuning.distilling import Distillation
+
+    dense, x = Cnn().eval(), torch.randn(2, 3, 8, 8)
+    result = sc.prune(dense, x, keep=0.5)
+    labels = torch.tensor([0, 1])
+    with (
+        trainable(result.model, LowRank(rank=2)) as chosen,
+        Distillation(dense, result.plan, features="auto").on(result.model) as lesson,
+    ):
+        out = result.model(x)
+        lesson(F.cross_entropy(out, labels), out, (x, labels)).backward()
+        assert all(p.grad is not None for p in chosen.parameters.values())
+    assert lesson.matched == ("bn1", "bn2")

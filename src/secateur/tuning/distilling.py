@@ -78,7 +78,7 @@ class Distillation:
     weight: float = 0.7
     temperature: float = 3.0
     features: str | Iterable[str] = ()
-    feature_weight: float = 1.0
+    feature_weight: float = 0.1
     shift: bool | None = None
 
     def __post_init__(self) -> None:
@@ -163,8 +163,7 @@ class Lesson:
         self.terms = {"own": own.detach()}
         if settings.weight:
             labels = _labels(batch) if target is None else target
-            moved = tree_map_only(Tensor, lambda t: t.to(own.device), (taught, labels))
-            term = imitation(output, moved[0], settings.temperature, moved[1], shift=self._shift)
+            term = imitation(output, taught, settings.temperature, labels, shift=self._shift)
             loss, self.terms["imitation"] = loss + settings.weight * term, term.detach()
         if settings.patterns:
             term = self._distance(_padding(batch)).to(own.device)
