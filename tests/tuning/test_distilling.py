@@ -208,6 +208,14 @@ def test_a_teacher_of_another_precision():
     assert loss.isfinite()
 
 
+def test_batches_of_another_form():
+    teacher, student = Mlp(), Mlp()
+    batch = [torch.randn(3, 4), "names", torch.tensor([0, 1, 0])]
+    with Distillation(teacher, features=["1"]).on(student, lambda model, batch: model(batch[0])) as lesson:
+        output = student(batch[0])
+        assert lesson(F.cross_entropy(output, batch[2]), output, batch, batch[2]).isfinite()
+
+
 def test_errors_say_what_to_do():
     teacher, student = Mlp(), Mlp(5)
     x = torch.randn(3, 4)

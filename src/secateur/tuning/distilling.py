@@ -106,7 +106,7 @@ class Distillation:
         Args:
             student: unwrapped; it may run inside a wrapper for training in parallel.
             forward: ``(model, batch) -> output``, where the teacher's inputs are not the batch's; the batch then comes
-                as it is, on whatever device.
+                as it is, on whatever device, and labels are those that the lesson is given.
 
         Raises:
             TrainingError: the student is the teacher, or a pattern matches none of their modules.
@@ -150,7 +150,7 @@ class Lesson:
             own: the student's own loss.
             output: what the student returned.
             batch: a tensor, a mapping, or a pair (inputs, target), as for ``forward``.
-            target: labels; None takes the batch's.
+            target: labels; None takes the batch's, where the batch is of the usual form.
 
         Raises:
             TrainingError: scores or features that can't be compared, or features of a student that did not run.
@@ -162,11 +162,11 @@ class Lesson:
         loss = own if settings.weight == 0 else (1 - settings.weight) * own
         self.terms = {"own": own.detach()}
         if settings.weight:
-            labels = _labels(batch) if target is None else target
+            labels = _labels(batch) if target is None and self.forward is None else target
             term = imitation(output, taught, settings.temperature, labels, shift=self._shift)
             loss, self.terms["imitation"] = loss + settings.weight * term, term.detach()
         if settings.patterns:
-            term = self._distance(_padding(batch)).to(own.device)
+            term = self._distance(_padding(batch) if self.forward is None else None).to(own.device)
             loss, self.terms["features"] = loss + settings.feature_weight * term, term.detach()
         self.learnt.clear()
         self.taught.clear()
