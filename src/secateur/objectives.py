@@ -58,17 +58,60 @@ def loss_of(output: Any, target: Any, loss: Loss | None) -> Tensor:
     return F.cross_entropy(scores, target)
 
 
-def imitation(output: Any, taught: Any, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the model's class scores from the teacher's, times temperature squared.
+def class_dim(scores: Tensor, target: Any = None) -> int:
+    """Which dim of class scores the classes are along: 1 of (N, C) and (N, C, H, W, ...).
+
+    Of three dims it is the last, as language models have it, (N, T, C), unless the target's shape says (N, C, T).
+    """
+    if scores.dim() != 3:
+        return 1
+    shape = target.shape if isinstance(target, Tensor) else None
+    return 1 if shape != scores.shape[:2] and shape == (scores.shape[0], scores.shape[2]) else 2
+
+
+def imitation(output: Any, taught: Any, temperature: float, target: Any = None, *, shift: bool = False) -> Tensor:
+    """Kullback-Leibler divergence of the model's class scores from the teacher's, times temperature squared, as a mean
+    over samples, and over the places of each that have a label.
 
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
+
+    Args:
+        output, taught: what the model and the teacher returned, with class scores (N, C), (N, C, H, W, ...), or of
+            language models (N, T, C).
+        temperature: softens both sides, above 0.
+        target: where it holds a label for each place, (N,), (N, H, W) or (N, T), places with labels below 0 (-100, as
+            padding has) don't count.
+        shift: scores (N, T, C) at a place speak of the label at the next one, as in causal language models.
+
+    Raises:
+        TrainingError: there are no class scores of one shape, or only one score a place, which is no class.
     """
     scores, wanted = logits_of(output), logits_of(taught)
-    if scores is None or wanted is None or scores.shape != wanted.shape:
+    if scores is None or wanted is None or scores.shape != wanted.shape or scores.dim() < 2:
         raise TrainingError("the model can't imitate the teacher: both must return class scores of one shape")
-    log_scores, log_wanted = (F.log_softmax(s / temperature, dim=1) for s in (scores, wanted))
-    divergence = F.kl_div(log_scores, log_wanted, log_target=True, reduction="sum") / scores.shape[0]
-    return divergence * temperature**2
+    dim = class_dim(scores, target)
+    if scores.shape[dim] < 2:
+        raise TrainingError(
+            f"the model can't imitate the teacher: scores of shape {tuple(scores.shape)} hold one class only. Imitate "
+            "features instead: Distillation(teacher, weight=0, features='auto')"
+        )
+    log_scores, log_wanted = (F.log_softmax(s.movedim(dim, -1).float() / temperature, -1) for s in (scores, wanted))
+    divergence = F.kl_div(log_scores, log_wanted.to(scores.device), log_target=True, reduction="none").sum(
+        -1
+    )  # (N, places ...)
+    counted = _labelled(target, divergence, shift=shift)
+    mean = divergence.mean() if counted is None else (divergence * counted).sum() / counted.sum().clamp_min(1)
+    return mean * temperature**2
+
+
+def _labelled(target: Any, places: Tensor, *, shift: bool) -> Tensor | None:
+    """Which places have a label, as a mask of their shape; None where the target says nothing of it."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != places.shape:
+        return None
+    counted = target.to(places.device) >= 0
+    if shift and target.dim() == 2:
+        counted = F.pad(counted[:, 1:], (0, 1))
+    return counted
 
 
 @dataclass

@@ -1,37 +1,62 @@
-"""What may be called along a training run."""
+"""What can take part in a training run: callbacks, and what they see of it."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from secateur.tuning.history import Epoch
-    from secateur.tuning.loop import Run
+import torch
+from torch import nn
+
+
+class Run(Protocol):
+    """What a callback sees of a training run.
+
+    Attributes:
+        model: unwrapped, as the user gave it.
+        optimizer: with its ``param_groups``.
+        step: optimizer steps done so far, of the whole run.
+        steps: optimizer steps in all.
+        epoch: counted from 1; 0 before the first.
+        lr: the learning rate of the first group of parameters.
+        device: where the model is.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def device(self) -> torch.device: ...
 
 
 class Callback:
-    """Told of every step of a run; nothing happens unless a method is overridden.
+    """Takes part in a training run. Every method does nothing; override those that are needed."""
 
-    A run offers ``model`` (not wrapped), ``optimizer``, ``step`` (steps done, of the whole run), ``steps`` (in all),
-    ``epoch`` (from 1), ``lr`` and ``device``.
-    """
+    def on_start(self, run: Run) -> None:
+        """Training begins, or goes on from a checkpoint: then `load_state_dict` came before."""
 
-    def on_start(self, run: "Run") -> None:
-        """Before the first step, or the first after resuming: the state, if there is one, has been loaded."""
-
-    def before_step(self, run: "Run") -> None:
+    def before_step(self, run: Run) -> None:
         """Gradients are there, clipped; the optimizer's step comes next."""
 
-    def after_step(self, run: "Run") -> None:
-        """The step is done and counted."""
+    def after_step(self, run: Run) -> None:
+        """The optimizer has made a step, which ``run.step`` counts already."""
 
-    def on_epoch(self, run: "Run", row: "Epoch") -> None:
-        """An epoch is over, its row complete."""
+    def on_epoch(self, run: Run, row: Any) -> None:
+        """An epoch is over; ``row`` says what it gave."""
 
-    def on_end(self, run: "Run") -> None:
-        """After the last step, before the best state is put back."""
+    def on_end(self, run: Run) -> None:
+        """Training is over, also after Ctrl-C and errors."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to hold to go on: tensors, numbers, text, and lists and dicts of these."""
+        """What a checkpoint keeps: tensors, numbers, strings, and lists and dicts of these."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from secateur.errors import TrainingError
 from secateur.modules import kept_modes
-from secateur.objectives import Loss, Totals, forward, imitation, loss_of
+from secateur.objectives import Loss, Totals, forward, loss_of
 from secateur.tuning import randomness
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.checkpoints import EVERY, Checkpoints
+from secateur.tuning.distilling import Distillation, Lesson
 from secateur.tuning.evaluating import Metric, totals_of
 from secateur.tuning.history import Epoch, History
 from secateur.tuning.interrupts import Interrupts
@@ -27,6 +28,7 @@ from secateur.tuning.optimizers import MakeOptimizer, make_optimizer
 from secateur.tuning.processes import Processes, processes
 from secateur.tuning.recipes import Recipe
 from secateur.tuning.schedules import Fraction, fractions
+from secateur.tuning.trainable import What, trainable
 
 
 class _Stop(Exception):
@@ -44,9 +46,11 @@ def tune(
     weight_decay: float = Recipe.weight_decay,
     schedule: str | Fraction = "cosine",
     warmup: float = Recipe.warmup,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Distillation | None = None,
     distill: float = Recipe.distill,
     temperature: float = Recipe.temperature,
+    train_only: What = "all",
+    freeze_statistics: bool = False,
     loss: Loss | None = None,
     metric: Metric | None = None,
     larger: bool = True,
@@ -81,8 +85,9 @@ def tune(
         these = stack.enter_context(processes(device, precision))
         if ema is not None and these.sharded:
             raise TrainingError("ema does not go with FSDP: train with DDP, or without ema")
-        stack.enter_context(kept_modes(model, teacher))
+        stack.enter_context(kept_modes(model))
         stack.enter_context(randomness.as_found(these.device))
+        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics))
         data = randomness.DataDraws(seed)
         data.start(0)
         with data():
@@ -97,11 +102,20 @@ def tune(
         wrapped, stepper = these.prepare(
             model, lambda trained: make_optimizer(optimizer, trained, lr=lr, weight_decay=weight_decay)
         )
+        lesson: Lesson | None = None
+        if teacher is not None and (isinstance(teacher, Distillation) or distill):
+            taught = (
+                teacher
+                if isinstance(teacher, Distillation)
+                else Distillation(teacher, weight=distill, temperature=temperature)
+            )
+            taught.teacher.to(these.device)
+            lesson = stack.enter_context(taught.on(these.unwrap(wrapped)))
         run = Run(
             wrapped,
             stepper,
             train,
-            objective(these, loss, teacher, distill, temperature),
+            objective(these, loss, lesson),
             these,
             pace,
             seed=seed,
@@ -167,11 +181,11 @@ class Session:
                     self._finish(row, patience, on_epoch)
                     if history.stopped:
                         break
-            for callback in run.callbacks:
-                callback.on_end(run)
         except (KeyboardInterrupt, _Stop):
             history.interrupted = True
         finally:
+            for callback in run.callbacks:
+                callback.on_end(run)
             self._end()
         return history
 
@@ -257,28 +271,16 @@ class Session:
         self.history.interrupted = False
 
 
-def objective(
-    these: Processes, loss: Loss | None, teacher: nn.Module | None, distill: float, temperature: float
-) -> Objective:
+def objective(these: Processes, loss: Loss | None, lesson: Lesson | None) -> Objective:
     """From a batch to its loss, with or without a teacher, the model's output and the target."""
 
-    def labels_only(model: nn.Module, batch: Any) -> tuple[Tensor, Any, Any]:
+    def compute(model: nn.Module, batch: Any) -> tuple[Tensor, Any, Any]:
         with these.accelerator.autocast():
             output, target = forward(model, batch, these.device)
-            return loss_of(output, target, loss), output, target
+            own = loss_of(output, target, loss)
+            return own if lesson is None else lesson(own, output, batch, target), output, target
 
-    if teacher is None or distill == 0:
-        return labels_only
-    teacher.to(these.device).eval()
-
-    def with_teacher(model: nn.Module, batch: Any) -> tuple[Tensor, Any, Any]:
-        own, output, target = labels_only(model, batch)
-        with these.accelerator.autocast():
-            with torch.no_grad():
-                taught, _ = forward(teacher, batch, these.device)
-            return (1 - distill) * own + distill * imitation(output, taught, temperature), output, target
-
-    return with_teacher
+    return compute
 
 
 def check(**settings: float) -> None:
