@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur.config import PruneSettings
 from secateur.data import Data
-from secateur.run import prepare, train_dense
+from secateur.runs.prune import prepare, train_dense
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 CIFAR_IMAGES, CIFAR_BATCH = 2048, 128

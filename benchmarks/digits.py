@@ -21,7 +21,7 @@ from torch import nn
 
 from secateur.config import PruneSettings
 from secateur.data import Data
-from secateur.run import prepare, prune_model, train_dense, tune
+from secateur.runs.prune import prepare, prune_model, train_dense, tune
 from secateur.tuning import SCRATCH, TUNE, evaluate
 from secateur.tuning import tune as train
 

@@ -7,7 +7,7 @@ from secateur.config import PruneSettings
 from secateur.data import load_data
 from secateur.errors import DataError, SecateurError
 from secateur.fit import check_fit, moved
-from secateur.run import prepare
+from secateur.runs.prune import prepare
 
 
 def test_nests_keep_their_form() -> None:

@@ -7,7 +7,7 @@ Every field is a flag (``--min-units 4``), a key in a YAML file (``min_units: 4`
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -133,28 +133,61 @@ class PlanSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(Settings):
+class TuneOptions(Settings):
+    """How a network is trained on.
+
+    Args:
+        epochs: epochs of fine-tuning, 0 for none; by default 5, more for the embedded example.
+        lr: highest learning rate of the fine-tuning; by default 0.0003, more for the embedded example.
+        optimizer: "adamw", "adam" or "sgd".
+        weight_decay: of the optimiser.
+        distill: share of the fine-tuning's loss that follows the dense network's answers instead of the labels, in
+            [0, 1].
+        lr_schedule: how the learning rate falls after the warm-up: cosine, linear, constant, steps.
+        warmup: fraction of all steps during which it rises, in [0, 1).
+        clip: largest norm of the gradient; without it, gradients are not clipped.
+        accumulate: batches of a step of the optimiser.
+        ema: decay of an average of the weights that is validated and kept in their stead, such as 0.999.
+        patience: end the training after so many epochs without a better validation.
+        train_only: what trains: all, norms, biases, norms+biases, head, low-rank, or a pattern of parameter names.
+        precision: no, fp16 or bf16.
+        halve_batch: a batch that does not fit in memory is done in halves.
+    """
+
+    epochs: int | None = None
+    lr: float | None = None
+    optimizer: Literal["adamw", "adam", "sgd"] = cast('Literal["adamw", "adam", "sgd"]', TUNE.optimizer)
+    weight_decay: float = TUNE.weight_decay
+    distill: float = TUNE.distill
+    lr_schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"
+    warmup: float = TUNE.warmup
+    clip: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
+    patience: int | None = None
+    train_only: str = "all"
+    precision: Literal["no", "fp16", "bf16"] | None = None
+    halve_batch: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """What `secateur.tuning.tune` takes beside epochs, rate, optimizer and teacher."""
+        names = ("warmup", "clip", "accumulate", "ema", "patience", "train_only", "precision")
+        named = {name: getattr(self, name) for name in names}
+        return {**named, "schedule": self.lr_schedule, "halve": self.halve_batch}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(TuneOptions):
     """How it is trained before pruning and tuned after it.
 
     Args:
         train_epochs: epochs of training before pruning; by default the embedded example is trained, your own network
             not.
         train_lr: highest learning rate of that training.
-        epochs: epochs of fine-tuning after pruning, 0 for none; by default 5, more for the embedded example.
-        lr: highest learning rate of the fine-tuning; by default 0.0003, more for the embedded example.
-        optimizer: "adamw" or "sgd".
-        weight_decay: of the optimiser.
-        distill: share of the fine-tuning's loss that follows the dense network's answers instead of the labels, in
-            [0, 1].
     """
 
     train_epochs: int | None = None
     train_lr: float = SCRATCH.lr
-    epochs: int | None = None
-    lr: float | None = None
-    optimizer: Literal["adamw", "sgd"] = cast('Literal["adamw", "sgd"]', TUNE.optimizer)
-    weight_decay: float = TUNE.weight_decay
-    distill: float = TUNE.distill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +198,13 @@ class RunSettings(Settings):
         out: directory for the result; it must not hold anything yet.
         seed: of everything that is random.
         device: where the network runs: cpu, cuda, cuda:1, mps.
+        checkpoint_every: how often training writes a checkpoint beside ``out``: a number of steps, or 30s, 5min.
     """
 
     out: Path = Path("secateur-run")
     seed: int = 0
     device: str = "cpu"
+    checkpoint_every: str = "30s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,17 +257,11 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
-        sections = (ModelSettings, DataSettings, PlanSettings, TrainSettings, RunSettings)
-        return {item.name: _plain(getattr(self, item.name)) for section in sections for item in fields(section)}
+        return _sections(self, (ModelSettings, DataSettings, PlanSettings, TrainSettings, RunSettings))
 
     def to_yaml(self) -> str:
         """A YAML file that repeats the run."""
-        header = (
-            "# Settings of a run of secateur. Repeat it with: secateur prune --config THIS_FILE --out NEW_DIRECTORY\n"
-        )
-        return header + yaml_module().safe_dump(
-            self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None
-        )
+        return _yaml("prune", self.to_dict())
 
     def to_command(self) -> str:
         """The command line that repeats the run: a flag for each setting that is not its default.
@@ -246,6 +275,90 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
             if value != default[name] and not (name == "threshold" and value == THRESHOLD):
                 words += _flags(f"--{name.replace('_', '-')}", value)
         return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSettings(Settings):
+    """The dense network that a saved one came from.
+
+    Args:
+        model: "package.module:callable" that builds the original network, for results that keep its class and do not
+            say how to build it; and for a teacher.
+        model_args: keyword arguments for that callable.
+        weights: the dense network's trained weights: with them it is the teacher.
+        trust: let the saved result import the code that its network was built with.
+    """
+
+    model: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict[str, Any])
+    weights: Path | None = None
+    trust: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRunSettings(RunSettings):
+    """Where and with what; see `RunSettings`."""
+
+    out: Path = Path("secateur-tuned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings(TuneRunSettings, TuneOptions, DataSettings, DenseSettings):
+    """All settings of ``secateur tune``; each is described at the class that it comes from.
+
+    Args:
+        result: directory of a saved result.
+
+    Raises:
+        ConfigError: settings that lie out of range; all of them at once.
+    """
+
+    result: Path = RunSettings.out
+
+    def __post_init__(self) -> None:
+        problems = list(_training_problems(self))
+        if self.weights is not None and self.model is None:
+            problems.append("weights are those of the dense network: name it with model")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def resolved(self) -> "TuneSettings":
+        """The same settings with every default that depends on the others filled in: what a run really uses."""
+        return replace(
+            self,
+            epochs=FINE_TUNING.epochs if self.epochs is None else self.epochs,
+            lr=FINE_TUNING.lr if self.lr is None else self.lr,
+        )
+
+    def network(self) -> ModelSettings:
+        """The dense network, as `secateur.models.build_model` takes it."""
+        return ModelSettings(model=self.model or EXAMPLE_MODEL, model_args=self.model_args, weights=self.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
+        sections = (DenseSettings, DataSettings, TuneOptions, RunSettings)
+        return {"result": str(self.result), **_sections(self, sections)}
+
+    def to_yaml(self) -> str:
+        """A YAML file that repeats the run."""
+        return _yaml("tune", self.to_dict())
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not its default.
+
+        >>> TuneSettings(result=Path("half"), epochs=20).to_command()
+        'secateur tune half --epochs 20'
+        """
+        default = TuneSettings().resolved().to_dict()
+        words = ["secateur", "tune", str(self.result)]
+        for name, value in self.to_dict().items():
+            if value != default[name] and name != "result":
+                words += _flags(f"--{name.replace('_', '-')}", value)
+        return shlex.join(words)
+
+
+TrainingSettings = PruneSettings | TuneSettings
+"""Settings of any run that trains a network on data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,19 +513,11 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             continue
         if not isinstance(value, Mapping | str) and not _within(name, value):
             yield f"{name}={value} must be {wanted}"
-    for name, least in (
-        ("batch_size", 1),
-        ("image_size", 1),
-        ("epochs", 0),
-        ("train_epochs", 0),
-    ):
-        value = getattr(settings, name)
-        if isinstance(value, int) and value < least:
-            yield f"{name}={value} must be at least {least}"
-    for name in ("lr", "train_lr"):
-        value = getattr(settings, name)
-        if value is not None and not value > 0:
-            yield f"{name}={value} must be above 0"
+    if isinstance(settings.train_epochs, int) and settings.train_epochs < 0:
+        yield f"train_epochs={settings.train_epochs} must be at least 0"
+    if not settings.train_lr > 0:
+        yield f"train_lr={settings.train_lr} must be above 0"
+    yield from _training_problems(settings)
     if settings.threshold is not None and not 0 < settings.threshold < math.inf:
         yield f"threshold={settings.threshold} must be above 0"
     for name in ("max_drop", "max_loss_increase"):
@@ -421,10 +526,40 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             yield f"{name}={value} must be at least 0"
     if settings.keep is not None and not 0 < settings.keep <= 1:
         yield f"keep={settings.keep} must be in (0, 1]"
-    if not 0 <= settings.distill <= 1:
-        yield f"distill={settings.distill} must be in [0, 1]"
-    if settings.weight_decay < 0:
-        yield f"weight_decay={settings.weight_decay} must be at least 0"
+
+
+def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
+    ranges: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+        ("batch_size", "at least 1", lambda value: value >= 1),
+        ("image_size", "at least 1", lambda value: value >= 1),
+        ("epochs", "at least 0", lambda value: value >= 0),
+        ("lr", "above 0", lambda value: value > 0),
+        ("distill", "in [0, 1]", lambda value: 0 <= value <= 1),
+        ("weight_decay", "at least 0", lambda value: value >= 0),
+        ("warmup", "in [0, 1)", lambda value: 0 <= value < 1),
+        ("clip", "above 0", lambda value: value > 0),
+        ("accumulate", "at least 1", lambda value: value >= 1),
+        ("ema", "in (0, 1)", lambda value: 0 < value < 1),
+        ("patience", "at least 1", lambda value: value >= 1),
+    )
+    for name, wanted, fits in ranges:
+        value = getattr(settings, name)
+        if value is not None and not fits(value):
+            yield f"{name}={value} must be {wanted}"
+    if isinstance(settings, TuneSettings) and settings.epochs == 0:
+        yield "epochs=0 leaves nothing to do"
+
+
+def _sections(settings: Settings, sections: Iterable[type[Settings]]) -> dict[str, Any]:
+    """Settings as plain data, section after section."""
+    return {item.name: _plain(getattr(settings, item.name)) for section in sections for item in fields(section)}
+
+
+def _yaml(command: str, values: Mapping[str, Any]) -> str:
+    header = (
+        f"# Settings of a run of secateur. Repeat it with: secateur {command} --config THIS_FILE --out NEW_DIRECTORY\n"
+    )
+    return header + yaml_module().safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 def _amount(value: str) -> float | int | str:

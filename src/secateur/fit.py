@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.config import PruneSettings
+from secateur.config import TrainingSettings
 from secateur.data import Data
 from secateur.errors import DataError, SecateurError
 from secateur.inputs import run as call_model
@@ -23,7 +23,7 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def check_fit(model: nn.Module, data: Data, settings: PruneSettings) -> None:
+def check_fit(model: nn.Module, data: Data, settings: TrainingSettings) -> None:
     """Run the network once on the data's first sample, and raise a DataError if that fails."""
     args = example(data, settings.device)
     try:

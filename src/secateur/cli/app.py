@@ -5,7 +5,7 @@ import sys
 from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
@@ -17,6 +17,7 @@ from secateur.cli.terminal import Terminal
 from secateur.config import (
     CheckSettings,
     DataSettings,
+    DenseSettings,
     HintSettings,
     ModelSettings,
     PlaceSettings,
@@ -25,10 +26,17 @@ from secateur.config import (
     RunSettings,
     Settings,
     TrainSettings,
+    TuneOptions,
+    TuneRunSettings,
+    TuneSettings,
 )
 from secateur.errors import SecateurError
 from secateur.models import build_model
 from secateur.plain import merged, parse_scalar, read_yaml
+
+if TYPE_CHECKING:
+    from secateur.runs.prune import Outcome
+    from secateur.runs.tune import Tuned
 
 FILE_WIDTH = 140
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -75,6 +83,7 @@ _TRAIN = Parameter(name="*", group=Group("Training and fine-tuning", sort_key=4)
 _RUN = Parameter(name="*", group=Group("Run", sort_key=5))
 _MODEL_DEFAULT, _DATA_DEFAULT, _PLAN_DEFAULT = ModelSettings(), DataSettings(), PlanSettings()
 _TRAIN_DEFAULT, _RUN_DEFAULT = TrainSettings(), RunSettings()
+_TUNE_DEFAULT, _DENSE_DEFAULT, _TUNE_RUN_DEFAULT = TuneOptions(), DenseSettings(), TuneRunSettings()
 _CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
 _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
 _OTHER = Parameter(group=Group("Run", sort_key=5))
@@ -117,7 +126,7 @@ def prune(
         overwrite: replace an earlier run in the output directory.
         debug: show the whole traceback of an error.
     """
-    from secateur.run import prune_run
+    from secateur.runs.prune import prune_run
 
     values = flag_values(model, data, plan, training, run)
     file = read_yaml(config) if config is not None else {}
@@ -126,14 +135,113 @@ def prune(
     try:
         outcome = prune_run(settings, overwrite=overwrite, watch=terminal.watch)
     except KeyboardInterrupt:
-        step = f" during: {terminal.current}" if terminal.current else ""
-        _complain("stopped", f"by Ctrl-C{step}. Nothing was kept: {settings.out} was not written")
-        return INTERRUPTED
-    views.finished(_out(), outcome, settings)
+        return _stopped(terminal, settings.out)
+    return _ended(outcome, settings.out)
+
+
+@app.command
+def tune(
+    result: Annotated[Path, Parameter(group=Group("Model", sort_key=1))] = _RUN_DEFAULT.out,
+    /,
+    *,
+    dense: Annotated[DenseSettings, _MODEL] = _DENSE_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    training: Annotated[TuneOptions, _TRAIN] = _TUNE_DEFAULT,
+    run: Annotated[TuneRunSettings, _RUN] = _TUNE_RUN_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Train a saved result on, test it, and save it with its report.
+
+    Training writes checkpoints beside the output directory: killed at any moment, `secateur resume` goes on with it.
+    It runs on what `accelerate launch` or `torchrun` start, too: CPUs, a GPU, several as DDP or FSDP.
+
+    ```sh
+    secateur tune secateur-run --epochs 20 --out tuned
+
+    # with the dense network as the teacher
+    secateur tune photos-half --model torchvision.models:resnet18 --model-args.num-classes 2 \\
+        --weights trained.pt --data imagefolder:photos --epochs 10 --out photos-tuned
+
+    # norms and biases alone, an average of the weights, and an end when nothing improves
+    secateur tune secateur-run --train-only norms+biases --ema 0.999 --patience 5
+    ```
+
+    Args:
+        result: directory of a saved result.
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.tune import tune_run
+
+    given = _given.get()
+    values = flag_values(dense, data, training, run)
+    file = read_yaml(config) if config is not None else {}
+    if "result" in given or "result" not in file:
+        values["result"] = result
+        given = given | {"result"}
+    settings = merged(TuneSettings, values, given, file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = tune_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return _stopped(terminal, settings.out)
+    return _ended(outcome, settings.out)
+
+
+@app.command
+def resume(path: Path = _RUN_DEFAULT.out, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
+    """Go on with a run of prune or tune that was killed or stopped, from its last checkpoint.
+
+    On a CPU it ends with the same bits as if nothing had happened. A finished run is left as it is.
+
+    ```sh
+    secateur resume secateur-run
+    ```
+
+    Args:
+        path: the output directory of the run; what is not finished lies beside it in PATH.unfinished.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.resume import resume_run
+
+    terminal = Terminal(_out())
+    try:
+        outcome = resume_run(path, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return _stopped(terminal, path)
+    if outcome is None:
+        _out().print(Text(f"{path} is finished: there is nothing left to do."), soft_wrap=True)
+        return DONE
+    return _ended(outcome, path)
+
+
+def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
+    """Show what a run left; the exit code."""
+    views.finished(_out(), outcome, out)
     if outcome.interrupted:
-        _complain("stopped", f"by Ctrl-C: {outcome.interrupted}. It is saved in {settings.out}")
+        _complain(
+            "stopped",
+            f"by Ctrl-C: {outcome.interrupted}. It is saved in {out}. Go on with: secateur resume {out}",
+        )
         return INTERRUPTED
     return DONE
+
+
+def _stopped(terminal: Terminal, out: Path) -> int:
+    """Say what Ctrl-C stopped, and how to go on; the exit code."""
+    from secateur.runs.unfinished import Unfinished
+
+    step = f" during: {terminal.current}" if terminal.current else ""
+    kept = Unfinished(out).worth_keeping
+    _complain(
+        "stopped",
+        f"by Ctrl-C{step}. "
+        + (f"Go on with: secateur resume {out}" if kept else f"Nothing was kept: {out} was not written"),
+    )
+    return INTERRUPTED
 
 
 @app.command
@@ -286,7 +394,9 @@ def execute(words: list[str]) -> int:
     try:
         code = app(words or ["--help"])
     except CycloptsError as error:
-        command = words[0] if words and words[0] in ("prune", "hints", "inspect", "measure", "show") else ""
+        command = (
+            words[0] if words and words[0] in ("prune", "tune", "resume", "hints", "inspect", "measure", "show") else ""
+        )
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
         return MISUSED
     except KeyboardInterrupt:

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.text import Text
 
 from secateur.artifacts import read_record
-from secateur.config import PruneSettings
 from secateur.reporting import Report
 from secateur.reporting.numbers import size
 
 if TYPE_CHECKING:
     from secateur.hints import HintCheck
-    from secateur.run import Outcome
+    from secateur.runs.prune import Outcome
+    from secateur.runs.tune import Tuned
 
 _ABOUT = {
     "config.yaml": "all settings",
@@ -28,19 +28,19 @@ _ABOUT = {
 }
 
 
-def finished(console: Console, outcome: "Outcome", settings: PruneSettings) -> None:
+def finished(console: Console, outcome: "Outcome | Tuned", out: Path) -> None:
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)
-    if outcome.advice:
-        console.print(Text(outcome.advice, style="yellow"))
+    if advice := getattr(outcome, "advice", ""):
+        console.print(Text(advice, style="yellow"))
     console.print()
     _facts(
         console,
         {
-            "Saved in": str(settings.out),
-            "Look at": str(settings.out / "report.html"),
-            "Load it": loading(settings.out, read_record(outcome.path)),
+            "Saved in": str(out),
+            "Look at": str(out / "report.html"),
+            "Load it": loading(out, read_record(outcome.path)),
             "Repeat it": str(outcome.report["command"]),
         },
     )

@@ -11,7 +11,8 @@ from secateur.hints.checking import check_hints
 from secateur.hints.picture import page, picture
 from secateur.hints.result import HintCheck
 from secateur.inputs import split_batch
-from secateur.run import Watch, prepare, silent, train_dense
+from secateur.runs.prune import prepare, train_dense
+from secateur.runs.steps import Watch, silent
 from secateur.tracing import trace
 
 

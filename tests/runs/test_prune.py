@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur import run
 from secateur.config import PruneSettings
 from secateur.data import load_data
 from secateur.errors import DataError, OutputError, PlanError, UnknownImportance, UnreachableBudget
 from secateur.plain import read_yaml
-from secateur.run import Outcome, prune_run
+from secateur.runs import prune as run
+from secateur.runs.prune import Outcome, prune_run
 from secateur.timing import LatencyTable, latency_table, settling
 from secateur.tuning import evaluate
 from support.clocks import by_work

@@ -1,21 +1,21 @@
 """The run behind ``secateur prune``: train, measure, score, plan, prune, prove, tune, test, save, report.
 
-Each step is a function of its own; ``prune_run`` is all of them in order, in a directory that appears at the end.
+Each step is a function of its own; ``prune_run`` is all of them in order, in a directory that appears at the end. What
+lets it be taken up again lies beside that place until then.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from secateur import artifacts
-from secateur.config import PruneSettings
+from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
 from secateur.errors import DataError
 from secateur.files import RunDirectory, write_json, write_text
@@ -28,41 +28,16 @@ from secateur.models import build_model, build_spec
 from secateur.planning import plan
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
+from secateur.runs.steps import Step, Watch, silent
+from secateur.runs.unfinished import Unfinished
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tuning import Epoch, History, evaluate
-from secateur.tuning import tune as train
+from secateur.tuning import tune as fine_tune
+from secateur.tuning.randomness import DataDraws
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
-
-
-class Step(Protocol):
-    """What a step of a run tells whoever watches it."""
-
-    def advance(self, done: int, total: int) -> None:
-        """So much of the step is done."""
-        ...
-
-    def note(self, text: str) -> None:
-        """What the step found, in a few words; the last note stays."""
-        ...
-
-
-Watch = Callable[[str], AbstractContextManager[Step]]
-"""Given a step's title, a context that lasts as long as the step."""
-
-
-class _Silent:
-    def advance(self, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-@contextmanager
-def silent(title: str) -> Any:
-    """Watch a run without a word."""
-    yield _Silent()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +47,6 @@ class Outcome:
     Attributes:
         path: the directory of the result.
         model: the final network, in eval mode.
-        result: what ``sc.prune`` returned; its model is the final network.
         report: the figures.
         histories: training curves, "dense" and "tuned", where there was training.
         interrupted: what Ctrl-C cut short, in words; empty if nothing.
@@ -81,53 +55,108 @@ class Outcome:
 
     path: Path
     model: nn.Module
-    result: Result
     report: Report
     histories: Mapping[str, History] = field(default_factory=dict[str, History])
     interrupted: str = ""
     advice: str = ""
 
 
-def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch = silent) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """The network after pruning, as a run goes on with it.
+
+    Attributes:
+        model: which fine-tuning changes.
+        report: what ``sc.prune`` reported.
+        rewritten: whether the class was replaced by its graph.
+    """
+
+    model: nn.Module
+    report: Report
+    rewritten: bool
+
+
+def prune_run(
+    settings: PruneSettings, *, overwrite: bool = False, resume: bool = False, watch: Watch = silent
+) -> Outcome:
     """Do everything that ``secateur prune`` does.
+
+    Killed at any moment and resumed, a run on a CPU ends with the same bits as one that was not disturbed.
 
     Args:
         settings: what to do; see `PruneSettings`.
-        overwrite: replace an earlier run in the same place.
+        overwrite: replace an earlier run in the same place, finished or not.
+        resume: go on with a run that was not finished, from its last checkpoint.
         watch: is told of every step.
 
     Returns:
-        What was done. After Ctrl-C during the fine-tuning the network is the best so far, and ``interrupted`` says so.
+        What was done. After Ctrl-C during the fine-tuning the network is the best so far, and ``interrupted`` says so;
+        resuming goes on with the fine-tuning.
 
     Raises:
-        SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then.
-        KeyboardInterrupt: Ctrl-C before there was anything worth keeping. Nothing is left behind.
+        SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then but checkpoints.
+        KeyboardInterrupt: Ctrl-C before there was anything worth keeping. Nothing is left behind but checkpoints.
     """
     settings = settings.resolved()
-    with RunDirectory(settings.out, overwrite=overwrite) as directory:
-        write_text(directory.work / "config.yaml", settings.to_yaml())
-        dense, data = prepare(settings, watch)
-        histories = train_dense(dense, data, settings, watch)
-        result = prune_model(dense, data, settings, watch)
-        pruned = copy.deepcopy(result.model)
-        if not _stopped(result):
-            histories |= tune(result.model, dense, data, settings, watch)
-        models = {"dense": dense, "pruned": pruned, **({"tuned": result.model} if "tuned" in histories else {})}
-        interrupted = _stopped(result) or _cut_short(histories, settings)
-        report = make_report(result, compare(models, data, settings, watch), settings, interrupted)
-        with watch("Saving") as step:
-            save(result, report, histories, settings, directory.work)
-            path = directory.publish()
-            step.note(str(settings.out))
+    unfinished = Unfinished(settings.out)
+    with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:
+        if not resume:
+            unfinished.begin(settings.to_yaml(), overwrite=overwrite)
+        try:
+            outcome = _prune_run(settings, directory, unfinished, watch)
+        except BaseException:
+            if not unfinished.worth_keeping:
+                unfinished.clear()
+            raise
+    if not outcome.interrupted:
+        unfinished.clear()
+    return outcome
+
+
+def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Outcome:
+    write_text(directory.work / "config.yaml", settings.to_yaml())
+    dense, data = prepare(settings, watch)
+    histories = train_dense(dense, data, settings, watch, unfinished.checkpoints("dense"))
+    pruned = pruned_once(dense, data, settings, watch, unfinished.checkpoints("pruned"))
+    untuned = copy.deepcopy(pruned.model)
+    if not _stopped(pruned.report):
+        histories |= tune(pruned.model, dense, data, settings, watch, unfinished.checkpoints("tuned"))
+    models = {"dense": dense, "pruned": untuned, **({"tuned": pruned.model} if "tuned" in histories else {})}
+    interrupted = _stopped(pruned.report) or cut_short(histories, settings)
+    report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
+    with watch("Saving") as step:
+        save(pruned, report, histories, settings, directory.work)
+        path = directory.publish()
+        step.note(str(settings.out))
     return Outcome(
         path=path,
-        model=result.model,
-        result=result,
+        model=pruned.model,
         report=report,
         histories=histories,
         interrupted=interrupted,
         advice=_advice(report, data),
     )
+
+
+def pruned_once(
+    dense: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent, keep: Path | None = None
+) -> Pruned:
+    """The pruned network: what an interrupted run kept of it, or else pruned now, and kept.
+
+    Args:
+        keep: a directory to keep it in. It is read back in any case, so that both ways give the same bits.
+    """
+    if keep is None:
+        result = prune_model(dense, data, settings, watch)
+        return Pruned(model=result.model, report=result.report, rewritten=bool(result.rewritten))
+    if not (keep / "artifact.json").exists():
+        result = prune_model(dense, data, settings, watch)
+        keep.mkdir(parents=True, exist_ok=True)
+        result.report.save(keep / "report.json")
+        artifacts.save(result, keep, overwrite=True)
+    model = artifacts.load(keep, model=dense).to(settings.device)
+    report = Report.load(keep)
+    return Pruned(model=model, report=report, rewritten=bool(report["plan"]["rewrites"]))
 
 
 def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, Data]:
@@ -188,17 +217,31 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
 
 
 def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
-    """The first batches of the training data, as they are this time."""
-    return [moved(batch, settings.device) for batch in islice(data.train, batches)]
+    """The first batches of the training data, the same whatever was drawn before."""
+    draws = DataDraws(settings.seed)
+    draws.start(0)
+    with draws():
+        if callable(set_epoch := getattr(data.train, "set_epoch", None)):
+            set_epoch(0)
+        return [moved(batch, settings.device) for batch in islice(data.train, batches)]
 
 
-def train_dense(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> dict[str, History]:
+def train_dense(
+    model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent, checkpoints: Path | None = None
+) -> dict[str, History]:
     """Train the network before pruning, in place, if the settings ask for it; its history as "dense"."""
     settings = settings.resolved()
     if not settings.train_epochs:
         return {}
-    history = _train(
-        model, data, settings, watch, "Training the dense network", epochs=settings.train_epochs, lr=settings.train_lr
+    history = train(
+        model,
+        data,
+        settings,
+        watch,
+        "Training the dense network",
+        epochs=settings.train_epochs,
+        lr=settings.train_lr,
+        checkpoints=checkpoints,
     )
     if history.interrupted:
         raise KeyboardInterrupt
@@ -250,13 +293,18 @@ def _bound(settings: PruneSettings, data: Data, step: Step) -> dict[str, Any]:
 
 
 def tune(
-    model: nn.Module, teacher: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    settings: PruneSettings,
+    watch: Watch = silent,
+    checkpoints: Path | None = None,
 ) -> dict[str, History]:
     """Train the pruned network on, in place, the dense one as its teacher; its history as "tuned"."""
     settings = settings.resolved()
     if not settings.epochs:
         return {}
-    history = _train(
+    history = train(
         model,
         data,
         settings,
@@ -265,12 +313,13 @@ def tune(
         epochs=settings.epochs,
         lr=settings.lr,
         teacher=teacher,
+        checkpoints=checkpoints,
     )
     return {"tuned": history}
 
 
 def compare(
-    models: Mapping[str, nn.Module], data: Data, settings: PruneSettings, watch: Watch = silent
+    models: Mapping[str, nn.Module], data: Data, settings: TrainingSettings, watch: Watch = silent
 ) -> dict[str, dict[str, Any]]:
     """The figures of each network, as ``report.json`` has them: costs, and results on the test split."""
     with watch("Testing") as step:
@@ -285,39 +334,40 @@ def compare(
 
 
 def make_report(
-    result: Result, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
+    bare: Report, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
 ) -> Report:
     """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
-    known = {name: {**figures[name], **_predicted(result, name, figures)} for name in PREDICTED if name in figures}
+    known = {name: {**figures[name], **_predicted(bare, name, figures)} for name in PREDICTED if name in figures}
     return Report.build(
         model=settings.model,
         dense=known.get("dense"),
         pruned=known.get("pruned"),
         tuned=figures.get("tuned"),
-        proof=result.report["proof"],
-        axes=result.report["axes"],
-        plan=result.report["plan"],
+        proof=bare["proof"],
+        axes=bare["axes"],
+        plan=bare["plan"],
         command=f"{settings.to_command()} --overwrite",
         seed=settings.seed,
         device=settings.device,
         interrupted=interrupted,
-        held_out=result.report.get("held_out"),
-        compensation=result.report.get("compensation"),
-        dead_units=result.report.get("dead_units"),
+        held_out=bare.get("held_out"),
+        compensation=bare.get("compensation"),
+        dead_units=bare.get("dead_units"),
     )
 
 
-def _predicted(result: Result, name: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _predicted(bare: Report, name: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The latency that timed operations predicted of a network, if they did: as a share of the dense one's."""
-    dense, found = (result.report[column].get("predicted_latency_ms") for column in ("dense", name))
+    dense, found = (bare[column].get("predicted_latency_ms") for column in ("dense", name))
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
 def save(
-    result: Result, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
+    pruned: Pruned, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
-    artifacts.save(result, folder, build={"callable": build_spec(settings), "args": settings.model_args})
+    build = {"callable": build_spec(settings), "args": settings.model_args}
+    artifacts.save(pruned.model, folder, build=build)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)
@@ -325,36 +375,43 @@ def save(
     page = render_page(
         report,
         histories={name: curve["epochs"] for name, curve in curves.items()},
-        load=load_code(settings, rewritten=bool(result.rewritten)),
+        load=load_code(settings.out, build, rewritten=pruned.rewritten),
         settings=settings.to_yaml(),
     )
     write_text(folder / "report.html", page)
 
 
-def load_code(settings: PruneSettings, *, rewritten: bool) -> str:
-    """Python that loads the result of a run."""
-    if rewritten:
-        return f"import secateur as sc\n\nmodel = sc.load({str(settings.out)!r})"
-    module, _, name = build_spec(settings).partition(":")
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.model_args.items())
+def load_code(out: Path, build: Mapping[str, Any] | None, *, rewritten: bool) -> str:
+    """Python that loads a result.
+
+    Args:
+        build: the callable that builds the dense network, and its arguments; None where nobody said.
+        rewritten: whether the result needs no class.
+    """
+    if rewritten or build is None:
+        given = "" if rewritten else ", model=..."
+        return f"import secateur as sc\n\nmodel = sc.load({str(out)!r}{given})"
+    module, _, name = build["callable"].partition(":")
+    arguments = ", ".join(f"{key}={value!r}" for key, value in build["args"].items())
     top = name.split(".")[0]
     return (
-        f"import secateur as sc\nfrom {module} import {top}\n\nmodel = sc.load({str(settings.out)!r}, "
-        f"model={name}({arguments}))"
+        f"import secateur as sc\nfrom {module} import {top}\n\nmodel = sc.load({str(out)!r}, model={name}({arguments}))"
     )
 
 
-def _train(
+def train(
     model: nn.Module,
     data: Data,
-    settings: PruneSettings,
+    settings: TrainingSettings,
     watch: Watch,
     title: str,
     *,
     epochs: int,
     lr: float | None,
     teacher: nn.Module | None = None,
+    checkpoints: Path | None = None,
 ) -> History:
+    """Train a network in place, as the settings say; it is left in eval mode."""
     with watch(title) as step:
 
         def show(row: Epoch) -> None:
@@ -365,10 +422,10 @@ def _train(
                 + (f", {what} {100 * seen:.1f} %" if seen is not None else "")
             )
 
-        history = train(
+        history = fine_tune(
             model,
             data.train,
-            validate=data.validation,
+            data.validation,
             epochs=epochs,
             lr=lr or 0.0,
             optimizer=settings.optimizer,
@@ -377,6 +434,9 @@ def _train(
             teacher=teacher,
             device=settings.device,
             seed=settings.seed,
+            checkpoints=checkpoints,
+            **settings.options(),
+            every=settings.checkpoint_every,
             on_epoch=show,
             progress=step.advance,
         )
@@ -395,9 +455,9 @@ def _kept(history: History, epochs: int) -> str:
     return f"kept epoch {best.epoch} of {epochs}{score}"
 
 
-def _stopped(result: Result) -> str:
+def _stopped(report: Report) -> str:
     """Words on a search that Ctrl-C ended."""
-    found: Mapping[str, Any] = result.report.get("held_out") or {}
+    found: Mapping[str, Any] = report.get("held_out") or {}
     if not found.get("interrupted"):
         return ""
     return (
@@ -406,7 +466,8 @@ def _stopped(result: Result) -> str:
     )
 
 
-def _cut_short(histories: Mapping[str, History], settings: PruneSettings) -> str:
+def cut_short(histories: Mapping[str, History], settings: TrainingSettings) -> str:
+    """Words on a fine-tuning that Ctrl-C ended; empty if nothing did."""
     tuned = histories.get("tuned")
     if tuned is None or not tuned.interrupted:
         return ""

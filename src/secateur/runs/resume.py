@@ -1,0 +1,67 @@
+"""The run behind ``secateur resume``: find what was not finished, and go on with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secateur import artifacts
+from secateur.config import PruneSettings, TuneSettings
+from secateur.errors import OutputError, SecateurError
+from secateur.plain import read_yaml
+from secateur.reporting import Report
+from secateur.runs.steps import Watch, silent
+from secateur.runs.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from secateur.runs.prune import Outcome
+    from secateur.runs.tune import Tuned
+
+
+def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
+    """Go on with a run that was killed, or stopped by Ctrl-C.
+
+    Args:
+        out: the place of its result, or that place with ``.unfinished``.
+        watch: is told of every step.
+
+    Returns:
+        What was done; None where the run is finished already.
+
+    Raises:
+        OutputError: there is no run.
+        SecateurError: what the run itself raises.
+    """
+    place = Unfinished(out.with_name(out.name.removesuffix(".unfinished")))
+    if finished(place.out):
+        place.clear()
+        return None
+    if not place.settings.is_file():
+        raise OutputError(
+            f"nothing to go on with: there is neither a finished result in {place.out} nor an unfinished run in "
+            f"{place.path}. Start it again"
+        )
+    settings = settings_of(place.settings)
+    if isinstance(settings, PruneSettings):
+        from secateur.runs.prune import prune_run
+
+        return prune_run(settings, resume=True, watch=watch)
+    from secateur.runs.tune import tune_run
+
+    return tune_run(settings, resume=True, watch=watch)
+
+
+def settings_of(file: Path) -> PruneSettings | TuneSettings:
+    """The settings of a run, whichever command it was."""
+    values = read_yaml(file)
+    kind = TuneSettings if "result" in values else PruneSettings
+    return kind.from_mapping(values, str(file))
+
+
+def finished(out: Path) -> bool:
+    """Whether a directory holds a result that nothing cut short."""
+    if not (out / "artifact.json").is_file():
+        return False
+    try:
+        artifacts.read_record(out)
+        return not (Report.load(out)["environment"] or {}).get("interrupted")
+    except SecateurError:
+        return False

@@ -1,0 +1,163 @@
+"""The run behind ``secateur tune``: load a saved result, train it on, test it, save it with its report."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur import artifacts
+from secateur.config import FINE_TUNING, TuneSettings
+from secateur.data import Data, load_data
+from secateur.errors import ArtifactError
+from secateur.files import RunDirectory, write_json, write_text
+from secateur.fit import check_device, check_fit
+from secateur.models import build_model
+from secateur.reporting import Report, render_page
+from secateur.runs.prune import compare, cut_short, load_code, train
+from secateur.runs.steps import Watch, silent
+from secateur.runs.unfinished import Unfinished
+from secateur.tuning import History
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What a run left.
+
+    Attributes:
+        path: the directory of the result.
+        model: the network, in eval mode.
+        report: the figures: before as "pruned", after as "tuned".
+        history: the training.
+        interrupted: what Ctrl-C cut short, in words; empty if nothing.
+    """
+
+    path: Path
+    model: nn.Module
+    report: Report
+    history: History
+    interrupted: str = ""
+
+
+def tune_run(settings: TuneSettings, *, overwrite: bool = False, resume: bool = False, watch: Watch = silent) -> Tuned:
+    """Do everything that ``secateur tune`` does.
+
+    Args:
+        settings: what to do; see `TuneSettings`.
+        overwrite: replace an earlier run in the same place, finished or not.
+        resume: go on with a run that was not finished, from its last checkpoint.
+        watch: is told of every step.
+
+    Raises:
+        SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then but checkpoints.
+        KeyboardInterrupt: Ctrl-C before training began.
+    """
+    settings = settings.resolved()
+    unfinished = Unfinished(settings.out)
+    with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:
+        if not resume:
+            unfinished.begin(settings.to_yaml(), overwrite=overwrite)
+        try:
+            done = _tune_run(settings, directory, unfinished, watch)
+        except BaseException:
+            if not unfinished.worth_keeping:
+                unfinished.clear()
+            raise
+    if not done.interrupted:
+        unfinished.clear()
+    return done
+
+
+def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Tuned:
+    write_text(directory.work / "config.yaml", settings.to_yaml())
+    model, teacher, data = prepare(settings, watch)
+    before = copy.deepcopy(model)
+    history = train(
+        model,
+        data,
+        settings,
+        watch,
+        "Fine-tuning",
+        epochs=settings.epochs or FINE_TUNING.epochs,
+        lr=settings.lr,
+        teacher=teacher,
+        checkpoints=unfinished.checkpoints("tuned"),
+    )
+    dense = {} if teacher is None else {"dense": teacher}
+    figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
+    interrupted = cut_short({"tuned": history}, settings)
+    report = make_report(settings, figures, interrupted)
+    with watch("Saving") as step:
+        save(model, report, history, settings, directory.work)
+        path = directory.publish()
+        step.note(str(settings.out))
+    return Tuned(path=path, model=model, report=report, history=history, interrupted=interrupted)
+
+
+def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, nn.Module | None, Data]:
+    """The saved network, the dense one as its teacher where its weights are named, and the data.
+
+    Raises:
+        ArtifactError: there is no saved result, or it needs ``--model`` or ``--trust``.
+        DataError: the network does not run on the data's inputs, or has fewer outputs than there are classes.
+    """
+    with watch("Loading network and data") as step:
+        check_device(settings.device)
+        named = settings.model is not None
+        original = build_model(settings.network()) if named else None
+        record = artifacts.read_record(settings.result)
+        if original is None and record["graph"] is None and record["build"] is None:
+            raise ArtifactError(
+                f"{settings.result} keeps the network's own class, {record['class']}, and loading it needs it: name "
+                f"the original network with --model (and --model-args)"
+            )
+        model = artifacts.load(settings.result, model=original, trust=settings.trust).to(settings.device)
+        teacher = original.to(settings.device) if original is not None and settings.weights is not None else None
+        given: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "image_size": settings.image_size,
+            **settings.data_args,
+        }
+        data = load_data(settings.data, **given)
+        check_fit(model, data, settings)
+        step.note(data.description or settings.data)
+    return model, teacher, data
+
+
+def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]], interrupted: str) -> Report:
+    """The report of a run: what was known of the network, with what was measured now."""
+    known: Mapping[str, Any] = Report.load(settings.result) if (settings.result / "report.json").exists() else {}
+    return Report.build(
+        model=str(known.get("model") or settings.model or settings.result),
+        dense=figures.get("dense") or known.get("dense"),
+        pruned=figures["pruned"],
+        tuned=figures["tuned"],
+        proof=known.get("proof"),
+        axes=known.get("axes") or (),
+        plan=known.get("plan"),
+        command=f"{settings.to_command()} --overwrite",
+        seed=settings.seed,
+        device=settings.device,
+        interrupted=interrupted,
+        held_out=known.get("held_out"),
+        compensation=known.get("compensation"),
+        dead_units=known.get("dead_units"),
+    )
+
+
+def save(model: nn.Module, report: Report, history: History, settings: TuneSettings, folder: Path) -> None:
+    """Write everything but config.yaml into a run's directory."""
+    record = artifacts.read_record(settings.result)
+    artifacts.save(model, folder, build=record["build"])
+    write_json(folder / "training.json", {"tuned": history.to_dict()})
+    report.save(folder / "report.json")
+    page = render_page(
+        report,
+        histories={"tuned": history.to_dict()["epochs"]},
+        load=load_code(settings.out, record["build"], rewritten=record["graph"] is not None),
+        settings=settings.to_yaml(),
+    )
+    write_text(folder / "report.html", page)

@@ -1,0 +1,71 @@
+"""What lets a run be taken up again after anything: its settings and checkpoints, beside the place of its result."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from secateur.errors import OutputError
+from secateur.files import flush, write_text
+
+SETTINGS = "config.yaml"
+
+
+class Unfinished:
+    """``OUT.unfinished``: it appears when a run begins, and goes when its result is complete.
+
+    Args:
+        out: the place of the result.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        place = Path(os.path.abspath(Path(out).expanduser()))
+        self.out = place
+        self.path = place.with_name(place.name + ".unfinished")
+
+    @property
+    def settings(self) -> Path:
+        """The file of the run's settings."""
+        return self.path / SETTINGS
+
+    def begin(self, settings: str, *, overwrite: bool) -> None:
+        """Note the settings of a new run.
+
+        Args:
+            settings: a YAML file.
+            overwrite: forget an earlier run that was not finished.
+
+        Raises:
+            OutputError: there is one, or nothing can be written there.
+        """
+        if self.path.exists():
+            if not overwrite:
+                raise OutputError(
+                    f"{self.path} holds a run that was not finished. Go on with it: secateur resume {self.out}; or "
+                    f"start anew with --overwrite"
+                )
+            shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
+            write_text(work / SETTINGS, settings)
+            os.replace(work, self.path)
+            flush(self.path.parent)
+        except OSError as error:
+            raise OutputError(f"can't write to {str(self.path)!r}: {error.strerror or error}") from error
+
+    def checkpoints(self, name: str) -> Path:
+        """The folder for the checkpoints of a step of the run."""
+        return self.path / name
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether something was done that resuming would save doing again."""
+        return any(self.path.glob("*/step-*")) or any(self.path.glob("*/artifact.json"))
+
+    def clear(self) -> None:
+        """Forget the run, and what a kill left of writing its result."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for name in (self.out.name, self.path.name):
+            for rest in self.out.parent.glob(f".{name}.*.partial"):
+                shutil.rmtree(rest, ignore_errors=True)
