@@ -34,8 +34,8 @@ HEAD = """# Training after pruning
 `{command}`
 
 {setting}. ResNet-56 on CIFAR-10 at {share:.0%} of its MACs, {steps} steps of {batch} images ({epochs:.2f} epochs) for
-every network, three words of which are the whole recipe: AdamW or SGD and the learning rate by range test, a cosine, and
-the dense network as the teacher. Mean ± standard deviation over seeds, full test split.
+every network: AdamW or SGD and the learning rate by range test, a cosine, and the dense network as the teacher. Mean ±
+standard deviation over seeds, full test split.
 
 | network | before in % | after in % | learning rate | seconds of training | seeds |
 | --- | --- | --- | --- | --- | --- |
@@ -71,7 +71,8 @@ class Crops:
         flip = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
         padded = F.pad(torch.where(flip, images.flip(-1), images), [PADDING] * 4)
         tops, lefts = (torch.randint(0, 2 * PADDING + 1, (count,), generator=generator).tolist() for _ in range(2))
-        crops = [padded[k, :, t : t + height, l : l + width] for k, (t, l) in enumerate(zip(tops, lefts, strict=True))]
+        corners = zip(padded, tops, lefts, strict=True)
+        crops = [image[:, top : top + height, left : left + width] for image, top, left in corners]
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
