@@ -6,7 +6,7 @@ Each step is a function of its own; ``prune_run`` is all of them in order, in a 
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,7 +125,7 @@ def prune_run(settings: PruneSettings, *, overwrite: bool = False, watch: Watch 
         report=report,
         histories=histories,
         interrupted=interrupted,
-        advice=_advice(report, data),
+        advice=" ".join([*filter(None, [_advice(report, data)]), *data.warnings]),
     )
 
 
@@ -145,10 +145,11 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
             "batch_size": settings.batch_size,
             "seed": settings.seed,
             "image_size": settings.image_size,
+            "augment": settings.augment,
             **settings.data_args,  # whoever names one of these for their own callable means it
         }
         data = load_data(settings.data, **given)
-        check_fit(model, data, settings)
+        data = replace(data, warnings=(*data.warnings, *check_fit(model, data, settings)))
         if settings.bounded and data.validation is None:
             raise DataError(
                 f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} "
@@ -156,7 +157,7 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
             )
         if settings.train_epochs:
             check_plan(model, data, settings)
-        step.note(data.description or settings.data)
+        step.note(" ".join([data.description or settings.data, *data.warnings]))
     return model, data
 
 
