@@ -149,7 +149,8 @@ def _image_column(path: Path, rows: Any) -> str:
     """The one column that holds images."""
     columns: list[str] = rows.column_names
     typed = [name for name in columns if _holds_images(rows.features[name])]
-    named = [name for name in columns if name in IMAGE_NAMES and getattr(rows.features[name], "dtype", "") == "string"]
+    texts = [name for name in columns if getattr(rows.features[name], "dtype", "") in ("string", "large_string")]
+    named = [name for name in texts if name in IMAGE_NAMES]
     found = typed or named
     if len(found) == 1:
         return found[0]
@@ -157,7 +158,6 @@ def _image_column(path: Path, rows: Any) -> str:
         raise DataError(
             f"{path} has several columns of images, {_listed(found)}: choose one by --data-args.image-column"
         )
-    texts = [name for name in columns if getattr(rows.features[name], "dtype", "") in ("string", "large_string")]
     advice = (
         f"Text has to be tokenized first: rows.map(lambda row: tokenizer(row[{texts[0]!r}], truncation=True), "
         "batched=True).save_to_disk(PATH), which gives columns input_ids and attention_mask"

@@ -37,7 +37,8 @@ class TokenSource(Source):
         self.rows = rows.select_columns(columns).with_format(None)
         self.name = name
         self._check_types()
-        self.makes_mask = "attention_mask" not in columns and len(set(self._lengths())) > 1
+        lengths = set(self._lengths())
+        self.makes_mask = "attention_mask" not in columns and len(lengths) > 1
         if self.label is not None and not self.each_token and "int" in self.rows.features[self.label].dtype:
             self.labels = torch.tensor(list(self.rows[self.label]), dtype=torch.long)
 
