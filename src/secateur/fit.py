@@ -67,10 +67,11 @@ def _run(model: nn.Module, args: Any, settings: PruneSettings, split: str = "") 
         with torch.no_grad():
             return call_model(model, args)
     except Exception as error:
-        said = advice(model, args) or "Choose data that fits it with --data, --image-size or --data-args"
+        said = advice(model, args)
         raise DataError(
             f"the model {settings.model} does not run on the data {settings.data}, whose first {split}sample is "
-            f"{_shapes(args)}: {type(error).__name__}: {' '.join(str(error).split())}. {said}"
+            f"{_shapes(args)}: {type(error).__name__}: {' '.join(str(error).split())}. {said + '. ' if said else ''}"
+            "Choose data that fits it with --data, --image-size or --data-args"
         ) from error
 
 

@@ -68,7 +68,8 @@ def label_problems(data: Data) -> list[str]:
         missing = sorted(value for value in known[name] - known["train"] if value >= 0)
         if missing:
             wrong.append(
-                f"{_classes(missing)} of the {name} split without a training sample: add some, or take that class out"
+                f"the {name} split has samples of {_classes(missing)}, of which there is no training sample: add some, "
+                "or take these out"
             )
     return wrong
 
@@ -81,7 +82,8 @@ def remarks(data: Data) -> list[str]:
         unused = [value for value in range(data.classes) if value not in seen]
         if unused:
             found.append(
-                f"{_classes(unused)} of {data.classes} without any sample: number them without gaps, if they should be."
+                f"There is no sample of {_classes(unused)}, of {data.classes} in all: number the classes without gaps, "
+                "if they should all be there."
             )
     marks = {name: _fingerprints(batches) for name, batches in splits(data).items()}
     trained = set(marks["train"] or ())
@@ -110,7 +112,7 @@ def _fingerprints(batches: Iterable[Any]) -> list[bytes] | None:
 
 
 def _classes(values: list[int]) -> str:
-    return f"class {values[0]} is" if len(values) == 1 else f"classes {_listed(values)} are"
+    return f"class{'es' if len(values) > 1 else ''} {_listed(values)}"
 
 
 def _listed(values: list[int]) -> str:
