@@ -25,10 +25,10 @@ class Small(nn.Module):
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ((1, 1, 32, 32), r"stem takes 3 channels, and gets 1: repeat the one, x.expand\(-1, 3, ...\)"),
+        ((1, 1, 32, 32), r"layer stem takes 3 channels, and gets 1: repeat the one, x.expand\(-1, 3, ...\)"),
         ((1, 32, 32, 3), r"gets 32: the channels come last. Put them first, x.movedim\(-1, 1\)"),
         ((1, 5, 32, 32), "gets 5: give those that it takes, or build the model for 5, with --model-args"),
-        ((1, 32, 32), "stem takes batches of 3 channels, and gets .1, 32, 32.: put in the dim that is missing"),
+        ((1, 32, 32), "layer stem takes batches of 3 channels, and gets .1, 32, 32.: put in the dim that is missing"),
         ((1, 3, 50, 50), "It runs on images of 32x32: bring them to that size, with --image-size 32 where"),
     ],
 )
@@ -38,20 +38,22 @@ def test_shapes(shape: tuple[int, ...], said: str) -> None:
 
 
 def test_the_mean_of_the_channels() -> None:
-    assert "conv1 takes 1 channels, and gets 3: take their mean" in advice(SimpleNet(), (torch.zeros(1, 3, 10, 10),))
+    assert "layer conv1 takes 1 channels, and gets 3: take their mean" in advice(
+        SimpleNet(), (torch.zeros(1, 3, 10, 10),)
+    )
 
 
 def test_a_size_that_is_none_of_the_usual_ones() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(7 * 7, 2))
     said = advice(model, (torch.zeros(1, 1, 8, 8),))
-    assert said == "1 takes 49 features, and gets 64: give samples of the size that it was made for"
+    assert said == "layer 1 takes 49 features, and gets 64: give samples of the size that it was made for"
 
 
 @pytest.mark.parametrize(
     ("dtype", "said"),
     [
-        (torch.uint8, "0 takes float32, and gets uint8: give x.to(torch.float32) / 255"),
-        (torch.float64, "0 takes float32, and gets float64: give x.to(torch.float32)"),
+        (torch.uint8, "layer 0 takes float32, and gets uint8: give x.to(torch.float32) / 255"),
+        (torch.float64, "layer 0 takes float32, and gets float64: give x.to(torch.float32)"),
     ],
 )
 def test_numbers_of_another_kind(dtype: torch.dtype, said: str) -> None:
@@ -61,7 +63,7 @@ def test_numbers_of_another_kind(dtype: torch.dtype, said: str) -> None:
 
 def test_tokens() -> None:
     said = advice(nn.Sequential(nn.Embedding(9, 2)), (torch.zeros(1, 4),))
-    assert said == "0 looks up whole numbers, and gets float32: give tokens as int64"
+    assert said == "layer 0 looks up whole numbers, and gets float32: give tokens as int64"
 
 
 def test_nothing_to_say() -> None:

@@ -53,7 +53,7 @@ def _last_layer(model: nn.Module, args: Any) -> tuple[str, nn.Module, Tensor] | 
     with ExitStack() as stack:
         for name, layer in model.named_modules():
             if not list(layer.children()):
-                stack.callback(watch(name or "the model", layer).remove)
+                stack.callback(watch(f"layer {name}" if name else "the model", layer).remove)
         _runs(model, args)
     return last[0] if last else None
 

@@ -157,7 +157,7 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
             )
         if settings.train_epochs:
             check_plan(model, data, settings)
-        step.note(" ".join([data.description or settings.data, *data.warnings]))
+        step.note(". ".join([data.description or settings.data, *data.warnings]))
     return model, data
 
 

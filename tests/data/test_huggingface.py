@@ -14,7 +14,6 @@ from secateur.data import Data, load_data
 from secateur.errors import DataError, MissingExtra
 
 datasets = pytest.importorskip("datasets")
-datasets.disable_progress_bars()
 
 IDS = [[1, 2, 3], [4, 5], [6], [7, 8, 9, 10]] * 10
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -275,6 +274,14 @@ def test_image_options_are_not_for_tokens(tmp_path):
     for options in ({"image_size": 32}, {"augment": "flip"}):
         with pytest.raises(DataError, match="holds tokens: image_size and augment are for images"):
             load_data(spec, **options)
+
+
+def test_bars_are_off_while_reading_only(tmp_path, capsys):
+    text = "\n".join(json.dumps({"input_ids": ids}) for ids in IDS)
+    (tmp_path / "train.json").write_text(text)
+    load_data(f"hf:{tmp_path}")
+    assert "Generating" not in capsys.readouterr().err
+    assert not datasets.are_progress_bars_disabled()
 
 
 def test_raw_text_is_explained(tmp_path):

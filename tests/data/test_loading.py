@@ -110,3 +110,8 @@ def test_example_of_mapping_batches_is_a_mapping():
 def test_example_larger_than_a_batch():
     with pytest.raises(DataError, match="asked for 9 example samples, but the first batch holds 4"):
         Data(train=[torch.zeros(4, 2)], validation=None, test=[]).example(9)
+
+
+def test_batches_that_are_none():
+    with pytest.raises(DataError, match=r"got a sequence of 3 items. Let the loader give pairs"):
+        Data(train=[(torch.zeros(1),) * 3], validation=None, test=[]).example()

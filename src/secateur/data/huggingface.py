@@ -4,7 +4,8 @@ They are opened by the readers of single formats, not by ``load_dataset``, which
 us, because ``datasets`` would fetch one whose path is an address.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,8 @@ def _open(path: Path) -> dict[str, Any]:
             "datasets.load_dataset(...).save_to_disk(PATH)"
         )
     try:
-        if any((path / name).is_file() for name in SAVED):
-            found: Any = datasets.load_from_disk(str(path.resolve()))
-            named = dict(found) if isinstance(found, dict) else {"train": found}
-        else:
-            named = {split: _rows(datasets, files) for split, files in _files(path).items()}
+        with _quiet(datasets):
+            named = _read(datasets, path)
     except DataError:
         raise
     except Exception as error:  # each format has errors of its own
@@ -94,6 +92,27 @@ def _open(path: Path) -> dict[str, Any]:
             f"{' '.join(str(error).split())[:300]}). Give what save_to_disk wrote, or parquet, csv or json files"
         ) from error
     return _by_split(path, named)
+
+
+def _read(datasets: Any, path: Path) -> dict[str, Any]:
+    """The rows of each split, under the names that they have."""
+    if any((path / name).is_file() for name in SAVED):
+        found = datasets.load_from_disk(str(path.resolve()))
+        return dict(found) if isinstance(found, dict) else {"train": found}
+    return {split: _rows(datasets, files) for split, files in _files(path).items()}
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Generator[None]:
+    """No progress bars inside: a terminal has one at a time, and that is the run's."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _rows(datasets: Any, files: list[Path]) -> Any:

@@ -60,9 +60,14 @@ def head(batch: Any, count: int) -> tuple[Any, ...] | dict[str, Any]:
     """Inputs of the first samples of a batch, as arguments for a model: a tuple, or a dict of keyword inputs.
 
     Raises:
-        DataError: the batch is smaller.
+        DataError: the batch is smaller, or no batch at all.
     """
-    args, kwargs, _ = split_batch(batch)
+    try:
+        args, kwargs, _ = split_batch(batch)
+    except TypeError as error:
+        raise DataError(
+            f"{error}. Let the loader give pairs, with inputs that are several as a tuple or mapping"
+        ) from error
     sizes = [value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
     if not sizes or sizes[0] < count:
         raise DataError(f"asked for {count} example samples, but the first batch holds {sizes[0] if sizes else 0}")

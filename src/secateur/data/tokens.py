@@ -33,7 +33,7 @@ class TokenSource(Source):
         self.label = label or next((column for column in ("labels", "label") if column in there), None)
         self.inputs = ["input_ids", *(column for column in OPTIONAL if column in there)]
         columns = self.inputs + ([self.label] if self.label is not None else [])
-        self.each_token = self.label is not None and _is_list(rows.features[self.label])
+        self.each_token = self.label is not None and bool(_item_type(rows.features[self.label]))
         self.rows = rows.select_columns(columns).with_format(None)
         self.name = name
         self._check_types()
@@ -63,11 +63,7 @@ class TokenSource(Source):
     def _check_types(self) -> None:
         features = self.rows.features
         lists = self.inputs + ([self.label] if self.label is not None and self.each_token else [])
-        wrong = [
-            f"{column} ({features[column]})"
-            for column in lists
-            if not (_is_list(features[column]) and "int" in str(getattr(features[column].feature, "dtype", "")))
-        ]
+        wrong = [f"{column} ({features[column]})" for column in lists if "int" not in _item_type(features[column])]
         if self.label is not None and not self.each_token:
             dtype = str(getattr(features[self.label], "dtype", features[self.label]))
             wrong += [f"{self.label} ({dtype})"] if not dtype.startswith(("int", "uint", "float")) else []
@@ -124,5 +120,7 @@ def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
-def _is_list(feature: Any) -> bool:
-    return type(feature).__name__ in ("Sequence", "List", "LargeList")
+def _item_type(feature: Any) -> str:
+    """The type of the numbers in a column of lists; empty where a column holds no lists of numbers."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return str(getattr(inner, "dtype", ""))
