@@ -65,6 +65,7 @@ def red(inputs: torch.Tensor) -> torch.Tensor:
 
 def test_images_of_a_directory_with_splits(tmp_path):
     rows = datasets.DatasetDict({"train": pictures(20), "validation": pictures(6), "test": pictures(8)})
+    rows["unlabelled"] = pictures(2)
     data = load_data(saved(rows, tmp_path), image_size=4, batch_size=5)
     assert sizes(data) == [20, 6, 8]
     for inputs, labels in [*data.train, *data.validation, *data.test]:
@@ -75,7 +76,7 @@ def test_images_of_a_directory_with_splits(tmp_path):
         image[:, 0, 0], torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]), atol=1e-5
     )
     assert data.classes == 2
-    assert "2 classes at 4x4, augment=flip: 20 train, 6 validation, 8 test" in data.description
+    assert "2 classes at 4x4, augment=flip: 20 train, 6 validation, 8 test; not used: unlabelled" in data.description
 
 
 def test_images_without_splits_are_held_out_by_class(tmp_path):
@@ -190,6 +191,12 @@ def test_names_of_classes_that_training_lacks(tmp_path):
     rows = datasets.DatasetDict({"train": named(["a", "b"] * 10), "test": named(["a", "c"])})
     with pytest.raises(DataError, match="classes that the training split lacks: c"):
         load_data(saved(rows, tmp_path))
+
+
+def test_classes_that_are_numbered_in_another_way(tmp_path):
+    other = pictures(20).cast_column("label", datasets.ClassLabel(names=["red", "blue"]))
+    with pytest.raises(DataError, match="label numbers the classes of test in another way than those of train"):
+        load_data(saved(datasets.DatasetDict({"train": pictures(20), "test": other}), tmp_path))
 
 
 # tokens

@@ -1,26 +1,23 @@
-"""Data sets of Hugging Face's ``datasets`` from local files. Nothing here ever reaches for the network.
+"""Images or tokens in data sets of Hugging Face's ``datasets``, from local files.
 
-They are opened by the readers of single formats, not by ``load_dataset``, which tells a server; and images are read by
-us, because ``datasets`` would fetch one whose path is an address.
+Images are read by us, because ``datasets`` would fetch one whose path is an address.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from secateur.data.augmenting import Augmentation
 from secateur.data.images import IMAGE_SIZE, ImageSource, check_images
 from secateur.data.loading import Data, of_parts
-from secateur.data.splitting import hold_out, split_name
+from secateur.data.opening import listed, open_splits
+from secateur.data.splitting import hold_out
 from secateur.data.tokens import TokenSource
-from secateur.errors import DataError, MissingExtra
+from secateur.errors import DataError
 
-READERS = {".parquet": "from_parquet", ".csv": "from_csv", ".json": "from_json", ".jsonl": "from_json"}
-IMAGE_NAMES = ("image", "img", "images", "picture", "pixel_values", "file_name")
+IMAGE_NAMES = ("image", "img", "images", "picture", "file_name")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
-SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")  # of which save_to_disk writes some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,114 +51,22 @@ def hugging_face(
         image_column: the column of images, where that isn't plain.
         label_column: the column of labels, where that isn't plain.
     """
-    sets = _open(path)
+    sets, others = open_splits(path)
     columns: list[str] = sets["train"].column_names
     missing = [name for name in (image_column, label_column) if name is not None and name not in columns]
     if missing:
-        raise DataError(f"{path} has no column {' and no '.join(map(repr, missing))}: it has {_listed(columns)}")
+        raise DataError(f"{path} has no column {' and no '.join(map(repr, missing))}: it has {listed(columns)}")
     for split, rows in sets.items():
         if set(rows.column_names) != set(columns):
             raise DataError(
-                f"{path}: the splits differ in their columns, train has {_listed(columns)} and {split} "
-                f"{_listed(rows.column_names)}. Bring them to the same ones"
+                f"{path}: the splits differ in their columns, train has {listed(columns)} and {split} "
+                f"{listed(rows.column_names)}. Bring them to the same ones"
             )
     if image_column is None and "input_ids" in columns:
-        return _tokens(path, sets, options, label_column)
-    return _images(path, sets, options, image_column or _image_column(path, sets["train"]), label_column)
-
-
-def _open(path: Path) -> dict[str, Any]:
-    """The rows of each split; "train" is one of them."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtra("datasets", "data", "reading hf:PATH") from error
-    if not path.exists():
-        raise DataError(
-            f"no file or directory {str(path)!r}: hf: reads local files only. Get a data set of the hub once, by "
-            "datasets.load_dataset(...).save_to_disk(PATH)"
-        )
-    try:
-        with _quiet(datasets):
-            named = _read(datasets, path)
-    except DataError:
-        raise
-    except Exception as error:  # each format has errors of its own
-        raise DataError(
-            f"{path} can't be read by datasets {datasets.__version__} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}). Give what save_to_disk wrote, or parquet, csv or json files"
-        ) from error
-    return _by_split(path, named)
-
-
-def _read(datasets: Any, path: Path) -> dict[str, Any]:
-    """The rows of each split, under the names that they have."""
-    if any((path / name).is_file() for name in SAVED):
-        found = datasets.load_from_disk(str(path.resolve()))
-        return dict(found) if isinstance(found, dict) else {"train": found}
-    return {split: _rows(datasets, files) for split, files in _files(path).items()}
-
-
-@contextmanager
-def _quiet(datasets: Any) -> Generator[None]:
-    """No progress bars inside: a terminal has one at a time, and that is the run's."""
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
-
-
-def _rows(datasets: Any, files: list[Path]) -> Any:
-    """The rows of files of one format."""
-    reader = getattr(datasets.Dataset, READERS[files[0].suffix.lower()])
-    return reader([str(file.resolve()) for file in files])
-
-
-def _files(path: Path) -> dict[str, list[Path]]:
-    """The files of each split."""
-    if path.is_file():
-        if path.suffix.lower() not in READERS:
-            raise DataError(f"{path} is none of {', '.join(READERS)}: give such a file, or a directory of them")
-        return {"train": [path]}
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
-    kinds = sorted({READERS[file.suffix.lower()] for file in files})
-    if len(kinds) != 1:
-        what = "files of several formats" if kinds else f"no {', '.join(READERS)} file"
-        raise DataError(f"{path} holds {what}: give a directory with files of one format, or what save_to_disk wrote")
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        found.setdefault(_split_of(file.relative_to(path)), []).append(file)
-    return found
-
-
-def _split_of(file: Path) -> str:
-    """The split that a file's name, or one of its folders, names; "train" if none does."""
-    for part in reversed(file.with_suffix("").parts):
-        words = part.replace("-", " ").replace("_", " ").replace(".", " ").split()
-        for word in words:
-            if split_name(word) is not None:
-                return word
-    return "train"
-
-
-def _by_split(path: Path, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows under our names of splits; others are left out, a single one counts as the training split."""
-    if len(named) == 1:
-        named = {"train": next(iter(named.values()))}
-    found: dict[str, Any] = {}
-    for name, rows in named.items():
-        split = split_name(name)
-        if split in found:
-            raise DataError(f"{path}: {name!r} is a second {split} split. Keep one of them")
-        if split is not None:
-            found[split] = rows
-    if "train" not in found:
-        raise DataError(f"{path} has the splits {_listed(named)}: one of them must be called train")
-    return found
+        data = _tokens(path, sets, options, label_column)
+    else:
+        data = _images(path, sets, options, image_column or _image_column(path, sets["train"]), label_column)
+    return replace(data, description=f"{data.description}; not used: {listed(others)}") if others else data
 
 
 def _image_column(path: Path, rows: Any) -> str:
@@ -175,7 +80,7 @@ def _image_column(path: Path, rows: Any) -> str:
         return found[0]
     if found:
         raise DataError(
-            f"{path} has several columns of images, {_listed(found)}: choose one by --data-args.image-column"
+            f"{path} has several columns of images, {listed(found)}: choose one by --data-args.image-column"
         )
     advice = (
         f"Text has to be tokenized first: rows.map(lambda row: tokenizer(row[{texts[0]!r}], truncation=True), "
@@ -183,7 +88,7 @@ def _image_column(path: Path, rows: Any) -> str:
         if texts
         else "For anything else, give a function 'package.module:function' that returns loaders"
     )
-    raise DataError(f"{path} has the columns {_listed(columns)}: there is neither image nor input_ids. {advice}")
+    raise DataError(f"{path} has the columns {listed(columns)}: there is neither image nor input_ids. {advice}")
 
 
 def _holds_images(feature: Any) -> bool:
@@ -195,8 +100,8 @@ def _label_column(path: Path, columns: Sequence[str], given: str | None) -> str:
     found = [given] if given is not None else [name for name in LABEL_NAMES if name in columns]
     if len(found) == 1:
         return found[0]
-    what = f"several columns that may be labels, {_listed(found)}" if found else "no column label"
-    raise DataError(f"{path} has {what}, among {_listed(columns)}: choose one by --data-args.label-column")
+    what = f"several columns that may be labels, {listed(found)}" if found else "no column label"
+    raise DataError(f"{path} has {what}, among {listed(columns)}: choose one by --data-args.label-column")
 
 
 def _images(path: Path, sets: Mapping[str, Any], options: Options, image: str, given: str | None) -> Data:
@@ -264,15 +169,18 @@ def _class_labels(path: Path, sets: Mapping[str, Any], column: str) -> tuple[dic
     found: dict[str, list[Any]] = {split: list(rows[column]) for split, rows in sets.items()}
     empty = [split for split, values in found.items() if None in values]
     if empty:
-        raise DataError(f"{path}: {column} is empty in some rows of {_listed(empty)}. Take these rows out")
+        raise DataError(f"{path}: {column} is empty in some rows of {listed(empty)}. Take these rows out")
     dtype = str(getattr(feature, "dtype", feature))
     names: list[str] | None = getattr(feature, "names", None)
+    other = [split for split, rows in sets.items() if getattr(rows.features[column], "names", None) != names]
+    if other:
+        raise DataError(f"{path}: {column} numbers the classes of {listed(other)} in another way than those of train")
     if names is None and "string" in dtype:
         names = sorted(set(found["train"]))
         number = {name: i for i, name in enumerate(names)}
         strangers = sorted({value for values in found.values() for value in values if value not in number})
         if strangers:
-            raise DataError(f"{path}: {column} holds classes that the training split lacks: {_listed(strangers)}")
+            raise DataError(f"{path}: {column} holds classes that the training split lacks: {listed(strangers)}")
         found = {split: [number[value] for value in values] for split, values in found.items()}
     elif not dtype.startswith(("int", "uint", "bool")):
         raise DataError(
@@ -308,7 +216,3 @@ def _tokens(path: Path, sets: Mapping[str, Any], options: Options, label: str | 
         classes=classes,
         description=f"{path}, tokens ({', '.join(sources['train'].names)})",
     )
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(map(str, names)) or "none"
