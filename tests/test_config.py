@@ -2,12 +2,13 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from secateur.cli import app as cli
-from secateur.config import ModelSettings, PlanSettings, PruneSettings, parse_budget
+from secateur.config import HintSettings, ModelSettings, PlanSettings, PruneSettings, parse_budget
 from secateur.errors import ConfigError
 from secateur.plain import parse_scalar, read_yaml
 from secateur.planning import Budget
@@ -213,3 +214,20 @@ def test_a_bound_takes_the_place_of_the_threshold() -> None:
     assert PruneSettings(max_drop=0.5).resolved().threshold is None
     assert PruneSettings(max_loss_increase=0.02).bounded == "max_loss_increase"
     assert PruneSettings().bounded is None
+
+
+def test_augmentation_is_a_setting_of_every_run() -> None:
+    settings = HintSettings(data="imagefolder:photos", augment="standard").training()
+    assert (settings.data, settings.augment) == ("imagefolder:photos", "standard")
+    assert "--augment standard" in settings.to_command()
+    assert PruneSettings.from_mapping(settings.to_dict()) == settings
+    with pytest.raises(ConfigError, match="augment is 'colour', but must be one of standard, flip, none or nothing"):
+        PruneSettings.from_mapping({"augment": "colour"})
+
+
+@pytest.mark.parametrize("augment", ["standard", "flip", "none", None])
+def test_a_command_repeats_the_augmentation(augment: Any) -> None:
+    settings = PruneSettings(augment=augment)
+    _, bound, _ = cli.app.parse_args(shlex.split(settings.to_command())[1:], exit_on_error=False)
+    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).augment == augment
+    assert PruneSettings.from_mapping(yaml.safe_load(settings.to_yaml())).augment == augment

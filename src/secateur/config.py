@@ -71,16 +71,21 @@ class DataSettings(Settings):
 
     Args:
         data: "digits", the embedded example; "imagefolder:PATH", folders train and val (and test) with a folder for
-            each class; or "package.module:callable" that returns loaders.
-        data_args: keyword arguments for that callable.
+            each class; "npz:PATH", a file with x_train, y_train, x_test, y_test (and x_val, y_val); "hf:PATH", a data
+            set of Hugging Face's datasets on the disk; or "package.module:callable" that returns loaders.
+        data_args: keyword arguments for that callable; hf: takes image_column and label_column.
         batch_size: samples in a batch.
-        image_size: side in pixels that images of a folder are brought to; 224 if not given.
+        image_size: side in pixels that images in files are brought to; 224 if not given.
+        augment: how training images are changed at random: "standard" takes a part of 8 to 100 % of the area and
+            mirrors half of them, "flip" only mirrors, "none" leaves them. By default "flip" for images in files, "none"
+            for arrays; digits are shifted by up to a pixel, unless it is "none".
     """
 
     data: str = "digits"
     data_args: dict[str, Any] = field(default_factory=dict[str, Any])
     batch_size: int = 64
     image_size: int | None = None
+    augment: Literal["standard", "flip", "none"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,7 +433,7 @@ class HintSettings(PlaceSettings, CheckSettings, DataSettings, ModelSettings):
 
     def training(self) -> PruneSettings:
         """The settings of a run that gets its network in the same way."""
-        names = ("model", "model_args", "weights", "data", "data_args", "batch_size", "image_size", "seed", "device")
+        names = (*(item.name for item in fields(ModelSettings) + fields(DataSettings)), "seed", "device")
         return PruneSettings(train_epochs=self.train_epochs, **{name: getattr(self, name) for name in names})
 
 

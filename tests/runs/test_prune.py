@@ -171,7 +171,7 @@ def test_a_full_directory_is_refused_before_any_work(tmp_path: Path, monkeypatch
 
 
 class _Interrupting:
-    """Batches whose fourth pass is cut short by Ctrl-C."""
+    """Batches of which only so many passes are not cut short by Ctrl-C."""
 
     def __init__(self, batches: Any, passes: int) -> None:
         self.batches, self.passes = list(batches), passes
@@ -186,7 +186,7 @@ class _Interrupting:
 
 def test_ctrl_c_while_tuning_keeps_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits", batch_size=512)
-    stopping = replace(data, train=_Interrupting(data.train, passes=4))  # one to look at, two to tune, one to stop in
+    stopping = replace(data, train=_Interrupting(data.train, passes=5))  # two to look at, two to tune, one to stop in
     monkeypatch.setattr(run, "load_data", lambda *_, **__: stopping)
     outcome = prune_run(PruneSettings(train_epochs=0, epochs=9, out=tmp_path / "run"))
     assert outcome.interrupted.startswith("the fine-tuning was stopped after")

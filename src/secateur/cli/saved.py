@@ -22,7 +22,8 @@ _SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
 def example_inputs(shapes: tuple[str, ...], data: DataSettings) -> Any:
     """Inputs of the given shapes, filled at random from a fixed seed; without shapes, the first sample of the data."""
     if not shapes:
-        return load_data(data.data, batch_size=data.batch_size, image_size=data.image_size, **data.data_args).example()
+        how: dict[str, Any] = {"batch_size": data.batch_size, "image_size": data.image_size, "augment": data.augment}
+        return load_data(data.data, **{**how, **data.data_args}).example()
     generator = torch.Generator().manual_seed(0)
     return tuple(random_input(shape, generator) for shape in shapes)
 

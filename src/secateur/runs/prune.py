@@ -6,7 +6,7 @@ lets it be taken up again lies beside that place until then.
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
         report=report,
         histories=histories,
         interrupted=interrupted,
-        advice=_advice(report, data),
+        advice=" ".join([*filter(None, [_advice(report, data)]), *data.warnings]),
     )
 
 
@@ -171,14 +171,7 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = build_model(settings).to(settings.device)
-        given: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "image_size": settings.image_size,
-            **settings.data_args,  # whoever names one of these for their own callable means it
-        }
-        data = load_data(settings.data, **given)
-        check_fit(model, data, settings)
+        data = fitting_data(model, settings)
         if settings.bounded and data.validation is None:
             raise DataError(
                 f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} "
@@ -186,8 +179,21 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
             )
         if settings.train_epochs:
             check_plan(model, data, settings)
-        step.note(data.description or settings.data)
+        step.note(". ".join([data.description or settings.data, *data.warnings]))
     return model, data
+
+
+def fitting_data(model: nn.Module, settings: TrainingSettings) -> Data:
+    """The data that the settings name, checked to fit the network; what is odd about it is among its warnings."""
+    given: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "image_size": settings.image_size,
+        "augment": settings.augment,
+        **settings.data_args,  # whoever names one of these for their own callable means it
+    }
+    data = load_data(settings.data, **given)
+    return replace(data, warnings=(*data.warnings, *check_fit(model, data, settings)))
 
 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:

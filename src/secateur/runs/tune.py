@@ -10,13 +10,13 @@ from torch import nn
 
 from secateur import artifacts
 from secateur.config import FINE_TUNING, TuneSettings
-from secateur.data import Data, load_data
+from secateur.data import Data
 from secateur.errors import ArtifactError
 from secateur.files import RunDirectory, write_json, write_text
-from secateur.fit import check_device, check_fit
+from secateur.fit import check_device
 from secateur.models import build_model
 from secateur.reporting import Report, render_page
-from secateur.runs.prune import compare, cut_short, load_code, train
+from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished
 from secateur.tuning import History
@@ -115,15 +115,8 @@ def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, n
             )
         model = artifacts.load(settings.result, model=original, trust=settings.trust).to(settings.device)
         teacher = original.to(settings.device) if original is not None and settings.weights is not None else None
-        given: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "image_size": settings.image_size,
-            **settings.data_args,
-        }
-        data = load_data(settings.data, **given)
-        check_fit(model, data, settings)
-        step.note(data.description or settings.data)
+        data = fitting_data(model, settings)
+        step.note(". ".join([data.description or settings.data, *data.warnings]))
     return model, teacher, data
 
 
