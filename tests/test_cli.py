@@ -338,7 +338,7 @@ def test_an_unexpected_error_is_told_in_a_line(
     def explode(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a [bug] of ours")
 
-    monkeypatch.setattr("secateur.run.prune_run", explode)
+    monkeypatch.setattr("secateur.runs.prune.prune_run", explode)
     error = fails(["prune"], capsys)
     assert error == "error: unexpected ZeroDivisionError: a [bug] of ours. See where it comes from with --debug"
     assert main(["prune", "--debug"]) == 1

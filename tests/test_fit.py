@@ -170,7 +170,7 @@ def test_the_calibration_batches_stay_those_of_the_first_epoch() -> None:
 
 
 def test_warnings_reach_the_notes_and_the_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import secateur.run as run
+    import secateur.runs.prune as run
 
     digits = load_data("digits")
     monkeypatch.setattr(run, "load_data", lambda *_, **__: replace(digits, test=digits.validation))
