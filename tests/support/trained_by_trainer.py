@@ -1,6 +1,6 @@
 """A run of transformers' Trainer that prunes a tiny Llama after step 20: ``python FILE FOLDER whole|killed|resumed``.
 
-The last line that it prints is JSON: the losses, step by step, and the widths. A killed run dies after step 27.
+It leaves ``whole.json`` or ``resumed.json``: the losses, step by step, and the widths. A killed run dies after step 27.
 """
 
 import json
@@ -58,9 +58,7 @@ def main(folder: Path, what: str, way: str) -> None:
         train_dataset=[{"input_ids": row, "labels": row} for row in ids],
         callbacks=[callback, *([Dies()] if what == "killed" else [])],
     )
-    optimizers: list[Any] = []
     trainer.train(resume_from_checkpoint=what == "resumed")
-    optimizers.append(trainer.optimizer)
     model: Any = trainer.model
     report = {
         "losses": {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row},
@@ -70,7 +68,7 @@ def main(folder: Path, what: str, way: str) -> None:
         "steps": callback.record.steps,
         "sum": [float(p.detach().double().sum()) for p in model.parameters()],
     }
-    print(json.dumps(report))
+    (folder / f"{what}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

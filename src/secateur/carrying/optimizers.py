@@ -60,10 +60,9 @@ def _members(
         if move.new is not None:
             yield given, move.new
         owner, _, role = move.name.rpartition(".")
-        prefix = "" if given is None else given.removesuffix(move.name)
         for name in created if role == "weight" else ():
             if name.rpartition(".")[0] == owner:
-                yield given and f"{prefix}{name}", created[name]
+                yield given and given.removesuffix(role) + name.rpartition(".")[2], created[name]
 
 
 def _states(optimizer: torch.optim.Optimizer, held: Iterable[Move]) -> tuple[dict[Tensor, Any], set[int]]:
