@@ -21,7 +21,6 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "amsgrad": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
     "adamw, fused": lambda p: torch.optim.AdamW(p, 0.01, fused=True),
     "adamw, foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
-    "adamw, differentiable": lambda p: torch.optim.AdamW(p, 0.01, differentiable=False, foreach=False),
     "adamax": lambda p: torch.optim.Adamax(p, 0.01),
     "nadam": lambda p: torch.optim.NAdam(p, 0.01),
     "radam": lambda p: torch.optim.RAdam(p, 0.01),

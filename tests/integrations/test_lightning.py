@@ -141,6 +141,25 @@ def test_stochastic_weight_averaging_goes_on(tmp_path: Path, at: int, channels: 
     assert widths(average._average_model) == widths(module)
 
 
+def test_the_best_checkpoint_is_one_of_the_smaller_model(tmp_path: Path) -> None:
+    """Which may be worse than the dense one was: here every later loss counts as worse."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    kind = classes()[1]
+    kind.on_train_epoch_end = lambda self: self.log("score", float(self.current_epoch))
+    kept = ModelCheckpoint(dirpath=tmp_path, monitor="score", mode="min", filename="{epoch}")
+    trainer = pl.Trainer(
+        max_epochs=5, callbacks=[callback(), kept], accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.randint(5, (8,)))
+    trainer.fit(module := kind(), torch.utils.data.DataLoader(data, batch_size=4))
+    best = torch.load(kept.best_model_path, weights_only=True)
+    assert kept.best_model_path != str(tmp_path / "epoch=0.ckpt")
+    assert {n: t.shape for n, t in best["state_dict"].items()} == {n: t.shape for n, t in module.state_dict().items()}
+
+
 def test_the_modules_own_hook_runs_and_tests_take_the_checkpoint(tmp_path: Path) -> None:
     module = classes()[1]()
     fitted(tmp_path, module, callback()).save_checkpoint(tmp_path / "file.ckpt")

@@ -43,7 +43,8 @@ class PruneCallback(_Callback):
 
     The module becomes smaller in place, and its optimizers go on with what they have learnt of the weights that stay.
     Schedulers, the scaler and the count of steps are untouched. Averages that other callbacks keep
-    (``WeightAveraging``, ``StochasticWeightAveraging``) become smaller, too.
+    (``WeightAveraging``, ``StochasticWeightAveraging``) become smaller, too. ``ModelCheckpoint`` forgets its best
+    checkpoint so far, whose weights are of another size; the files stay.
 
     Args:
         example: example inputs of the module, as for `secateur.prune`; by default its ``example_input_array``.
@@ -111,6 +112,8 @@ class PruneCallback(_Callback):
         copies = [_part(copy, self.part) for copy in averages(trainer)]
         model = pl_module.get_submodule(self.part)
         self._pruner.prune_(model, trainer.global_step, (*trainer.optimizers, *copies, *self.also))
+        for kept in trainer.checkpoint_callbacks:
+            _forget_best(kept)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the plans beside the weights."""
@@ -176,6 +179,14 @@ class _Waiting:
     def __call__(self, checkpoint: dict[str, Any]) -> None:
         self.callback.resume_(stored(checkpoint), self.trainer, self.module)
         type(self.module).on_load_checkpoint(self.module, checkpoint)
+
+
+def _forget_best(checkpoints: Any) -> None:
+    """The best checkpoints so far are of another size; what they were measured at says nothing of the smaller model."""
+    if hasattr(checkpoints, "best_k_models"):
+        checkpoints.best_k_models = {}
+        checkpoints.best_model_score = None
+        checkpoints.best_model_path = checkpoints.kth_best_model_path = ""
 
 
 def _part(copy: nn.Module, part: str) -> nn.Module:

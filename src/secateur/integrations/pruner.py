@@ -61,11 +61,22 @@ class Pruner:
             model: the one that is trained.
             step: how many steps of the optimizer were made.
             things: optimizers, of which those that train other parameters stay as they are; and copies of the model.
+
+        Raises:
+            RemapError: no optimizer trains the model's own parameters.
+            SecateurError: as `secateur.prune`.
         """
+        things = list(things)
+        optimizers = [thing for thing in things if isinstance(thing, torch.optim.Optimizer)]
+        others = [one for one in optimizers if not trains(one, model.parameters())]
+        if optimizers and len(others) == len(optimizers):
+            raise RemapError(
+                "the optimizer does not hold the model's own parameters (flattened or sharded training, or copies in "
+                "another precision): prune without it, and go on from the smaller model"
+            )
         with plain(model):
             result = prune(model, self.example, **self._next(model))
-            ours = [t for t in things if not isinstance(t, torch.optim.Optimizer) or trains(t, model.parameters())]
-            result.apply_(model, *ours)
+            result.apply_(model, *(thing for thing in things if not any(thing is other for other in others)))
         self.record = self.record.with_plan(result.plan, step, result.graph.cost())
         self.reports.append(result.report)
 
