@@ -188,6 +188,20 @@ def test_other_networks_go_on_training(build: Callable[[], nn.Module]) -> None:
     optimizer.step()
 
 
+def test_parameters_that_the_smaller_model_has_no_more_leave() -> None:
+    """A graph has those only that its calls use."""
+    model = LiteralNet()
+    model.unused = nn.Linear(3, 3)
+    inputs = example(model)
+    optimizer = torch.optim.SGD(model.named_parameters(), 0.1)
+    result = sc.prune(model, inputs, keep=0.5)
+    assert result.rewritten
+    result.remap_(optimizer)
+    group = optimizer.param_groups[0]
+    assert {id(p) for p in group["params"]} == {id(p) for p in result.model.parameters()}
+    assert group["param_names"] == [name for name, _ in model.named_parameters() if not name.startswith("unused")]
+
+
 def test_a_second_pruning_carries_on_from_the_first() -> None:
     net = Mlp()
     optimizer = torch.optim.Adam(net.parameters())

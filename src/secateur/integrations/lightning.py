@@ -151,8 +151,8 @@ def _read(checkpoint: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
         return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise ArtifactError(
-            f"{checkpoint} can't be read as plain data: {error}. If you trust it, give what torch.load(..., "
-            "weights_only=False) makes of it."
+            f"{checkpoint} can't be read as plain data: {error}. If you trust it, read it yourself, and give what you "
+            "read."
         ) from error
 
 
