@@ -390,13 +390,14 @@ def test_ctrl_c(place: Path, settings: list[str], step: str, kept: bool) -> None
     names = {path.name for path in place.iterdir()} - {"users_own.py"}
     if kept:
         assert "the fine-tuning was stopped after" in error
-        assert names == {"secateur-run"}
+        assert "Go on with: secateur resume secateur-run" in error
+        assert names == {"secateur-run", "secateur-run.unfinished"}
         assert sc.load(place / "secateur-run")
         noted = json.loads((place / "secateur-run" / "report.json").read_text())["environment"]["interrupted"]
         assert "the fine-tuning was stopped after" in noted
     else:
-        assert f"during: {step}. Nothing was kept" in error
-        assert names == set()
+        assert f"during: {step}. Go on with: secateur resume secateur-run" in error
+        assert names == {"secateur-run.unfinished"}
 
 
 def test_a_reader_that_has_had_enough(place: Path) -> None:

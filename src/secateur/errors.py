@@ -11,6 +11,7 @@ SecateurError
 │   ├── UnreachableBudget   the budget asks for less than the model can become
 │   └── UnreachableBound    nothing can be removed without making the metric worse than allowed
 ├── SurgeryError            a plan does not fit the model that it is applied to
+├── RemapError              an optimizer, a copy or a checkpoint does not belong to the model that was pruned
 ├── ProofFailed             the smaller model does not compute what the silenced original computes
 ├── ArtifactError           a saved result is truncated, altered, foreign or of another version
 ├── MeasureError            a model could not be measured
@@ -64,6 +65,10 @@ class UnreachableBound(PlanError):
 
 class SurgeryError(SecateurError):
     """A plan does not fit the model that it is applied to."""
+
+
+class RemapError(SecateurError):
+    """An optimizer, a copy or a checkpoint does not belong to the model that was pruned."""
 
 
 class ProofFailed(SecateurError):

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Forward, checked
+from secateur.carrying import Ancestry, remap_
 from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
 from secateur.descending import Descent
@@ -17,12 +19,12 @@ from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
-from secateur.modules import Walk
+from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
-from secateur.provenance import remember
+from secateur.provenance import recall, remember
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
@@ -46,6 +48,7 @@ class Result:
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
         report: a mapping in the form of report.json, which prints as a table.
+        ancestry: the parameters of the dense model, held weakly, by which `remap_` knows what belongs to it.
     """
 
     model: nn.Module
@@ -55,6 +58,53 @@ class Result:
     scores: dict[str, Tensor]
     report: Report
     compensation: Compensation | None = None
+    ancestry: Ancestry = field(default_factory=Ancestry, repr=False)
+
+    def remap_(self, thing: Any) -> Any:
+        """Carry what trains along with the dense model over to ``model``, in place. Returns it.
+
+        See `secateur.carrying.remap_` for what can be carried (optimizers; copies such as moving averages, as a module,
+        an ``AveragedModel`` or a dict of tensors by name) and how. Learning-rate schedulers and gradient scalers need
+        nothing.
+
+        Raises:
+            RemapError: the thing belongs to another model, or is of no kind that can be carried.
+            SurgeryError: a copy that the plan does not fit, or that can't be changed in place.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+            >>> optimizer = torch.optim.Adam(net.parameters())
+            >>> result = sc.prune(net, torch.randn(1, 4), keep=0.5)
+            >>> [list(p.shape) for p in result.remap_(optimizer).param_groups[0]["params"]]
+            [[4, 4], [4], [2, 4], [2]]
+        """
+        return remap_(self.plan, thing, self.ancestry.parameters, self.model)
+
+    def apply_(self, model: nn.Module, *things: Any) -> nn.Module:
+        """Make the dense model itself what ``model`` is, in place, and carry things over to it. Returns it.
+
+        For code that holds the dense model in other places too, which all see the smaller one then. The result's own
+        ``model`` stays another one.
+
+        Args:
+            model: the one that was pruned.
+            things: optimizers and copies, as for `remap_`.
+
+        Raises:
+            SurgeryError: it is another model, or its class would have to be replaced (prune with ``keep_class=True``).
+            RemapError: as `remap_`.
+        """
+        old = named_parameters(model)
+        self.plan.apply_(model)
+        present = named_tensors(model)
+        with torch.no_grad():
+            for name, tensor in named_tensors(self.model).items():
+                present[name].copy_(tensor)
+        remember(model, "inputs", recall(self.model, "inputs"))
+        for thing in things:
+            self.plan.remap_(thing, old, model)
+        return model
 
     @property
     def rewritten(self) -> str | None:
@@ -247,6 +297,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
+            ancestry=Ancestry.of(model),
             report=_report(
                 model,
                 graph,

@@ -144,6 +144,18 @@ class Attention(nn.Module):
         return self.head(x + self.out((weights @ v).transpose(1, 2).flatten(2)))
 
 
+class Scaled(nn.Module):
+    """Attention that divides by the root of its head size by itself: queries of a smaller head are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Tied(nn.Module):
     """A language model in miniature: its embedding is its output layer."""
 

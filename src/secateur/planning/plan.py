@@ -87,6 +87,11 @@ class Plan:
         return {alias: at for name, at in self._kept.items() for alias in self.tensors[name].names}
 
     @cached_property
+    def dims(self) -> dict[str, tuple[Expr, ...]]:
+        """What the dims of the tensors that lose something are made of: {qualified tensor name: dims}."""
+        return {alias: tensor.dims for tensor in self.tensors.values() for alias in tensor.names}
+
+    @cached_property
     def _kept(self) -> dict[str, dict[int, Tensor]]:
         sizes = self.sizes
         return {
@@ -137,6 +142,37 @@ class Plan:
         from secateur.surgery.apply import apply_
 
         return apply_(self, model)
+
+    def remap_(self, thing: Any, old: nn.Module | Mapping[str, Tensor], new: nn.Module | Mapping[str, Tensor]) -> Any:
+        """Carry what trains along with a model over to the smaller one, in place. Returns it.
+
+        See `secateur.carrying.remap_` for what can be carried and how.
+
+        Args:
+            thing: an optimizer; or a copy of the model such as a moving average: a module, an ``AveragedModel``, or a
+                dict of tensors by name.
+            old: the model before surgery, or its parameters by name; after `apply_` the model has new ones, so note
+                ``dict(model.named_parameters())`` before.
+            new: the smaller model, or its parameters by name.
+
+        Raises:
+            RemapError: the thing belongs to another model, or is of no kind that can be carried.
+            SurgeryError: a copy that the plan does not fit, or that can't be changed in place.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+            >>> optimizer = torch.optim.Adam(net.parameters())
+            >>> graph = sc.trace(net, torch.randn(1, 4))
+            >>> plan = sc.plan(graph, sc.score(net, graph), keep=0.5)
+            >>> old = dict(net.named_parameters())
+            >>> _ = plan.remap_(optimizer, old, plan.apply_(net))
+            >>> optimizer.param_groups[0]["params"][0] is net[0].weight
+            True
+        """
+        from secateur.carrying import remap_
+
+        return remap_(self, thing, old, new)
 
     # ------------------------------------------------------------------ JSON
 

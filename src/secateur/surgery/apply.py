@@ -1,7 +1,7 @@
 """Carrying out a plan: every member is re-indexed, every size that the code knows is updated."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from secateur.tracing.shadow import copy_with, of_kind
 from secateur.tracing.surroundings import no_collection
 
 if TYPE_CHECKING:
-    from secateur.planning.plan import Plan
+    from secateur.planning.plan import Plan, PlannedScale
 
 
 def apply(plan: "Plan", model: nn.Module) -> nn.Module:
@@ -67,13 +67,23 @@ def _scaled(plan: "Plan", tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
     for scale in plan.scales:
         old, kept = tensors[scale.tensor], plan.kept.get(scale.tensor, {})
         new = found.get(id(old), take(old, kept))
-        factor = torch.ones(old.shape[scale.dim], dtype=torch.float64)
-        for start, stop in scale.positions:
-            factor[start:stop] = (scale.after / scale.before) ** 0.5
-        factor = factor[kept[scale.dim]] if scale.dim in kept else factor
-        shape = [-1 if k == scale.dim else 1 for k in range(new.dim())]
-        found[id(old)] = (new * factor.to(new.device).reshape(shape)).to(new.dtype)
+        found[id(old)] = (new * factor(scale, old.shape, kept).to(new.device)).to(new.dtype)
     return found
+
+
+def factor(scale: "PlannedScale", shape: Sequence[int], kept: Mapping[int, Tensor]) -> Tensor:
+    """What the positions of a tensor that stay are multiplied by, float64, to be broadcast.
+
+    Args:
+        scale: of the tensor.
+        shape: of the tensor, before surgery.
+        kept: positions of each dim that stay.
+    """
+    along = torch.ones(shape[scale.dim], dtype=torch.float64)
+    for start, stop in scale.positions:
+        along[start:stop] = (scale.after / scale.before) ** 0.5
+    along = along[kept[scale.dim]] if scale.dim in kept else along
+    return along.reshape([-1 if k == scale.dim else 1 for k in range(len(shape))])
 
 
 def check_fit(plan: "Plan", model: nn.Module) -> None:

@@ -43,6 +43,14 @@ def lengths(model: nn.Module, kept: Mapping[int, Mapping[int, Tensor]]) -> dict[
     return found
 
 
+def recomputed(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors that surgery may compute anew, each with the weight that it follows from."""
+    for length, direction, _ in _normalised(model):
+        yield length, direction
+    for weight, u, v, _ in _divided(model):
+        yield from ((u, weight), (v, weight))
+
+
 def _vectors(weight: Tensor, u: Tensor, v: Tensor, dim: int, kept: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
     """The first singular vectors of what is kept, u as long as it takes for ``u @ kept @ v`` to be what it was."""
     exact = torch.float64  # vectors that were never iterated nearly cancel
