@@ -148,6 +148,7 @@ class TuneOptions(Settings):
         weight_decay: of the optimiser.
         distill: share of the fine-tuning's loss that follows the dense network's answers instead of the labels, in
             [0, 1].
+        features: modules whose outputs follow the dense network's, too: names, patterns, or auto.
         lr_schedule: how the learning rate falls after the warm-up: cosine, linear, constant, steps.
         warmup: fraction of all steps during which it rises, in [0, 1).
         clip: largest norm of the gradient; without it, gradients are not clipped.
@@ -164,6 +165,7 @@ class TuneOptions(Settings):
     optimizer: Literal["adamw", "adam", "sgd"] = cast('Literal["adamw", "adam", "sgd"]', TUNE.optimizer)
     weight_decay: float = TUNE.weight_decay
     distill: float = TUNE.distill
+    features: tuple[str, ...] = ()
     lr_schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"
     warmup: float = TUNE.warmup
     clip: float | None = None

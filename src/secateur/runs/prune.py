@@ -17,7 +17,7 @@ from torch import nn
 from secateur import artifacts
 from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
-from secateur.errors import DataError
+from secateur.errors import ConfigError, DataError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import Moved, check_device, check_fit, example, moved
 from secateur.importance import criterion, score
@@ -25,14 +25,15 @@ from secateur.importance.protocols import needs
 from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
-from secateur.planning import plan
+from secateur.planning import Plan, plan
+from secateur.provenance import recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
-from secateur.tuning import Epoch, History, evaluate
+from secateur.tuning import Distillation, Epoch, History, evaluate
 from secateur.tuning import tune as fine_tune
 from secateur.tuning.randomness import DataDraws
 
@@ -436,8 +437,7 @@ def train(
             lr=lr or 0.0,
             optimizer=settings.optimizer,
             weight_decay=settings.weight_decay,
-            distill=settings.distill,
-            teacher=teacher,
+            teacher=_lessons(model, teacher, settings),
             device=settings.device,
             seed=settings.seed,
             checkpoints=checkpoints,
@@ -450,6 +450,21 @@ def train(
             step.note(_kept(history, epochs))
     model.eval()
     return history
+
+
+def _lessons(model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings) -> Distillation | None:
+    """What the teacher is asked for; None where there is none, or nothing is asked.
+
+    Raises:
+        ConfigError: features of a network that was pruned more than once.
+    """
+    if teacher is None or not (settings.distill or settings.features):
+        return None
+    plans: tuple[Plan, ...] = recall(model, "plans") or ()
+    if settings.features and len(plans) > 1:
+        raise ConfigError("features can be compared with the dense network's after one pruning only: leave them out")
+    plan = plans[0] if len(plans) == 1 else None
+    return Distillation(teacher, plan, weight=settings.distill, features=settings.features)
 
 
 def _kept(history: History, epochs: int) -> str:
