@@ -35,7 +35,7 @@ HEAD = """# Training only some of the parameters
 
 {setting}. A Llama on stories at 75 % of its parameters without the embeddings, refitted (perplexity {start} before
 training, {dense:.2f} for the dense one), {steps} steps of {batch} stories of {tokens} tokens, no teacher, learning rate
-by range test. Mean ± standard deviation over seeds. The optimizer's state is two numbers for each parameter that trains.
+by range test. Mean ± standard deviation over seeds. The optimizer keeps two numbers for each parameter that trains.
 
 | what trains | parameters | share | perplexity | learning rate | ms a step |
 | --- | --- | --- | --- | --- | --- |
