@@ -21,5 +21,6 @@ from secateur.pruning import prune as prune
 from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace
+from secateur.tuning import tune as tune
 
 __version__ = "0.1.0"
