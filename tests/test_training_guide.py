@@ -11,7 +11,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
 EXAMPLES = re.findall(r"<!-- example -->\n```python\n(.*?)```\n+```text\n(.*?)```", GUIDE.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=["own loop", "trainer"])
+@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=["after pruning", "own loop", "trainer"])
 def test_the_example_prints_what_the_guide_says(number: int) -> None:
     code, expected = EXAMPLES[number]
     printed = io.StringIO()
