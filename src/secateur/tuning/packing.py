@@ -6,6 +6,7 @@ infinity and NaN.
 
 import math
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, cast
 
 from torch import Tensor
@@ -33,7 +34,7 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        key = path or "value"
+        key = _free(path, tensors)
         tensors[key] = tree.detach().to("cpu", copy=True).contiguous()
         return {"$tensor": key}
     if isinstance(tree, float) and not math.isfinite(tree):
@@ -81,6 +82,13 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
                 return {key: unpack(value, tensors) for key, value in items.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"not a state that secateur wrote: {type(error).__name__}: {error}") from error
+
+
+def _free(path: str, tensors: Mapping[str, Tensor]) -> str:
+    """A name for a tensor that no other has: paths may be alike, as those of ``{"a.b": x, "a": {"b": y}}``."""
+    plain = path.isascii() and path.isprintable() and path not in ("", "__metadata__")  # a name that safetensors takes
+    path = path if plain else "tensor"
+    return path if path not in tensors else next(key for n in count(2) if (key := f"{path}#{n}") not in tensors)
 
 
 def _at(path: str, key: Any) -> str:
