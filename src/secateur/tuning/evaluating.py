@@ -80,8 +80,7 @@ class Survey:
             TrainingError: there is no batch.
         """
         these, totals = self.processes, Totals()
-        function = self.metric is not None and not isinstance(self.metric, str)
-        function = function and not metrics.is_torchmetric(self.metric)
+        function = metrics.function_of(self.metric)
         meter = None if function or self.metric is None else Meter(self.metric, self.model, these)
         with kept_modes(self.model), torch.no_grad(), nullcontext() if these is None else these.accelerator.autocast():
             self.model.eval()
@@ -93,8 +92,8 @@ class Survey:
             if not found.samples:
                 raise TrainingError("nothing to evaluate on: the loader holds no batch")
             value = None if meter is None else meter.value()
-            if function:
-                value = metrics.of_function(self.metric, self.model, batches)
+            if function is not None:
+                value = metrics.of_function(function, self.model, batches)
         return found, value
 
     def _count(self, part: Part, number: int, totals: Totals, meter: Meter | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,6 +39,7 @@ class Pace:
         clip: largest norm of the gradient; None does not clip it.
         fraction: from a step to the share of the highest learning rate.
         halve: whether a batch that does not fit in memory is done in halves.
+        per_epoch: steps that the loader says it has batches for; 0 where it doesn't say.
     """
 
     total: int
@@ -45,6 +47,7 @@ class Pace:
     clip: float | None
     fraction: Callable[[int], float]
     halve: bool = False
+    per_epoch: int = 0
 
 
 @dataclass
@@ -158,6 +161,7 @@ class Run:
             stepped()
         if not at.group:
             raise TrainingError(f"nothing to train on: the loader held no batch in epoch {number}")
+        self._compare(at.group)
         totals = summed(at.totals, self.processes)
         return Epoch(
             epoch=number,
@@ -167,6 +171,24 @@ class Run:
             steps=at.group,
             seconds=at.seconds,
         )
+
+    def _compare(self, steps: int) -> None:
+        """Say so where the loader gave more or less than it had said: the learning rate was laid out for that."""
+        said = self.pace.per_epoch
+        if said in (0, steps):
+            return
+        what = "is 0 where the schedule ends there, too early" if steps > said else "does not come down to its end"
+        self._note(
+            f"the loader said that it has batches for {said} steps an epoch (its len), and gave {steps}: the learning "
+            f"rate {what}. Mend its __len__, or leave it out"
+        )
+
+    def _note(self, text: str) -> None:
+        """Tell the user once, and in the history."""
+        if text not in self.notes:
+            self.notes.append(text)
+            if self.processes.main:
+                warnings.warn(text, stacklevel=2)
 
     def _batches(self) -> Iterator[Sequence[Any]]:
         """The epoch's batches, those that are done already passed over."""
@@ -332,6 +354,7 @@ class Run:
         """Go on from there."""
         processes = self.processes
         processes.load_model(self.wrapped, state["model"])
+        given = self.scheduler.base_lrs
         processes.load_optimizer(self.wrapped, self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
         if state["scaler"] is not None and processes.accelerator.scaler is not None:
@@ -340,6 +363,11 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.at = Position(**state["position"])
         self.notes[:] = state["notes"]
+        if given != self.scheduler.base_lrs:
+            self._note(
+                f"the run goes on from its checkpoint with lr={self.scheduler.base_lrs[0]:g}, not {given[0]:g}: for "
+                f"another rate, give another folder"
+            )
         if len(state["processes"]) == processes.count:
             own = state["processes"][processes.rank]
             self.at.totals = Totals(**own["totals"])

@@ -277,6 +277,11 @@ def labelled(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return scores[held], target[held]
 
 
+def function_of(metric: Metric | None) -> Function | None:
+    """The metric, if it is a function of the model and the batches."""
+    return None if metric is None or isinstance(metric, str) or is_torchmetric(metric) else metric
+
+
 def of_function(metric: Function, model: nn.Module, batches: Iterable[Any]) -> float:
     """What a user's function says of a model that evaluates.
 

@@ -99,7 +99,12 @@ class Processes:
             wrapped = copy.deepcopy(model)
             return self.accelerator.prepare(wrapped, make(wrapped))
         model.to(self.device)
-        return self.accelerator.prepare(model, make(model))
+        own = {"forward": vars(model)["forward"]} if "forward" in vars(model) else {}
+        wrapped, optimizer = self.accelerator.prepare(model, make(model))
+        self.unwrap(wrapped)  # autocast is the loop's own: Accelerate's stays out of the user's model
+        vars(model).pop("forward", None)
+        vars(model).update(own)
+        return wrapped, optimizer
 
     def unwrap(self, wrapped: nn.Module) -> nn.Module:
         """The model without what `prepare` put around it."""

@@ -106,6 +106,7 @@ def tune(
             clip=clip,
             fraction=fractions(schedule, epochs * per_epoch, warmup),
             halve=halve,
+            per_epoch=per_epoch,
         )
         wrapped, stepper = these.prepare(
             model, lambda trained: make_optimizer(optimizer, trained, lr=lr, weight_decay=weight_decay)
