@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from secateur.tuning.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 RANK = int(os.environ.get("RANK", "0"))
+LAST = int(os.environ.get("WORLD_SIZE", "1")) - 1 == RANK
 Found = dict[str, Any]
 
 
@@ -36,6 +37,11 @@ def batches(sizes: tuple[int, ...] = (8, 5, 1), seed: int = 0) -> list[tuple[Ten
 def net(*, norm: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), *([nn.BatchNorm1d(8)] if norm else []), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Output(NamedTuple):
+    logits: Tensor
+    loss: Tensor | None
 
 
 class Tied(nn.Module):
@@ -56,7 +62,7 @@ class Tied(nn.Module):
             self.seen += 1
         scores = self.head(torch.tanh(self.mix(self.embed(tokens))))
         loss = None if labels is None else nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
-        return type("Output", (), {"logits": scores, "loss": loss})()
+        return Output(scores, loss)
 
 
 def texts() -> list[dict[str, Tensor]]:
@@ -123,6 +129,23 @@ def tied(folder: Path) -> Found:
     return found | {"seen": int(model.seen)}
 
 
+def hidden(folder: Path) -> Found:
+    """A model whose output FSDP can't look into."""
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x: Tensor) -> Any:
+            return type("Opaque", (), {"logits": self.inner(x)})()
+
+    try:
+        return ended(model := Wrapped(), tune(model, batches(), epochs=1, lr=0.05, device="cpu"))
+    except TrainingError as error:
+        return {"error": str(error)}
+
+
 def kept(folder: Path) -> Found:
     """Checkpoints are written by one process."""
     written, save = [], Checkpoints.save
@@ -156,7 +179,7 @@ def unread(folder: Path) -> Found:
     class Loader(list[Any]):
         def __iter__(self) -> Any:
             for number, batch in enumerate(list.__iter__(self)):
-                if number == 2 and RANK == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+                if number == 2 and LAST:
                     raise OSError("gone")
                 yield batch
 
@@ -180,7 +203,7 @@ def stopped(folder: Path) -> Found:
     """Ctrl-C in the last process."""
 
     def press() -> None:
-        if RANK == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        if LAST:
             os.kill(os.getpid(), signal.SIGINT)
 
     model = net()
@@ -220,12 +243,11 @@ def launch(
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     if launcher == "torchrun":
-        start = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        start = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", "-m"]
     else:
-        start = ["-m", "accelerate.commands.launch", "--cpu", "--multi_gpu"]
-        start = [*start[:3], f"--num_processes={processes}", f"--main_process_port={port}", "--num_machines=1"]
-        start += ["--mixed_precision=no", "--dynamo_backend=no"]
-    command = [sys.executable, *start, "-m", "support.several", names, str(folder)]
+        start = ["-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
+        start += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
+    command = [sys.executable, *start, "support.several", names, str(folder)]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=240, cwd=folder)
 
 

@@ -26,6 +26,7 @@ from secateur.tuning.packing import pack, unpack
 VERSION = 1
 EVERY = "30s"
 _NAME = re.compile(r"step-(\d{8,})")
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError, ArtifactError)
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -145,14 +146,17 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         record: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if record["version"] != VERSION:
-            raise ArtifactError(f"the checkpoint {folder} has version {record['version']}; this reads {VERSION}")
-        body = record["state"]
-        if _digest(body.encode()) != record["sha256"] or _file_digest(folder) != record["tensors"]:
-            raise ArtifactError(f"the checkpoint {folder} is damaged: its content does not match its hash")
-        state: Any = unpack(json.loads(body), load_file(folder / "tensors.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+        version, body = record["version"], record["state"]
+        if version == VERSION and (_digest(body.encode()), _file_digest(folder)) != (
+            record["sha256"],
+            record["tensors"],
+        ):
+            raise ValueError("its content does not match its hash")
+        state: Any = unpack(json.loads(body), load_file(folder / "tensors.safetensors")) if version == VERSION else {}
+    except _FAULTS as error:
         raise ArtifactError(f"the checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+    if version != VERSION:
+        raise ArtifactError(f"the checkpoint {folder} has version {str(version)[:20]}; this reads {VERSION}")
     if not isinstance(state, dict):
         raise ArtifactError(f"the checkpoint {folder} is damaged: it holds a {type(state).__name__}, not a state")
     return cast("dict[str, Any]", state)

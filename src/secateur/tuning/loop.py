@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import SecateurError, TrainingError
 from secateur.objectives import Totals, logits_of
@@ -287,6 +288,8 @@ class Run:
         for number, part in enumerate(parts):
             with self.processes.alone(self.wrapped, last=number == len(parts) - 1):
                 loss, output, target = self.objective(self.wrapped, part.batch)
+                if self.processes.sharded:
+                    _seen(output)
                 # DDP averages over processes, each of which has its share.
                 weight = self.weigh(part.batch) * self.processes.count / whole if part.counts else 0.0
                 value = float(loss.detach())
@@ -401,8 +404,19 @@ def nothing(loss: Tensor, output: Any) -> Tensor:
     return 0.0 * (loss if scores is None else scores.sum())  # a mean over no label is NaN
 
 
+def _seen(output: Any) -> None:
+    """FSDP exchanges gradients only if it finds the tensors that a model gives; else it learns wrongly in silence.
+
+    Raises:
+        TrainingError: it finds none.
+    """
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output)):
+        raise TrainingError(
+            f"FSDP can't look into the {type(output).__name__} that the model returns: return tensors, or tuples or "
+            f"dicts of them, register its class by torch.utils._pytree.register_pytree_node, or train with DDP"
+        )
+
+
 def detached(output: Any) -> Any:
     """The output without its history of gradients, which would hold memory."""
-    from torch.utils._pytree import tree_map_only
-
     return tree_map_only(Tensor, Tensor.detach, output)
