@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,7 +142,8 @@ def hidden(folder: Path) -> Found:
             return type("Opaque", (), {"logits": self.inner(x)})()
 
     try:
-        return ended(model := Wrapped(), tune(model, batches(), epochs=1, lr=0.05, device="cpu"))
+        model = Wrapped()
+        return ended(model, tune(model, batches(), epochs=1, lr=0.05, device="cpu"))
     except TrainingError as error:
         return {"error": str(error)}
 
@@ -215,10 +217,47 @@ def long(folder: Path) -> Found:
     return plain(folder, epochs=6, checkpoints=folder / "long", every=1, callbacks=[At(0, None)])
 
 
+def plain_long(folder: Path) -> Found:
+    return plain(folder, epochs=6)
+
+
 def killed(folder: Path) -> Found:
     """The same, cut off."""
     die = At(5, lambda: os.kill(os.getpid(), signal.SIGKILL))
     return plain(folder, epochs=6, checkpoints=folder / "long", every=1, callbacks=[die])
+
+
+class Slowly(Callback):
+    """Takes its time, and says in a file how far it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_step(self, run: Any) -> None:
+        (self.folder / "reached.txt").write_text(str(run.step))
+        time.sleep(0.05)
+
+
+def signalled(folder: Path, callback: Callback | None = None) -> Found:
+    """A run long enough for somebody to stop it."""
+    return plain(
+        folder,
+        epochs=60,
+        checkpoints=folder / "signalled",
+        every="1h",
+        callbacks=[callback or Slowly(folder)],
+        metric=None,
+    )
+
+
+def worked(folder: Path) -> Found:
+    """The same with processes that load the data, to which a terminal's Ctrl-C goes too."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    data = DataLoader(TensorDataset(*batches((64,))[0]), 2, shuffle=True, num_workers=2)
+    model = net()
+    options: dict[str, Any] = {"checkpoints": folder / "worked", "every": "1h", "callbacks": [Slowly(folder)]}
+    return ended(model, tune(model, data, epochs=30, lr=0.01, device="cpu", **options))
 
 
 def main() -> None:
@@ -249,6 +288,22 @@ def launch(
         start += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
     command = [sys.executable, *start, "support.several", names, str(folder)]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=240, cwd=folder)
+
+
+def begin(name: str, folder: Path) -> subprocess.Popen[str]:
+    """Run a scenario in a child process, with a group of processes of its own, until its third step."""
+    command = [sys.executable, "-m", "support.several", name, str(folder)]
+    child = subprocess.Popen(
+        command, env=environment(), cwd=folder, text=True, start_new_session=True, stderr=subprocess.PIPE
+    )
+    reached = folder / "reached.txt"
+    until = time.monotonic() + 120
+    while not (reached.exists() and int(reached.read_text() or 0) >= 3):
+        if child.poll() is not None or time.monotonic() > until:
+            child.kill()
+            raise AssertionError(f"the child did not get to its third step: {child.communicate()[1][-3000:]}")
+        time.sleep(0.05)
+    return child
 
 
 def results(name: str, folder: Path, processes: int = 2) -> list[Found]:
