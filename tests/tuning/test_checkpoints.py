@@ -29,9 +29,9 @@ def same(state: Any) -> bool:
     )
 
 
-def number(state: tuple[str, dict[str, Any]] | None) -> int:
+def number(state: dict[str, Any] | None) -> int:
     assert state is not None
-    return int(state[1]["step"])
+    return int(state["step"])
 
 
 def filled(folder: Path, *steps: int) -> Checkpoints:

@@ -106,7 +106,12 @@ class Checkpoints:
         there = [path for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
         return sorted(there, key=lambda path: int(path.name.partition("-")[2]))
 
-    def latest(self) -> tuple[str, dict[str, Any]] | None:
+    def latest(self) -> dict[str, Any] | None:
+        """The state of the newest checkpoint that is whole; None where there is none."""
+        found = self.newest()
+        return None if found is None else found[1]
+
+    def newest(self) -> tuple[str, dict[str, Any]] | None:
         """The name and the state of the newest checkpoint that is whole; None where there is none.
 
         Damaged ones are set aside, with a warning: their numbers would count as the newest for ever.

@@ -289,7 +289,7 @@ class Session:
         keeper, these = self.keeper, self.run.processes
         if keeper is None:
             return False
-        found = keeper.latest() if these.main else None
+        found = keeper.newest() if these.main else None
         name = these.mains(None if found is None else found[0])
         if name is None:
             return False
