@@ -24,7 +24,7 @@ class Average:
         if not 0 < decay < 1:
             raise TrainingError(f"ema={decay} must be in (0, 1), such as 0.999")
         self.decay, self.steps = decay, 0
-        self.weights = {name: value.detach().clone() for name, value in _averaged(model).items()}
+        self.weights = {name: value.to(_wide(value.dtype), copy=True) for name, value in _averaged(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -32,7 +32,8 @@ class Average:
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         now = _averaged(model)
-        torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], weight)
+        values = [now[name].to(average.dtype) for name, average in self.weights.items()]
+        torch._foreach_lerp_(list(self.weights.values()), values, weight)
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Generator[None]:
@@ -56,7 +57,13 @@ class Average:
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return {name: value for name, value in tensors.items() if value.is_floating_point()}
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In half precision a thousandth more would be lost in rounding."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 @torch.no_grad()

@@ -1,13 +1,13 @@
 """Which state of a run to keep."""
 
+import copy
 import math
 from typing import Any
 
 from torch import Tensor
 
 from secateur.objectives import Totals
-
-States = dict[str, Tensor]
+from secateur.tuning.states import State
 
 
 class Best:
@@ -26,21 +26,24 @@ class Best:
         self.validated, self.larger = validated, larger
         self.highest, self.lowest, self.value = 0.0, math.inf, -math.inf if larger else math.inf
         self.epoch, self.since = 0, 0
-        self.state: States = {}
+        self.state: State = {}
 
-    def consider(self, epoch: int, state: States, scores: Totals | None, metric: float | None = None) -> None:
+    def consider(self, epoch: int, state: State, scores: Totals | None, metric: float | None = None) -> None:
         """Keep the present state if it is as good as the best one.
 
         Args:
             epoch: its number; 0 before training.
-            state: the model's whole state dict.
+            state: the model's whole state.
             scores, metric: what validation gave.
         """
         better = self._better(scores, metric)
         self.since = 0 if better else self.since + 1
         if self._as_good(scores, metric) or not self.state:
             self.epoch = epoch
-            self.state = {name: value.detach().clone() for name, value in state.items()}
+            self.state = {
+                name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for name, value in state.items()
+            }
 
     def _better(self, scores: Totals | None, metric: float | None) -> bool:
         """Whether it is better than all before, for early stopping."""

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,6 +26,7 @@ from secateur.tuning.packing import pack, unpack
 VERSION = 1
 EVERY = "30s"
 _NAME = re.compile(r"step-(\d{8,})")
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError, ArtifactError)
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -48,7 +49,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for rest in self.folder.glob(".step-*.partial"):  # of a run that was killed while it wrote
-                shutil.rmtree(rest)
+                shutil.rmtree(rest, ignore_errors=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -80,10 +81,10 @@ class Checkpoints:
         try:
             work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=self.folder))
             try:
-                write(work, state)
-                if target.exists():
-                    shutil.rmtree(target)
-                os.replace(work, target)
+                write(work / "new", state)
+                if target.exists():  # of the same step, before its validation
+                    os.replace(target, work / "old")
+                os.replace(work / "new", target)
                 flush(self.folder)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -106,12 +107,22 @@ class Checkpoints:
         return sorted(there, key=lambda path: int(path.name.partition("-")[2]))
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None where there is none. Damaged ones are passed over with a warning."""
-        for path in reversed(self.found()):
+        """The state of the newest checkpoint that is whole; None where there is none."""
+        found = self.newest()
+        return None if found is None else found[1]
+
+    def newest(self) -> tuple[str, dict[str, Any]] | None:
+        """The name and the state of the newest checkpoint that is whole; None where there is none.
+
+        Damaged ones are set aside, with a warning: their numbers would count as the newest for ever.
+        """
+        found = self.found()
+        for at, path in reversed(list(enumerate(found))):
             try:
-                return read(path)
+                return path.name, read(path)
             except ArtifactError as error:
-                warnings.warn(f"{error}. Going back to the checkpoint before.", stacklevel=2)
+                then = f"going back to {found[at - 1].name}, the one before" if at else "starting anew"
+                warnings.warn(f"{error}. It is {_set_aside(path)}; {then}.", stacklevel=2)
         return None
 
     def clear(self) -> None:
@@ -121,8 +132,9 @@ class Checkpoints:
 
 
 def write(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a state into a folder that is there."""
+    """Write a state into a folder, made if it is not there."""
     data, tensors = pack(state)
+    folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "tensors.safetensors")
     body = json.dumps(data, allow_nan=False)
     record = {"version": VERSION, "sha256": _digest(body.encode()), "tensors": _file_digest(folder), "state": body}
@@ -139,14 +151,20 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         record: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if record["version"] != VERSION:
-            raise ArtifactError(f"the checkpoint {folder} has version {record['version']}; this reads {VERSION}")
-        body = record["state"]
-        if _digest(body.encode()) != record["sha256"] or _file_digest(folder) != record["tensors"]:
-            raise ArtifactError(f"the checkpoint {folder} is damaged: its content does not match its hash")
-        return unpack(json.loads(body), load_file(folder / "tensors.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+        version, body = record["version"], record["state"]
+        if version == VERSION and (_digest(body.encode()), _file_digest(folder)) != (
+            record["sha256"],
+            record["tensors"],
+        ):
+            raise ValueError("its content does not match its hash")
+        state: Any = unpack(json.loads(body), load_file(folder / "tensors.safetensors")) if version == VERSION else {}
+    except _FAULTS as error:
         raise ArtifactError(f"the checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+    if version != VERSION:
+        raise ArtifactError(f"the checkpoint {folder} has version {str(version)[:20]}; this reads {VERSION}")
+    if not isinstance(state, dict):
+        raise ArtifactError(f"the checkpoint {folder} is damaged: it holds a {type(state).__name__}, not a state")
+    return cast("dict[str, Any]", state)
 
 
 def interval(every: int | str) -> tuple[int | None, float | None]:
@@ -167,6 +185,16 @@ def interval(every: int | str) -> tuple[int | None, float | None]:
     if match[2] is None:
         return interval(int(float(match[1])))
     return None, float(match[1]) * _UNITS[match[2]]
+
+
+def _set_aside(path: Path) -> str:
+    aside = path.with_name(path.name.replace("step", "damaged"))
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
+    except OSError:
+        return "passed over"
+    return f"set aside as {aside.name}"
 
 
 def _digest(data: bytes) -> str:

@@ -29,6 +29,11 @@ LEAST = 1e-12  # of a teacher's variance, for features that are constant
 KEEP_ROWS = 3  # how many module names an error lists
 
 
+def is_causal(model: nn.Module) -> bool:
+    """Whether a model's scores at a place speak of the next place's label."""
+    return bool(CAUSAL.search(type(model).__name__))
+
+
 @dataclass(frozen=True)
 class Distillation:
     """The dense network's answers, and its features, as further targets of training.
@@ -140,7 +145,7 @@ class Lesson:
         first = next((t for t in settings.teacher.parameters() if t.is_floating_point()), torch.empty(0))
         self._device, self._dtype = first.device, first.dtype
         shift = settings.shift
-        self._shift = bool(CAUSAL.search(type(settings.teacher).__name__)) if shift is None else shift
+        self._shift = is_causal(settings.teacher) if shift is None else shift
 
     def __call__(self, own: Tensor, output: Any, batch: Any, target: Any = None) -> Tensor:
         """The loss of a batch that the student has just run on.

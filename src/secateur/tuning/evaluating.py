@@ -1,6 +1,7 @@
 """Loss, accuracy and whatever else a model is judged by, over all batches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,63 +10,110 @@ from torch import nn
 from secateur.errors import TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
+from secateur.tuning import metrics
 from secateur.tuning.loop import summed
-from secateur.tuning.parts import share
+from secateur.tuning.memory import Pieces
+from secateur.tuning.metrics import Meter, Metric
+from secateur.tuning.parts import Part, labels_of, pieces, share, size_of
 from secateur.tuning.processes import Processes
-
-Metric = Callable[[nn.Module, Iterable[Any]], float]
 
 
 def evaluate(
-    model: nn.Module, loader: Iterable[Any], device: str | torch.device = "cpu", *, loss: Loss | None = None
+    model: nn.Module,
+    loader: Iterable[Any],
+    device: str | torch.device = "cpu",
+    *,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
 ) -> dict[str, float]:
-    """Mean loss, and accuracy in [0, 1] where targets are classes, over all samples of all batches.
+    """Mean loss, accuracy in [0, 1] where targets are classes, and a metric, over all samples of all batches.
 
     Args:
         model: moved to ``device``; the modes of its modules are left as they were.
         loader: batches with targets.
         device: where to compute.
         loss: as for `tune`.
+        metric: a name ("f1", "auroc", "perplexity", "mse", "r2", ...; see `secateur.tuning.metrics.names`), a
+            ``torchmetrics.Metric``, which is left as it is, or a function ``(model, batches) -> number``.
 
     Returns:
-        ``{"loss": ..., "accuracy": ...}``, without accuracy where targets are no classes.
+        ``{"loss": ..., "accuracy": ...}``, without accuracy where targets are no classes, and the metric by its name,
+        or as "metric" where it has none.
 
     Raises:
-        TrainingError: there is no batch.
+        TrainingError: there is no batch, or a metric that can't be taken of what the model gives.
     """
-    totals = _totals(model.to(device), loader, device, loss)
-    accuracy = totals.accuracy
-    return {"loss": totals.loss} | ({} if accuracy is None else {"accuracy": accuracy})
+    if metric is not None:
+        metrics.check(metric)
+    model.to(device)
+    totals, value = Survey(model, device, loss, metric)(loader)
+    found = {"loss": totals.loss} | ({} if totals.accuracy is None else {"accuracy": totals.accuracy})
+    return found if value is None else found | {metrics.title(metric): value}
 
 
-def _totals(model: nn.Module, batches: Iterable[Any], device: str | torch.device, loss: Loss | None) -> Totals:
-    totals = Totals()
-    with kept_modes(model), torch.no_grad():
-        model.eval()
-        for batch in batches:
-            output, target = forward(model, batch, device)
-            totals.add(loss_of(output, target, loss).item(), output, target)
-    if not totals.samples:
-        raise TrainingError("nothing to evaluate on: the loader holds no batch")
-    return totals
+class Survey:
+    """Runs a model over all batches in evaluation mode, shared among the processes.
 
-
-def totals_of(wrapped: nn.Module, batches: Iterable[Any], these: Processes, loss: Loss | None) -> Totals:
-    """Losses and hits over all batches, shared among the processes.
-
-    Raises:
-        TrainingError: there is no batch.
+    Args:
+        model: as the processes run it.
+        memory: what batches that don't fit are done by; None lets the error through.
+        processes: None is this one alone.
     """
-    model = wrapped if these.sharded else these.unwrap(wrapped)
-    totals = Totals()
-    with kept_modes(model), torch.no_grad(), these.accelerator.autocast():
-        model.eval()
-        for batch in batches:
-            part = share(batch, these.rank, these.count)
-            output, target = forward(model, part.batch, these.device)
-            if part.counts:
-                totals.add(loss_of(output, target, loss).item(), output, target)
-    found = summed(totals, these)
-    if not found.samples:
-        raise TrainingError("nothing to evaluate on: the loader holds no batch")
-    return found
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device,
+        loss: Loss | None,
+        metric: Metric | None,
+        *,
+        processes: Processes | None = None,
+        memory: Pieces | None = None,
+    ) -> None:
+        self.model, self.device, self.loss, self.metric = model, device, loss, metric
+        self.processes, self.memory, self.split = processes, memory, 1
+
+    def __call__(self, batches: Iterable[Any]) -> tuple[Totals, float | None]:
+        """Sums over all samples, and the metric if there is one.
+
+        Raises:
+            TrainingError: there is no batch.
+        """
+        these, totals = self.processes, Totals()
+        function = metrics.function_of(self.metric)
+        meter = None if function or self.metric is None else Meter(self.metric, self.model, these)
+        with kept_modes(self.model), torch.no_grad(), nullcontext() if these is None else these.accelerator.autocast():
+            self.model.eval()
+            for number, batch in enumerate(batches, 1):
+                size = size_of(batch)
+                part = Part(batch, size) if these is None else share(batch, these.rank, these.count)
+                self._count(part, number, totals, meter)
+            found = totals if these is None else summed(totals, these)
+            if not found.samples:
+                raise TrainingError("nothing to evaluate on: the loader holds no batch")
+            value = None if meter is None else meter.value()
+            if function is not None:
+                value = metrics.of_function(function, self.model, batches)
+        return found, value
+
+    def _count(self, part: Part, number: int, totals: Totals, meter: Meter | None) -> None:
+        rest = pieces(part, self.split)
+        while rest:
+            piece = rest[0]
+            try:
+                output, target = forward(self.model, piece.batch, self.device)
+                empty = self.loss is None and not labels_of(piece.batch)  # a mean over no label is NaN
+                value = 0.0 if empty or not piece.counts else loss_of(output, target, self.loss).item()
+            except (RuntimeError, MemoryError) as error:
+                if self.memory is None:
+                    raise
+                where, exact = f"in validation at batch {number}", "which changes nothing"
+                self.split = self.memory.more(error, self.split, part.samples, where, exact)
+                left = sum(each.samples for each in rest)
+                rest = [half for each in rest for half in pieces(each, 2 if left > 1 else 1)]
+                continue
+            rest.pop(0)
+            if piece.counts and not empty:
+                totals.add(value, output, target)
+            if meter is not None:
+                meter.add(output, target, piece.counts)

@@ -10,18 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.errors import SecateurError, TrainingError
-from secateur.objectives import Totals
+from secateur.objectives import Totals, logits_of
 from secateur.tuning import randomness
 from secateur.tuning.averaging import Average
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.history import Epoch
+from secateur.tuning.memory import Pieces
 from secateur.tuning.parts import Part, groups, pieces, share, size_of
 from secateur.tuning.processes import Processes, parameters
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, Any, Any]]
 """From a model and a batch to the loss, the output and the target."""
+
+
+class DataFailed(TrainingError):
+    """The loader raised between two steps: the run is whole up to there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class Pace:
         clip: largest norm of the gradient; None does not clip it.
         fraction: from a step to the share of the highest learning rate.
         halve: whether a batch that does not fit in memory is done in halves.
+        per_epoch: steps that the loader says it has batches for; 0 where it doesn't say.
     """
 
     total: int
@@ -41,6 +48,7 @@ class Pace:
     clip: float | None
     fraction: Callable[[int], float]
     halve: bool = False
+    per_epoch: int = 0
 
 
 @dataclass
@@ -74,6 +82,7 @@ class Run:
         wrapped: the same, as the processes run it.
         optimizer: of the parameters that train.
         at: where the run stands.
+        weigh: what a batch weighs in the mean over a step: its samples, or its labels.
     """
 
     def __init__(
@@ -89,16 +98,18 @@ class Run:
         average: Average | None = None,
         callbacks: Sequence[Callback] = (),
         progress: Callable[[int, int], None] | None = None,
+        weigh: Callable[[Any], int] = size_of,
     ) -> None:
         self.wrapped, self.optimizer, self.loader, self.objective = wrapped, optimizer, loader, objective
         self.processes, self.pace, self.average = processes, pace, average
         self.model = processes.unwrap(wrapped)
-        self.callbacks, self.progress = callbacks, progress
+        self.callbacks, self.progress, self.weigh = callbacks, progress, weigh
         self.device = processes.device
         self.data = randomness.DataDraws(seed)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(getattr(optimizer, "optimizer", optimizer), pace.fraction)
         self.at = Position()
         self.notes: list[str] = []
+        self.memory = Pieces(pace.halve, processes.count > 1, processes.device, self.notes)
 
     @property
     def step(self) -> int:
@@ -151,6 +162,7 @@ class Run:
             stepped()
         if not at.group:
             raise TrainingError(f"nothing to train on: the loader held no batch in epoch {number}")
+        self._compare(at.group)
         totals = summed(at.totals, self.processes)
         return Epoch(
             epoch=number,
@@ -160,6 +172,24 @@ class Run:
             steps=at.group,
             seconds=at.seconds,
         )
+
+    def _compare(self, steps: int) -> None:
+        """Say so where the loader gave more or less than it had said: the learning rate was laid out for that."""
+        said = self.pace.per_epoch
+        if said in (0, steps):
+            return
+        what = "is 0 where the schedule ends there, too early" if steps > said else "does not come down to its end"
+        self._note(
+            f"the loader said that it has batches for {said} steps an epoch (its len), and gave {steps}: the learning "
+            f"rate {what}. Mend its __len__, or leave it out"
+        )
+
+    def _note(self, text: str) -> None:
+        """Tell the user once, and in the history."""
+        if text not in self.notes:
+            self.notes.append(text)
+            if self.processes.main:
+                warnings.warn(text, stacklevel=2)
 
     def _batches(self) -> Iterator[Sequence[Any]]:
         """The epoch's batches, those that are done already passed over."""
@@ -179,37 +209,64 @@ class Run:
         """The batches of the next step; None at the end of the epoch.
 
         Raises:
-            TrainingError: the loader raised.
+            DataFailed: the loader raised, here or in another process.
+            TrainingError: the processes read different batches.
         """
+        group, failure = None, None
         with self.data():
             try:
-                return next(batches, None)
-            except SecateurError:
-                raise
+                group = next(batches, None)
             except Exception as error:
-                raise TrainingError(
-                    f"the data loader raised at step {self.at.step + 1} of {self.pace.total} (epoch {self.at.epoch}): "
-                    f"{type(error).__name__}: {error}. The model keeps the best state so far; repair the data, and "
-                    f"resume from the last checkpoint if there is one"
-                ) from error
+                failure = error
+        self._agree_on(group, failure)
+        if failure is None:
+            return group
+        if isinstance(failure, SecateurError):
+            raise DataFailed(str(failure)) from failure
+        raise DataFailed(
+            f"the data loader raised {self._where()}: {type(failure).__name__}: {failure}. The model keeps the best "
+            f"state so far; repair the data, and resume from the last checkpoint if there is one"
+        ) from failure
+
+    def _agree_on(self, group: Sequence[Any] | None, failure: Exception | None) -> None:
+        """All processes must have read the same."""
+        count = self.processes.count
+        if count == 1:
+            return
+        size = sum(map(size_of, group or ()))
+        failed, sizes, squares = self.processes.total(failure is not None, size, size**2)
+        if failed and failure is None:
+            raise DataFailed(f"the data loader of another process raised {self._where()}, and says why there")
+        if not failed and count * squares != sizes**2:
+            raise TrainingError(
+                f"the processes read different batches {self._where()}: {size} samples here of {sizes:.0f} in all "
+                f"{count}. Every batch is split among the processes: give each the same loader, without a "
+                f"sampler of its own part"
+            )
+
+    def _where(self) -> str:
+        return f"at step {self.at.step + 1} of {self.pace.total} (epoch {self.at.epoch})"
 
     # ------------------------------------------------------------------ one step
 
     def _step(self, group: Sequence[Any]) -> None:
         """One step of the optimizer, with the gradient of the mean loss over all samples of its batches."""
-        samples = sum(map(size_of, group))
         shares = [share(batch, self.processes.rank, self.processes.count) for batch in group]
-        before = randomness.drawn(self.device) if self.pace.halve else {}
+        before = self._fleeting() if self.pace.halve else ({}, {})
+        whole = max(1, sum(map(self.weigh, group)))
         while True:
             try:
-                found = self._gradients([piece for part in shares for piece in pieces(part, self.at.split)], samples)
+                totals = self._gradients([piece for part in shares for piece in pieces(part, self.at.split)], whole)
                 break
             except (RuntimeError, MemoryError) as error:
-                self._halve(error, max(part.samples for part in shares), before)
-        for loss, output, target in found:
-            self.at.totals.add(loss, output, target)
-        if self.pace.clip is not None:
-            self.processes.accelerator.clip_grad_norm_(list(parameters(self.wrapped)), self.pace.clip)
+                largest = max(part.samples for part in shares)
+                exact = "with the gradient of the whole batch (batch norms see the pieces)"
+                self.at.split = self.memory.more(error, self.at.split, largest, f"at step {self.at.step + 1}", exact)
+            self.optimizer.zero_grad(set_to_none=True)
+            self._put_back(before)
+        self.at.totals = merged((self.at.totals, totals))
+        if self.pace.clip is not None:  # all parameters: Accelerate knows a sharded model by them
+            self.processes.accelerator.clip_grad_norm_(list(self.wrapped.parameters()), self.pace.clip)
         for callback in self.callbacks:
             callback.before_step(self)
         self.optimizer.step()
@@ -221,58 +278,62 @@ class Run:
         if self.average is not None:
             self.average.update(self.model)
 
-    def _gradients(self, parts: Sequence[Part], samples: int) -> list[tuple[float, Any, Any]]:
-        """Gradients of all parts; their losses, outputs and targets."""
-        found: list[tuple[float, Any, Any]] = []
-        bad = 0.0
+    def _gradients(self, parts: Sequence[Part], whole: int) -> Totals:
+        """Gradients of all parts; sums over them.
+
+        Args:
+            whole: what all batches of the step weigh, over all processes.
+        """
+        totals, bad = Totals(), list[float]()
         for number, part in enumerate(parts):
             with self.processes.alone(self.wrapped, last=number == len(parts) - 1):
                 loss, output, target = self.objective(self.wrapped, part.batch)
+                if self.processes.sharded:
+                    _seen(output)
+                # DDP averages over processes, each of which has its share.
+                weight = self.weigh(part.batch) * self.processes.count / whole if part.counts else 0.0
                 value = float(loss.detach())
-                # DDP averages over processes, each of which has its share of the samples.
-                weight = part.samples * self.processes.count / samples if part.counts else 0.0
-                bad += not math.isfinite(value)
-                self.processes.accelerator.backward(loss * weight)
-            if part.counts:
-                found.append((value, detached(output), target))
-        if self.processes.total(bad)[0]:
+                bad += [value] if weight and not math.isfinite(value) else []
+                self.processes.accelerator.backward(loss * weight if weight else nothing(loss, output))
+            if weight:
+                totals.add(value, detached(output), target)
+        if self.processes.total(len(bad))[0]:
             self.optimizer.zero_grad(set_to_none=True)
-            values = ", ".join(f"{value:g}" for value, _, _ in found)
-            raise TrainingError(
-                f"the loss became {values} at step {self.at.step + 1} of {self.pace.total} (epoch {self.at.epoch}), "
-                f"with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
-                f"gradient (clip=1.0), or look for NaN in the data."
-            )
-        return found
+            values = ", ".join(f"{value:g}" for value in bad) or "NaN or infinite in another process"
+            raise self._useless(f"the loss became {values} {self._where()}")
+        return totals
 
-    def _halve(self, error: BaseException, largest: int, before: randomness.State) -> None:
-        """Do batches in twice as many pieces from now on, if that is what memory lacked.
+    def check_finite(self) -> None:
+        """See whether the weights are still numbers: a loss can be finite where its gradient is not.
 
         Raises:
-            TrainingError: it is allowed or possible no longer.
-            BaseException: it was something else.
+            TrainingError: they are not.
         """
-        if not out_of_memory(error):
-            raise error
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        where = f"out of memory at step {self.at.step + 1} with {largest} samples in a batch of this process"
-        if self.processes.count > 1 or not self.pace.halve:
-            raise TrainingError(
-                f"{where}: give smaller batches"
-                + (", or allow batches to be done in halves with halve=True" if self.processes.count == 1 else "")
-            ) from error
-        if self.at.split >= largest:
-            raise TrainingError(f"{where}, done one by one already: nothing smaller is possible") from error
-        self.at.split *= 2
-        randomness.put(before, self.device)
-        note = (
-            f"{where}: batches are done in {self.at.split} pieces from here on, with the gradient of the whole batch "
-            f"(batch norms see the pieces)"
+        if not self.at.step:
+            return
+        local = [getattr(p, "_local_tensor", p).detach() for p in parameters(self.wrapped)]
+        fine = all(bool(torch.isfinite(value).all()) for value in local)
+        if self.processes.total(not fine)[0]:
+            raise self._useless(f"the weights became NaN or infinite by step {self.at.step} of {self.pace.total}")
+
+    def _useless(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what}, with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
+            f"gradient (clip=1.0), or look for NaN in the data."
         )
-        self.notes.append(note)
-        warnings.warn(note, stacklevel=2)
+
+    def _fleeting(self) -> tuple[randomness.State, dict[str, Tensor]]:
+        """What a pass that fails halfway leaves changed: random states and buffers."""
+        buffers = {name: buffer.detach().clone() for name, buffer in self.wrapped.named_buffers()}
+        return randomness.drawn(self.device), buffers
+
+    @torch.no_grad()
+    def _put_back(self, before: tuple[randomness.State, dict[str, Tensor]]) -> None:
+        draws, buffers = before
+        randomness.put(draws, self.device)
+        for name, buffer in self.wrapped.named_buffers():
+            if name in buffers and buffer.shape == buffers[name].shape:
+                buffer.copy_(buffers[name])
 
     # ------------------------------------------------------------------ state
 
@@ -296,6 +357,7 @@ class Run:
         """Go on from there."""
         processes = self.processes
         processes.load_model(self.wrapped, state["model"])
+        given = self.scheduler.base_lrs
         processes.load_optimizer(self.wrapped, self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
         if state["scaler"] is not None and processes.accelerator.scaler is not None:
@@ -303,7 +365,12 @@ class Run:
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.at = Position(**state["position"])
-        self.notes = list(state["notes"])
+        self.notes[:] = state["notes"]
+        if given != self.scheduler.base_lrs:
+            self._note(
+                f"the run goes on from its checkpoint with lr={self.scheduler.base_lrs[0]:g}, not {given[0]:g}: for "
+                f"another rate, give another folder"
+            )
         if len(state["processes"]) == processes.count:
             own = state["processes"][processes.rank]
             self.at.totals = Totals(**own["totals"])
@@ -331,16 +398,25 @@ def merged(parts: Iterable[Totals]) -> Totals:
     return whole
 
 
+def nothing(loss: Tensor, output: Any) -> Tensor:
+    """A loss of 0 that goes back through all of the model, as processes wait for each other's gradients."""
+    scores = logits_of(output)
+    return 0.0 * (loss if scores is None else scores.sum())  # a mean over no label is NaN
+
+
+def _seen(output: Any) -> None:
+    """FSDP exchanges gradients only if it finds the tensors that a model gives; else it learns wrongly in silence.
+
+    Raises:
+        TrainingError: it finds none.
+    """
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output)):
+        raise TrainingError(
+            f"FSDP can't look into the {type(output).__name__} that the model returns: return tensors, or tuples or "
+            f"dicts of them, register its class by torch.utils._pytree.register_pytree_node, or train with DDP"
+        )
+
+
 def detached(output: Any) -> Any:
     """The output without its history of gradients, which would hold memory."""
-    from torch.utils._pytree import tree_map_only
-
     return tree_map_only(Tensor, Tensor.detach, output)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error says."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

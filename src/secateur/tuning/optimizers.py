@@ -42,7 +42,13 @@ def make_optimizer(choice: str | MakeOptimizer, model: nn.Module, *, lr: float, 
     if not parameters:
         raise TrainingError("nothing to train: no parameter of the model has requires_grad=True")
     if callable(choice):
-        return choice(parameters, lr=lr, weight_decay=weight_decay)
+        made: Any = choice(parameters, lr=lr, weight_decay=weight_decay)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise TrainingError(
+                f"optimizer {getattr(choice, '__name__', choice)!r} gave a {type(made).__name__}: it must give a "
+                f"torch.optim.Optimizer from (parameters, lr=, weight_decay=)"
+            )
+        return made
     if choice not in NAMED:
         near = difflib.get_close_matches(str(choice), NAMED, 1)
         raise TrainingError(

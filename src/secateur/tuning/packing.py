@@ -6,11 +6,18 @@ infinity and NaN.
 
 import math
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from secateur.errors import ArtifactError
+
+WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+PARTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
+HELD = frozenset((*WHOLE, *PARTS))
+"""The dtypes that safetensors has; complex numbers go in as pairs."""
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -33,9 +40,7 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        key = path or "value"
-        tensors[key] = tree.detach().to("cpu", copy=True).contiguous()
-        return {"$tensor": key}
+        return _pack_tensor(tree.detach(), path, tensors)
     if isinstance(tree, float) and not math.isfinite(tree):
         return {"$float": str(tree)}
     if tree is None or isinstance(tree, bool | int | float | str):
@@ -56,6 +61,17 @@ def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
+def _pack_tensor(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> Any:
+    if tensor.layout == torch.strided and tensor.is_complex():
+        return {"$complex": _pack_tensor(torch.view_as_real(tensor.resolve_conj()), path, tensors)["$tensor"]}
+    if tensor.layout != torch.strided or tensor.dtype not in HELD:
+        kind = "sparse" if tensor.layout != torch.strided else tensor.dtype
+        raise ArtifactError(f"{path or 'the state'} is a {kind} tensor, which a checkpoint can't hold")
+    key = _free(path, tensors)
+    tensors[key] = tensor.to("cpu", copy=True).contiguous()
+    return {"$tensor": key}
+
+
 def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The tree that `pack` took apart.
 
@@ -71,16 +87,27 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         match next(iter(items), ""):
             case "$tensor":
                 return tensors[items["$tensor"]]
+            case "$complex":
+                return torch.view_as_complex(tensors[items["$complex"]])
             case "$float":
                 return float(items["$float"])
             case "$tuple":
                 return tuple(unpack(item, tensors) for item in items["$tuple"])
             case "$pairs":
                 return {unpack(key, tensors): unpack(value, tensors) for key, value in items["$pairs"]}
+            case str(tag) if tag.startswith("$"):
+                raise ValueError(f"unknown tag {tag}")
             case _:
                 return {key: unpack(value, tensors) for key, value in items.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"not a state that secateur wrote: {type(error).__name__}: {error}") from error
+
+
+def _free(path: str, tensors: Mapping[str, Tensor]) -> str:
+    """A name for a tensor that no other has: paths may be alike, as those of ``{"a.b": x, "a": {"b": y}}``."""
+    plain = path.isascii() and path.isprintable() and path not in ("", "__metadata__")  # a name that safetensors takes
+    path = path if plain else "tensor"
+    return path if path not in tensors else next(key for n in count(2) if (key := f"{path}#{n}") not in tensors)
 
 
 def _at(path: str, key: Any) -> str:

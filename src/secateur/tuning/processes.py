@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import MissingExtra, TrainingError
+from secateur.tuning import states
 
 PRECISIONS = (None, "no", "fp16", "bf16")
 
@@ -34,8 +35,8 @@ def processes(device: str | torch.device | None, precision: str | None) -> Gener
     if precision not in PRECISIONS:
         raise TrainingError(f"precision={precision!r} must be 'no', 'fp16' or 'bf16'")
     place = None if device is None else torch.device(device)
-    shared: Any = PartialState
-    somebodys = bool(shared._shared_state)
+    shared: list[Any] = [AcceleratorState, PartialState]
+    settings_before, process_before = (bool(state._shared_state) for state in shared)
     if place is not None and place.type == "cuda":
         torch.cuda.set_device(place)
     try:
@@ -50,8 +51,9 @@ def processes(device: str | torch.device | None, precision: str | None) -> Gener
             )
         yield Processes(accelerator)
     finally:
-        if not somebodys:
-            AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+        if not settings_before:  # the next run may ask for others
+            alone = accelerator.num_processes == 1
+            AcceleratorState._reset_state(reset_partial_state=alone and not process_before)
 
 
 class Processes:
@@ -97,7 +99,12 @@ class Processes:
             wrapped = copy.deepcopy(model)
             return self.accelerator.prepare(wrapped, make(wrapped))
         model.to(self.device)
-        return self.accelerator.prepare(model, make(model))
+        own = {"forward": vars(model)["forward"]} if "forward" in vars(model) else {}
+        wrapped, optimizer = self.accelerator.prepare(model, make(model))
+        self.unwrap(wrapped)  # autocast is the loop's own: Accelerate's stays out of the user's model
+        vars(model).pop("forward", None)
+        vars(model).update(own)
+        return wrapped, optimizer
 
     def unwrap(self, wrapped: nn.Module) -> nn.Module:
         """The model without what `prepare` put around it."""
@@ -133,29 +140,47 @@ class Processes:
         torch.distributed.all_gather_object(found, value)
         return found
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
+    def mains(self, value: Any) -> Any:
+        """The main process's value, which is plain data."""
+        if self.count == 1:
+            return value
+        given = [value]
+        torch.distributed.broadcast_object_list(given, src=0)
+        return given[0]
+
+    @torch.no_grad()
+    def share_buffers(self, wrapped: nn.Module) -> None:
+        """Give all processes the main one's buffers: each has batch statistics of its own samples."""
+        if self.count == 1:
+            return
+        for buffer in wrapped.buffers():
+            if buffer.numel():
+                held = buffer.detach().contiguous().reshape(-1).view(torch.uint8)
+                torch.distributed.broadcast(held, src=0)
+                buffer.copy_(held.view(buffer.dtype).reshape(buffer.shape))
 
     # ------------------------------------------------------------------ states
 
-    def model_state(self, wrapped: nn.Module) -> dict[str, Tensor]:
-        """The whole state dict, whoever holds its parts; on every process."""
+    def model_state(self, wrapped: nn.Module) -> states.State:
+        """The whole state, non-persistent buffers too, whoever holds its parts; on every process."""
         if not self.sharded:
-            return self.unwrap(wrapped).state_dict()
+            return states.whole(self.unwrap(wrapped))
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         state: dict[str, Any] = get_model_state_dict(wrapped, options=StateDictOptions(full_state_dict=True))
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return {n: v for n, v in state.items() if isinstance(v, Tensor)} | states.left_out(wrapped)
 
-    def load_model(self, wrapped: nn.Module, state: dict[str, Tensor]) -> None:
-        """Put a whole state dict where it belongs."""
+    def load_model(self, wrapped: nn.Module, state: states.State) -> None:
+        """Put a whole state where it belongs."""
         if not self.sharded:
-            self.unwrap(wrapped).load_state_dict(state)
+            states.load(self.unwrap(wrapped), state)
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-        set_model_state_dict(wrapped, dict(state), options=StateDictOptions(full_state_dict=True))
+        rest = states.left_out(wrapped)
+        kept = {name: value for name, value in state.items() if name not in rest}
+        set_model_state_dict(wrapped, kept, options=StateDictOptions(full_state_dict=True))
+        states.load_left_out(wrapped, state)
 
     def optimizer_state(self, wrapped: nn.Module, optimizer: Any) -> dict[str, Any]:
         """The whole state of the optimizer, on every process."""

@@ -1,30 +1,35 @@
 """``sc.tune``: train a pruned model on until its accuracy is back."""
 
+import copy
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data.distributed import DistributedSampler
 
 from secateur.errors import TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
-from secateur.tuning import randomness
+from secateur.tuning import metrics, randomness, states
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
 from secateur.tuning.callbacks import Callback
-from secateur.tuning.checkpoints import EVERY, Checkpoints
-from secateur.tuning.distilling import Distillation, Lesson
-from secateur.tuning.evaluating import Metric, totals_of
+from secateur.tuning.checkpoints import EVERY, Checkpoints, read
+from secateur.tuning.distilling import Distillation, Lesson, is_causal
+from secateur.tuning.evaluating import Survey
 from secateur.tuning.history import Epoch, History
 from secateur.tuning.interrupts import Interrupts
-from secateur.tuning.loop import Objective, Pace, Run
+from secateur.tuning.loop import DataFailed, Objective, Pace, Run
+from secateur.tuning.metrics import Metric
 from secateur.tuning.optimizers import MakeOptimizer, make_optimizer
+from secateur.tuning.parts import labels_of, size_of
 from secateur.tuning.processes import Processes, processes
 from secateur.tuning.recipes import Recipe
 from secateur.tuning.schedules import Fraction, fractions
@@ -53,7 +58,7 @@ def tune(
     freeze_statistics: bool = False,
     loss: Loss | None = None,
     metric: Metric | None = None,
-    larger: bool = True,
+    larger: bool | None = None,
     patience: int | None = None,
     clip: float | None = None,
     accumulate: int = 1,
@@ -80,6 +85,8 @@ def tune(
         **({} if clip is None else {"clip": clip}),
         **({} if patience is None else {"patience": patience}),
     )
+    if metric is not None:
+        metrics.check(metric)
     started = time.perf_counter()
     with ExitStack() as stack:
         these = stack.enter_context(processes(device, precision))
@@ -91,13 +98,15 @@ def tune(
         data = randomness.DataDraws(seed)
         data.start(0)
         with data():
-            per_epoch = -(-_count(train) // accumulate)
+            batches = _count(train, several=these.count > 1)
+        per_epoch = -(-batches // accumulate)
         pace = Pace(
             total=epochs * per_epoch,
             accumulate=accumulate,
             clip=clip,
             fraction=fractions(schedule, epochs * per_epoch, warmup),
             halve=halve,
+            per_epoch=per_epoch,
         )
         wrapped, stepper = these.prepare(
             model, lambda trained: make_optimizer(optimizer, trained, lr=lr, weight_decay=weight_decay)
@@ -122,11 +131,14 @@ def tune(
             average=None if ema is None else Average(these.unwrap(wrapped), ema),
             callbacks=callbacks,
             progress=progress if these.main else None,
+            weigh=size_of if loss is not None else partial(labels_of, shifted=is_causal(these.unwrap(wrapped))),
         )
         randomness.seed_all(seed, these.rank)
         keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
         judge = None if validate is None else Judge(validate, run, loss, metric, seed)
-        session = Session(run, model, keeper, judge, Best(validated=validate is not None, larger=larger), started)
+        best = Best(validated=validate is not None, larger=metrics.larger_is_better(metric, larger))
+        settings = {"seed": seed, "accumulate": accumulate}
+        session = Session(run, model, keeper, judge, best, settings, started)
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
 
@@ -135,59 +147,73 @@ class Judge:
     """Validates a run's model: the averaged weights where there are such."""
 
     def __init__(self, batches: Iterable[Any], run: Run, loss: Loss | None, metric: Metric | None, seed: int) -> None:
-        self.batches, self.run, self.loss, self.metric, self.seed = batches, run, loss, metric, seed
+        these = run.processes
+        model = run.wrapped if these.sharded else run.model
+        self.survey = Survey(model, run.device, loss, metric, processes=these, memory=run.memory)
+        self.batches, self.run, self.seed = batches, run, seed
 
     def __call__(self) -> tuple[Totals, float | None]:
         """The sums over all samples, and the metric if there is one."""
-        run = self.run
-        with randomness.as_found(run.device):
+        with randomness.as_found(self.run.device):
             randomness.seed_all(self.seed, 0)
-            totals = totals_of(run.wrapped, self.batches, run.processes, self.loss)
-            value = None if self.metric is None else self.metric(run.model, self.batches)
-        return totals, None if value is None else float(value)
+            totals, value = self.survey(self.batches)
+        return totals, self.run.processes.mains(
+            value
+        )  # a function may differ in the last digit, and none may stop alone
 
 
 class Session:
     """A run with what goes on around it: validation, the best state, checkpoints, interruption."""
 
     def __init__(
-        self, run: Run, model: nn.Module, keeper: Checkpoints | None, judge: Judge | None, best: Best, started: float
+        self,
+        run: Run,
+        model: nn.Module,
+        keeper: Checkpoints | None,
+        judge: Judge | None,
+        best: Best,
+        settings: dict[str, int],
+        started: float,
     ) -> None:
-        self.run, self.model, self.keeper, self.judge, self.best, self.started = (
-            run,
-            model,
-            keeper,
-            judge,
-            best,
-            started,
-        )
+        self.run, self.model, self.keeper, self.judge, self.best = run, model, keeper, judge, best
+        self.settings, self.started = settings, started
         self.history = History()
         self.interrupts = Interrupts()
         self.before = 0.0  # seconds of a run that this one takes up
 
     def train(self, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> History:
         """All epochs, or as many as there are until something ends the run."""
-        saved = None if self.keeper is None else self.keeper.latest()
-        if saved is not None:
-            self.load_state_dict(saved)
+        resumed = self._resume()
         run, history = self.run, self.history
-        try:
-            if saved is None:
-                self._consider(0)
-            for callback in run.callbacks:
-                callback.on_start(run)
-            if not history.stopped:
-                for row in run.epochs(epochs, self._stepped):
-                    self._finish(row, patience, on_epoch)
-                    if history.stopped:
-                        break
-        except (KeyboardInterrupt, _Stop):
-            history.interrupted = True
-        finally:
-            for callback in run.callbacks:
-                callback.on_end(run)
-            self._end()
-        return history
+        with ExitStack() as ends:  # each of them, whatever the others raise
+            ends.callback(self._end)
+            for callback in reversed(run.callbacks):
+                ends.callback(callback.on_end, run)
+            try:
+                if not resumed:
+                    self._consider(0)
+                for callback in run.callbacks:
+                    callback.on_start(run)
+                if not history.stopped:
+                    self._epochs(epochs, patience, on_epoch)
+            except DataFailed:
+                self._save_if_due(force=self.keeper is not None)
+                if not self._asked():  # Ctrl-C ends a loader's workers too
+                    raise
+                history.interrupted = True
+            except (KeyboardInterrupt, _Stop):
+                history.interrupted = True
+        return self.history
+
+    def _epochs(self, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
+        run = self.run
+        for row in run.epochs(epochs, self._stepped):
+            self._finish(row, patience, on_epoch)
+            if self.history.stopped:
+                return
+            if run.epoch <= epochs and self._asked():
+                self._save_if_due(force=self.keeper is not None)
+                raise _Stop
 
     def _finish(self, row: Epoch, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Validate after an epoch, and count it as done."""
@@ -207,16 +233,20 @@ class Session:
 
     def _consider(self, epoch: int) -> tuple[Totals | None, float | None]:
         run = self.run
+        run.check_finite()
         with run.average.swapped(run.model) if run.average is not None else nullcontext():
+            run.processes.share_buffers(run.wrapped)
             scores, metric = (None, None) if self.judge is None else self.judge()
             self.best.consider(epoch, run.processes.model_state(run.wrapped), scores, metric)
         return scores, metric
 
+    def _asked(self) -> bool:
+        """Whether somebody asked the run to stop, in any process."""
+        return bool(self.run.processes.total(float(bool(self.interrupts.asked)))[0])
+
     def _stepped(self) -> None:
         """Between two steps: save if it is time, stop if somebody asked."""
-        stop = bool(self.interrupts.asked)
-        if self.run.processes.count > 1:
-            stop = bool(self.run.processes.total(float(stop))[0])
+        stop = self._asked()
         self._save_if_due(force=stop and self.keeper is not None)
         if stop:
             raise _Stop
@@ -227,6 +257,7 @@ class Session:
             return
         due = keeper.due(run.step)
         if force or (run.processes.agreed(due) if keeper.timed else due):
+            run.check_finite()
             state = self.state_dict()
             if run.processes.main:
                 keeper.save(run.step, state)
@@ -235,7 +266,7 @@ class Session:
         """Leave the model in its best state, and finish the history."""
         run, history = self.run, self.history
         if self.best.state:
-            self.model.load_state_dict(self.best.state)
+            states.load(self.model, self.best.state)
         self.model.zero_grad(set_to_none=True)
         history.best_epoch, history.steps = self.best.epoch, run.step
         history.seconds = self.before + time.perf_counter() - self.started
@@ -247,28 +278,51 @@ class Session:
         """Everything that a checkpoint holds."""
         seconds = self.before + time.perf_counter() - self.started
         return {
+            "settings": self.settings,
             "run": self.run.state_dict(),
             "best": self.best.state_dict(),
             "history": {**self.history.to_dict(), "seconds": seconds},
         }
 
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoint, if there is one: the one that the main process reads."""
+        keeper, these = self.keeper, self.run.processes
+        if keeper is None:
+            return False
+        found = keeper.newest() if these.main else None
+        name = these.mains(None if found is None else found[0])
+        if name is None:
+            return False
+        self.load_state_dict(read(keeper.folder / name) if found is None else found[1])
+        return True
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            TrainingError: it is of another model or other settings.
+            TrainingError: it is of another model or other settings; the model is as it was.
         """
+        before = copy.deepcopy(self.run.processes.model_state(self.run.wrapped))
         try:
+            _same(self.settings, state["settings"])
             self.run.load_state_dict(state["run"])
             self.best.load_state_dict(state["best"])
             self.history = History.from_dict(state["history"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            self.run.processes.load_model(self.run.wrapped, before)
             raise TrainingError(
                 f"the checkpoints in {self.keeper.folder if self.keeper else ''} are of another model or other "
                 f"settings ({' '.join(str(error).split())[:300]}): give the same ones, or another folder"
             ) from error
         self.history.resumed, self.before = self.run.step, self.history.seconds
         self.history.interrupted = False
+
+
+def _same(own: dict[str, int], saved: dict[str, int]) -> None:
+    """Settings that say which batches come next must be what they were."""
+    other = [f"{name}={saved.get(name)}, now {value}" for name, value in own.items() if saved.get(name) != value]
+    if other:
+        raise ValueError("; ".join(other))
 
 
 def objective(these: Processes, loss: Loss | None, lesson: Lesson | None) -> Objective:
@@ -303,8 +357,18 @@ def check(**settings: float) -> None:
         raise TrainingError("; ".join(wrong))
 
 
-def _count(loader: Iterable[Any]) -> int:
+def _count(loader: Iterable[Any], *, several: bool) -> int:
     """How many batches one pass gives."""
+    if isinstance(loader, Iterator):
+        raise TrainingError(
+            f"the loader is a {type(loader).__name__}, which can be read only once: give one that starts again with "
+            f"each epoch, such as a list or a DataLoader"
+        )
+    if several and isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        raise TrainingError(
+            "the loader's DistributedSampler gives each process samples of its own, but here every batch is split "
+            "among the processes: give an ordinary sampler, and batches as large as all processes together take"
+        )
     count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
     if not count:
         raise TrainingError("nothing to train on: the loader holds no batch")
