@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import SecateurError, TrainingError
+from secateur.errors import Diverged, SecateurError, TrainingError
 from secateur.objectives import Totals
 from secateur.tuning import randomness
 from secateur.tuning.averaging import Average
@@ -238,7 +238,7 @@ class Run:
         if self.processes.total(bad)[0]:
             self.optimizer.zero_grad(set_to_none=True)
             values = ", ".join(f"{value:g}" for value, _, _ in found)
-            raise TrainingError(
+            raise Diverged(
                 f"the loss became {values} at step {self.at.step + 1} of {self.pace.total} (epoch {self.at.epoch}), "
                 f"with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
                 f"gradient (clip=1.0), or look for NaN in the data."

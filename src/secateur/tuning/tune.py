@@ -19,6 +19,7 @@ from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.checkpoints import EVERY, Checkpoints
+from secateur.tuning.choosing import Asked, Coming, Rate, chosen
 from secateur.tuning.distilling import Distillation, Lesson
 from secateur.tuning.evaluating import Metric, totals_of
 from secateur.tuning.history import Epoch, History
@@ -26,8 +27,9 @@ from secateur.tuning.interrupts import Interrupts
 from secateur.tuning.loop import Objective, Pace, Run
 from secateur.tuning.optimizers import MakeOptimizer, make_optimizer
 from secateur.tuning.processes import Processes, processes
-from secateur.tuning.recipes import Recipe
+from secateur.tuning.recipes import EPOCHS, Recipe
 from secateur.tuning.schedules import Fraction, fractions
+from secateur.tuning.searching import Search
 from secateur.tuning.trainable import What, trainable
 
 
@@ -40,9 +42,9 @@ def tune(
     train: Iterable[Any],
     validate: Iterable[Any] | None = None,
     *,
-    epochs: int,
-    lr: float,
-    optimizer: str | MakeOptimizer = Recipe.optimizer,
+    epochs: int | None = None,
+    lr: Rate = "auto",
+    optimizer: str | MakeOptimizer = "auto",
     weight_decay: float = Recipe.weight_decay,
     schedule: str | Fraction = "cosine",
     warmup: float = Recipe.warmup,
@@ -69,9 +71,10 @@ def tune(
     progress: Callable[[int, int], None] | None = None,
 ) -> History:
     """Train a model in place, and leave it in its best state."""
+    epochs = EPOCHS if epochs is None else epochs
     check(
         epochs=epochs,
-        lr=lr,
+        **({} if isinstance(lr, str | Search) else {"lr": lr}),
         weight_decay=weight_decay,
         warmup=warmup,
         distill=distill,
@@ -99,10 +102,7 @@ def tune(
             fraction=fractions(schedule, epochs * per_epoch, warmup),
             halve=halve,
         )
-        wrapped, stepper = these.prepare(
-            model, lambda trained: make_optimizer(optimizer, trained, lr=lr, weight_decay=weight_decay)
-        )
-        lesson: Lesson | None = None
+        taught: Distillation | None = None
         if teacher is not None and (isinstance(teacher, Distillation) or distill):
             taught = (
                 teacher
@@ -110,7 +110,35 @@ def tune(
                 else Distillation(teacher, weight=distill, temperature=temperature)
             )
             taught.teacher.to(these.device)
-            lesson = stack.enter_context(taught.on(these.unwrap(wrapped)))
+        keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
+        options = {
+            "weight_decay": weight_decay,
+            "schedule": schedule,
+            "warmup": warmup,
+            "loss": loss,
+            "metric": metric,
+            "larger": larger,
+            "clip": clip,
+            "accumulate": accumulate,
+            "halve": halve,
+            "precision": precision,
+            "device": device,
+            "seed": seed,
+        }
+        coming = Coming(
+            tune=tune,
+            train=train,
+            validate=validate,
+            teacher=taught,
+            objective=lambda these, lesson: objective(these, loss, lesson),
+            steps=pace.total,
+            options=options,
+        )
+        rate, maker, choice = chosen(Asked(lr=lr, optimizer=optimizer, model=model), coming, these, keeper)
+        wrapped, stepper = these.prepare(
+            model, lambda trained: make_optimizer(maker, trained, lr=rate, weight_decay=weight_decay)
+        )
+        lesson = None if taught is None else stack.enter_context(taught.on(these.unwrap(wrapped)))
         run = Run(
             wrapped,
             stepper,
@@ -124,9 +152,9 @@ def tune(
             progress=progress if these.main else None,
         )
         randomness.seed_all(seed, these.rank)
-        keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
         judge = None if validate is None else Judge(validate, run, loss, metric, seed)
         session = Session(run, model, keeper, judge, Best(validated=validate is not None, larger=larger), started)
+        session.history.choice = choice
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
 
