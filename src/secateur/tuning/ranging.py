@@ -165,7 +165,8 @@ def read(points: Sequence[Point], steps: int) -> Reading:
     minimum and its steepest descent (which others choose by) are anywhere; the end of the flat part is not. So the end
     of what is as low as it gets is looked for, and "as low" means within six standard errors: the lowest of a hundred
     noisy values is two or three of them too low, and since losses explode exponentially, a wide margin costs a few
-    steps only. A smoothed loss is a median, which neither a hard batch nor the explosion moves, and its standard error
+    steps only. It means at most twice the lowest, too, for a loss that falls to almost nothing without noise. A
+    smoothed loss is a median, which neither a hard batch nor the explosion moves, and its standard error
     is from second differences, which take out any trend.
     A loss that grows by a factor with every step takes a few steps to be seen, in which the rate has risen too; so the
     limit of stability is somewhat lower than where the loss rises, and the fastest rate is half of that limit on a
@@ -188,7 +189,7 @@ def read(points: Sequence[Point], steps: int) -> Reading:
     smooth = smoothed(losses, reach)
     lowest = min(range(len(smooth)), key=smooth.__getitem__)
     error = noise(losses[: max(lowest, len(losses) // 4) + 2]) * math.sqrt(math.pi / 2 / (2 * reach + 1))
-    bound = smooth[lowest] + TOLERANCE * error
+    bound = smooth[lowest] + min(TOLERANCE * error, abs(smooth[lowest]))
     last = max(at for at, value in enumerate(smooth) if value <= bound)
     if last <= reach:
         raise TrainingError(
