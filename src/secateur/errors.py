@@ -16,6 +16,7 @@ SecateurError
 ├── ArtifactError           a saved result is truncated, altered, foreign or of another version
 ├── MeasureError            a model could not be measured
 ├── TrainingError           training stopped because its result would be useless (NaN loss, no batch, ...)
+│   └── Diverged            the loss became NaN or infinite
 ├── DataError               data that can't be found, read or matched to the model
 ├── ConfigError             (also a ValueError) settings that can't be read or contradict each other
 ├── OutputError             the place to write to is not usable
@@ -85,6 +86,10 @@ class MeasureError(SecateurError):
 
 class TrainingError(SecateurError):
     """Training stopped because its result would be useless."""
+
+
+class Diverged(TrainingError):
+    """The loss became NaN or infinite."""
 
 
 class DataError(SecateurError):

@@ -12,6 +12,7 @@ from secateur.tuning.recipes import TUNE as TUNE
 from secateur.tuning.recipes import Recipe as Recipe
 from secateur.tuning.regularising import GroupProximal as GroupProximal
 from secateur.tuning.rewinding import Rewind as Rewind
+from secateur.tuning.searching import Search as Search
 from secateur.tuning.softmasks import SoftMasks as SoftMasks
 from secateur.tuning.trainable import Trainable as Trainable
 from secateur.tuning.trainable import trainable as trainable

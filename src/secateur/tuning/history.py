@@ -1,5 +1,6 @@
 """What a training run did, epoch by epoch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,4 +85,31 @@ class History:
         lines = [f"{state} after {len(self.epochs)} epochs in {self.seconds:.1f} s, kept epoch {self.best_epoch}"]
         for row in self.epochs[-1:] if self.best_epoch == 0 else [self.epochs[self.best_epoch - 1]]:
             lines += [f"{name}: {value}" for name, value in asdict(row).items() if value is not None]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *([describe(self.choice)] if self.choice else []), *self.notes])
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """A choice in one line.
+
+    Args:
+        record: what `History.choice` holds.
+    """
+    what = f"chose {record['optimizer']} with lr={record['lr']:.2g}"
+    if "trials" in record:
+        why = f"the best {record['objective']}, {abs(record['score']):.4g}, of {len(record['trials'])} short runs"
+    else:
+        rows = {row["optimizer"]: row for row in record["candidates"]}
+        own = rows.pop(record["optimizer"])
+        why = f"the loss stays low up to {own['stable']:.2g}"
+        for name, row in rows.items():
+            why += (
+                f"; after {record['steps']} steps {_shown(own['final_loss'])} against {_shown(row['final_loss'])} of "
+                f"{name} with lr={row['lr']:.2g}"
+                if "lr" in row
+                else f"; {name} has no rate that will do"
+            )
+    return f"{what}: {why}; {record['seconds']:.1f} s"
+
+
+def _shown(loss: float | None) -> str:
+    return "a loss that exploded" if loss is None else f"a loss of {loss:.3g}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from secateur.errors import SecateurError, TrainingError
+from secateur.errors import Diverged, SecateurError, TrainingError
 from secateur.objectives import Totals, logits_of
 from secateur.tuning import randomness
 from secateur.tuning.averaging import Average
@@ -316,8 +316,8 @@ class Run:
         if self.processes.total(not fine)[0]:
             raise self._useless(f"the weights became NaN or infinite by step {self.at.step} of {self.pace.total}")
 
-    def _useless(self, what: str) -> TrainingError:
-        return TrainingError(
+    def _useless(self, what: str) -> Diverged:
+        return Diverged(
             f"{what}, with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
             f"gradient (clip=1.0), or look for NaN in the data."
         )

@@ -2,16 +2,17 @@
 
 import copy
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import MissingExtra, TrainingError
+from secateur.errors import MissingExtra, SecateurError, TrainingError
 from secateur.tuning import states
 
+Value = TypeVar("Value")
 PRECISIONS = (None, "no", "fp16", "bf16")
 
 
@@ -158,6 +159,30 @@ class Processes:
                 held = buffer.detach().contiguous().reshape(-1).view(torch.uint8)
                 torch.distributed.broadcast(held, src=0)
                 buffer.copy_(held.view(buffer.dtype).reshape(buffer.shape))
+
+    def of_main(self, make: Callable[[], Value]) -> Value:
+        """What the main process makes, on every process; an error there is one everywhere.
+
+        Raises:
+            SecateurError: on the main process what was raised there, elsewhere a `TrainingError` with its message.
+        """
+        if self.count == 1:
+            return make()
+        made: Value | None = None
+        failed: SecateurError | None = None
+        if self.main:
+            try:
+                made = make()
+            except SecateurError as error:
+                failed = error
+        value, words = self.each((made, None if failed is None else str(failed)))[0]
+        if words is not None:
+            raise failed or TrainingError(words)
+        return value
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
 
     # ------------------------------------------------------------------ states
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+EPOCHS = 10  # where nobody says: enough for what little a refitted network lacks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

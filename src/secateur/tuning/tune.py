@@ -22,6 +22,7 @@ from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.checkpoints import EVERY, Checkpoints, read
+from secateur.tuning.choosing import Asked, Coming, Rate, chosen
 from secateur.tuning.distilling import Distillation, Lesson, is_causal
 from secateur.tuning.evaluating import Survey
 from secateur.tuning.history import Epoch, History
@@ -31,8 +32,9 @@ from secateur.tuning.metrics import Metric
 from secateur.tuning.optimizers import MakeOptimizer, make_optimizer
 from secateur.tuning.parts import labels_of, size_of
 from secateur.tuning.processes import Processes, processes
-from secateur.tuning.recipes import Recipe
+from secateur.tuning.recipes import EPOCHS, Recipe
 from secateur.tuning.schedules import Fraction, fractions
+from secateur.tuning.searching import Search
 from secateur.tuning.trainable import What, trainable
 
 
@@ -45,9 +47,9 @@ def tune(
     train: Iterable[Any],
     validate: Iterable[Any] | None = None,
     *,
-    epochs: int,
-    lr: float,
-    optimizer: str | MakeOptimizer = Recipe.optimizer,
+    epochs: int | None = None,
+    lr: Rate = "auto",
+    optimizer: str | MakeOptimizer = "auto",
     weight_decay: float = Recipe.weight_decay,
     schedule: str | Fraction = "cosine",
     warmup: float = Recipe.warmup,
@@ -73,10 +75,74 @@ def tune(
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> History:
-    """Train a model in place, and leave it in its best state."""
+    """Train a model in place, and leave it in its best state.
+
+    It runs on what ``accelerate launch`` or ``torchrun`` start, too: several processes share every batch, and give the
+    result of one.
+
+    The best state is the latest one whose validation accuracy lies at most one standard error below the highest: a few
+    hundred samples can't tell such states apart, and the later one was trained at a lower rate. Where targets are no
+    classes it is the one of lowest validation loss, with a metric the one of its best value. The state that the model
+    came with is one of the candidates. Without ``validate`` the last state stays.
+
+    Args:
+        model: trained in place; the modes of its modules are left as they were.
+        train: training batches, iterable again and again. One with ``set_epoch`` is told the epoch, counted from 0.
+        validate: batches to choose the best state by.
+        epochs: passes over ``train``, at least 1; 10 if not given.
+        lr: the highest learning rate, above 0; "auto" finds it by a range test on training batches; or a `Search`.
+        optimizer: "adamw", "adam", "sgd" (Nesterov momentum 0.9), or a callable ``(parameters, lr=, weight_decay=)``;
+            "auto" takes the better of AdamW and SGD by range tests.
+        weight_decay: decoupled for "adamw", an L2 penalty for "adam" and "sgd".
+        schedule: how the rate falls after the warm-up: "cosine", "linear", "constant", "steps", or a function from the
+            share of the run to the share of the highest rate.
+        warmup: fraction of all steps during which the rate rises, in [0, 1).
+        teacher: a model whose class scores are imitated besides the labels (Hinton et al. 2015, arXiv:1503.02531), or a
+            `Distillation`, which takes features too.
+        distill: weight of the teacher against the labels, in [0, 1].
+        temperature: softens the scores of teacher and model, above 0.
+        train_only: what trains, as for `trainable`: "all", "norms", "biases", "head", "low-rank", names, patterns.
+        freeze_statistics: whether batch norms keep their running statistics.
+        loss: ``(output, target) -> scalar``; by default the model's own ``output.loss`` where it has one, else
+            cross-entropy.
+        metric: what validation goes by: a name such as "f1", a metric of torchmetrics, or ``(model, batches) ->
+            number``.
+        larger: whether a larger metric is better; None asks the metric.
+        patience: end after so many epochs without a better validation.
+        clip: largest norm of the gradient, above 0.
+        accumulate: batches of a step of the optimizer, at least 1.
+        ema: decay in (0, 1) of an average of the weights that is validated and kept in their stead.
+        halve: whether a batch that does not fit in memory is done in halves, with the gradient of the whole.
+        precision: "no", "fp16" or "bf16"; None is what ``accelerate launch`` says, else "no".
+        device: where to train; None is Accelerate's choice, a GPU where there is one.
+        seed: of everything random. The global random states are left as they were.
+        callbacks: told of every step; see `Callback`.
+        checkpoints: a folder for what takes the run up again. With one that holds a run of the same settings, training
+            goes on from there: on a CPU, with one process, to the same bits as if it had not been disturbed.
+        every: how often a checkpoint is written: a number of steps, or a time such as "30s".
+        on_epoch: called after each epoch with its row.
+        progress: called after each step with the steps done and the steps in all.
+
+    Returns:
+        The run, epoch by epoch. After Ctrl-C it ends with ``interrupted=True``, the model in its best state so far.
+
+    Raises:
+        TrainingError: the loss is not finite, there is no batch, the loader raises, memory does not suffice, or a
+            setting is out of its range. The model is then in its best state so far.
+        OutputError: no checkpoint can be written to the folder.
+        MissingExtra: Accelerate, Optuna or torchmetrics is not installed, and is needed.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 2)
+        >>> batch = (torch.eye(2).repeat(8, 1), torch.arange(2).repeat(8))
+        >>> history = tune(net, [batch], [batch], epochs=20, lr=0.1, device="cpu")
+        >>> history.epochs[-1].validation_accuracy
+        1.0
+    """
+    epochs = EPOCHS if epochs is None else epochs
     check(
         epochs=epochs,
-        lr=lr,
+        **({} if isinstance(lr, str | Search) else {"lr": lr}),
         weight_decay=weight_decay,
         warmup=warmup,
         distill=distill,
@@ -108,10 +174,7 @@ def tune(
             halve=halve,
             per_epoch=per_epoch,
         )
-        wrapped, stepper = these.prepare(
-            model, lambda trained: make_optimizer(optimizer, trained, lr=lr, weight_decay=weight_decay)
-        )
-        lesson: Lesson | None = None
+        taught: Distillation | None = None
         if teacher is not None and (isinstance(teacher, Distillation) or distill):
             taught = (
                 teacher
@@ -119,7 +182,35 @@ def tune(
                 else Distillation(teacher, weight=distill, temperature=temperature)
             )
             taught.teacher.to(these.device)
-            lesson = stack.enter_context(taught.on(these.unwrap(wrapped)))
+        keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
+        options = {
+            "weight_decay": weight_decay,
+            "schedule": schedule,
+            "warmup": warmup,
+            "loss": loss,
+            "metric": metric,
+            "larger": larger,
+            "clip": clip,
+            "accumulate": accumulate,
+            "halve": halve,
+            "precision": precision,
+            "device": device,
+            "seed": seed,
+        }
+        coming = Coming(
+            tune=tune,
+            train=train,
+            validate=validate,
+            teacher=taught,
+            objective=lambda these, lesson: objective(these, loss, lesson),
+            steps=pace.total,
+            options=options,
+        )
+        rate, maker, choice = chosen(Asked(lr=lr, optimizer=optimizer, model=model), coming, these, keeper)
+        wrapped, stepper = these.prepare(
+            model, lambda trained: make_optimizer(maker, trained, lr=rate, weight_decay=weight_decay)
+        )
+        lesson = None if taught is None else stack.enter_context(taught.on(these.unwrap(wrapped)))
         run = Run(
             wrapped,
             stepper,
@@ -134,11 +225,11 @@ def tune(
             weigh=size_of if loss is not None else partial(labels_of, shifted=is_causal(these.unwrap(wrapped))),
         )
         randomness.seed_all(seed, these.rank)
-        keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
         judge = None if validate is None else Judge(validate, run, loss, metric, seed)
         best = Best(validated=validate is not None, larger=metrics.larger_is_better(metric, larger))
         settings = {"seed": seed, "accumulate": accumulate}
         session = Session(run, model, keeper, judge, best, settings, started)
+        session.history.choice = choice
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
 
@@ -157,9 +248,8 @@ class Judge:
         with randomness.as_found(self.run.device):
             randomness.seed_all(self.seed, 0)
             totals, value = self.survey(self.batches)
-        return totals, self.run.processes.mains(
-            value
-        )  # a function may differ in the last digit, and none may stop alone
+        # A function may differ in the last digit from process to process, and none may stop alone.
+        return totals, self.run.processes.mains(value)
 
 
 class Session:
