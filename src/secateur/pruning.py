@@ -247,7 +247,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            report=_report(
+            report=bare_report(
                 model,
                 graph,
                 made,
@@ -358,7 +358,7 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(
+def bare_report(
     model: nn.Module,
     graph: Graph,
     made: Plan,

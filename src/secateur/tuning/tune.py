@@ -6,7 +6,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ def tune(
     metric: Metric | None = None,
     larger: bool = True,
     patience: int | None = None,
+    keep: Literal["best", "last"] = "best",
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
@@ -68,7 +69,7 @@ def tune(
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> History:
-    """Train a model in place, and leave it in its best state."""
+    """Train a model in place, and leave it in its best state; in its last one with ``keep="last"``."""
     check(
         epochs=epochs,
         lr=lr,
@@ -91,7 +92,7 @@ def tune(
         data = randomness.DataDraws(seed)
         data.start(0)
         with data():
-            per_epoch = -(-_count(train) // accumulate)
+            per_epoch = steps_per_epoch(train, accumulate)
         pace = Pace(
             total=epochs * per_epoch,
             accumulate=accumulate,
@@ -126,7 +127,9 @@ def tune(
         randomness.seed_all(seed, these.rank)
         keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
         judge = None if validate is None else Judge(validate, run, loss, metric, seed)
-        session = Session(run, model, keeper, judge, Best(validated=validate is not None, larger=larger), started)
+        session = Session(
+            run, model, keeper, judge, Best(validated=validate is not None and keep == "best", larger=larger), started
+        )
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
 
@@ -303,9 +306,13 @@ def check(**settings: float) -> None:
         raise TrainingError("; ".join(wrong))
 
 
-def _count(loader: Iterable[Any]) -> int:
-    """How many batches one pass gives."""
+def steps_per_epoch(loader: Iterable[Any], accumulate: int = 1) -> int:
+    """How many steps one pass over the batches makes.
+
+    Raises:
+        TrainingError: there is no batch.
+    """
     count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
     if not count:
         raise TrainingError("nothing to train on: the loader holds no batch")
-    return count
+    return -(-count // accumulate)
