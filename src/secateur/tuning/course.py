@@ -50,17 +50,7 @@ class Way:
 
     def rates(self) -> dict[str, Any]:
         """The learning rates of a training that rewinds, as `tune` takes them."""
-        if self.rewind is None or self.ticket is None:
-            return {}
-        if not self.ticket.rates:
-            raise TrainingError(f"no learning rate is remembered: training made no step from {self.ticket.step} on")
-        rates = list(self.ticket.rates)
-        highest = max(rates)
-        return {
-            "lr": highest,
-            "schedule": lambda done: rates[min(int(done * len(rates)), len(rates) - 1)] / highest,
-            "warmup": 0.0,
-        }
+        return {} if self.rewind is None or self.ticket is None else self.ticket.repeated()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +178,7 @@ class Course:
         words = f"the gradual pruning was stopped at step {stage.number} of {self.count}"
         if stage.kind == "mask" and state.going is not None and state.masked is not None and state.masked.epochs:
             self._cut(self._reached(state.going))
+            words = "the training over the steps of the gradual pruning was stopped"
             kept = "what was going by then is cut, and not trained after it"
         elif stage.kind == "train" and stage.number == self.count:
             words = "the training after the last step of the gradual pruning was stopped"
@@ -200,7 +191,7 @@ class Course:
         self.interrupted = f"{words}; {kept}"
 
     def _reached(self, going: Plan) -> int:
-        """The number of the first step whose budget a plan meets."""
+        """The number of the last step whose budget a plan meets, or the first."""
         graph = self.surgeon.graph
         cost = graph.cost(going.sizes)
         for number, budget in enumerate(self.way.budgets, 1):

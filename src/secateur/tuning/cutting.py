@@ -85,8 +85,9 @@ class Surgeon:
         check_weights(model)
         check_outputs(model, args, kwargs)
         self.model, self.args, self.kwargs = model, args, kwargs
+        self.how: How | None = how
         self.data = list(data) if isinstance(data, Iterator) else data
-        self.importance, self.loss, self.how, self.seed, self.planning = importance, loss, how, seed, planning
+        self.importance, self.loss, self.seed, self.planning = importance, loss, seed, planning
         self.graph: Graph = trace(model, args, kwargs)
         for batch in () if self.data is None else checked(self.data):
             positional, keywords, _ = split_batch(batch)

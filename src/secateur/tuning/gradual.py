@@ -32,8 +32,11 @@ MODES = ("cut", "soft", "regularised")
 REWINDS = (None, "weights", "rates")
 PLANNING = ("scope", "min_units", "multiple_of", "max_share", "only", "ignore")
 OTHERS = ("threshold", "keep", "max_drop", "max_loss_increase")
-OWN = ("model", "train", "validate", "epochs", "lr", "schedule", "teacher", "loss", "seed", "checkpoints", "every")
-OWN = (*OWN, "on_epoch", "progress", "keep")
+OWN = (
+    *("model", "train", "validate", "epochs", "lr", "schedule", "teacher", "loss", "seed", "checkpoints", "every"),
+    *("on_epoch", "progress", "keep"),
+)
+"""Settings of `tune` that are ours, or not to be chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

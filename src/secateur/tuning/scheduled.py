@@ -75,7 +75,7 @@ class Growing(GroupProximal):
 
     def on_start(self, run: Run) -> None:
         self.every = run.steps // self.count
-        if self.plan is None:
+        if self.chosen is None:
             self.plan = self.choose(run.model, 0)
         super().on_start(run)
 

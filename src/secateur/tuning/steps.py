@@ -61,12 +61,13 @@ class PruningStep:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "PruningStep":
         """Read what `to_dict` wrote."""
-        proof = data["proof"]
+        proof: dict[str, Any] = dict(data["proof"])
+        proof["normalised"] = tuple(proof["normalised"])
         return PruningStep(
             number=data["step"],
             budget=data["budget"],
             cost=data["cost"],
-            proof=Proof(**{**proof, "normalised": tuple(proof["normalised"])}),
+            proof=Proof(**proof),
             compensation=data["compensation"],
             cut=data["cut"],
             history=None if data["training"] is None else History.from_dict(data["training"]),
