@@ -1,6 +1,9 @@
 """Pruning and training in turns: budgets, proofs, replay, resuming, and what Ctrl-C leaves."""
 
+import io
+import re
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -482,3 +485,33 @@ def test_errors_say_what_to_do() -> None:
         gradually(model, mode="soft", compensate="mean", data=batches(model))
     with pytest.raises(PlanError, match="no schedule is called 'cubik'"):
         gradually(model, schedule="cubik")
+
+
+def test_the_documentation_prints_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    section = page.partition("## Gradual pruning")[2].partition("\n## ")[0]
+    found = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(compile(found[1], "training.md", "exec"), {"__name__": "training"})
+    assert printed.getvalue() == found[2]
+
+
+def test_data_that_are_shuffled_anew_and_resumed(tmp_path: Path) -> None:
+    """Calibration data draw from a stream of their own at every step."""
+
+    def run(folder: Path | None, cut: int | None) -> Gradual:
+        torch.manual_seed(0 if cut is None else 1)
+        inputs, labels = (torch.cat(parts) for parts in zip(*batches(Cnn()), strict=True))
+        data = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
+        torch.manual_seed(0)
+        model = Cnn()
+        torch.manual_seed(cut or 0)
+        callbacks = [Cut(10**6 if cut is None else cut)]
+        return gradually(model, data=data, importance="taylor", steps=2, checkpoints=folder, callbacks=callbacks)
+
+    wanted = run(None, None)
+    with pytest.raises(CutOff):
+        run(tmp_path, 4)
+    assert same(run(tmp_path, None).model, wanted.model)

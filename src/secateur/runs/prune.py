@@ -332,6 +332,7 @@ def tune(
     settings = settings.resolved()
     if not settings.epochs:
         return {}
+    rates: dict[str, Any] = {"lr": settings.lr} if ticket is None else ticket.repeated()
     history = train(
         model,
         data,
@@ -341,7 +342,7 @@ def tune(
         epochs=settings.epochs,
         teacher=teacher,
         checkpoints=checkpoints,
-        **({"lr": settings.lr} if ticket is None else ticket.repeated()),
+        **rates,
     )
     return {"tuned": history}
 

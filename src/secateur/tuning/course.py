@@ -166,7 +166,8 @@ class Course:
     def _do(self, at: int) -> None:
         stage = self.todo[at]
         if stage.kind == "cut":
-            self._cut(stage.number)
+            with randomness.seeded(self.way.seed, at, device=self.home):  # of data that are shuffled anew
+                self._cut(stage.number)
         elif stage.kind == "mask":
             self._mask(at)
         else:
@@ -237,8 +238,7 @@ class Course:
     def _validated(self, model: nn.Module) -> dict[str, float]:
         if self.validate is None:
             return {}
-        with randomness.as_found(self.home):
-            randomness.seed_all(self.way.seed, 0)
+        with randomness.seeded(self.way.seed, 0, device=self.home):
             return evaluate(model, self.validate, self.home, loss=self.way.loss)
 
     # ------------------------------------------------------------------ training
@@ -257,8 +257,9 @@ class Course:
     def _mask(self, at: int) -> None:
         def choose(model: nn.Module, number: int) -> Plan:
             surgeon = self.surgeon
-            surgeon.scores = surgeon.score(model, surgeon.graph)
-            return surgeon.pick(surgeon.scores, self.way.budgets[number])
+            with randomness.seeded(way.seed, number, device=self.home):
+                surgeon.scores = surgeon.score(model, surgeon.graph)
+            return surgeon.pick(surgeon.scores, way.budgets[number])
 
         graph, way = self.surgeon.graph, self.way
         masks = Fading(choose, self.count) if way.mode == "soft" else Growing(graph, choose, self.count, way.strength)

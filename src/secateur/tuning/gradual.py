@@ -19,6 +19,7 @@ from secateur.planning.schedules import Schedule, budgets
 from secateur.progress import progress_bar
 from secateur.pruning import Result
 from secateur.timing.whole import whole_seconds
+from secateur.tuning import randomness
 from secateur.tuning.checkpoints import EVERY
 from secateur.tuning.course import Course, Way
 from secateur.tuning.cutting import Surgeon
@@ -148,18 +149,19 @@ def prune_gradually(
     _check(steps=steps, epochs=epochs, final=final, strength=strength, budget=budget, settings=settings)
     how = _compensation(compensate, data, mode, rewind, ticket)
     planning = {name: settings.pop(name) for name in PLANNING if name in settings}
-    surgeon = Surgeon(
-        model,
-        args,
-        kwargs,
-        importance=importance,
-        data=data,
-        loss=loss,
-        how=how,
-        seed=seed,
-        uniform=uniform,
-        planning={"keep_class": keep_class, **planning},
-    )
+    with randomness.seeded(seed):  # of data that are shuffled anew
+        surgeon = Surgeon(
+            model,
+            args,
+            kwargs,
+            importance=importance,
+            data=data,
+            loss=loss,
+            how=how,
+            seed=seed,
+            uniform=uniform,
+            planning={"keep_class": keep_class, **planning},
+        )
     way = Way(
         mode=mode,
         budgets=tuple(_path(model, args, kwargs, surgeon.graph, budget, schedule, steps)),
