@@ -138,6 +138,31 @@ class PlanSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradualSettings(Settings):
+    """Pruning bit by bit, with training in between. It leads to a budget.
+
+    Args:
+        schedule: how the budgets of the steps lead to the last one: linear, cubic (much at first), geometric (the same
+            share of what is left each time); "none" prunes at once.
+        steps: how many.
+        step_epochs: epochs of training between two steps; epochs are those after the last one.
+        gradual: "cut" removes units in each step; "soft" fades them out during one training over all steps, and
+            "regularised" draws them to zero by a growing penalty: both cut once, at its end.
+        rewind: with "cut": "weights" begins again after each step with the weights that the dense network had early in
+            its training in this run, "rates" repeats its learning rates from there on with the weights as they are;
+            "none" does neither.
+        rewind_at: how early: a share of the dense network's training, in [0, 1).
+    """
+
+    schedule: Literal["none", "linear", "cubic", "geometric"] = "none"
+    steps: int = 8
+    step_epochs: int = 1
+    gradual: Literal["cut", "soft", "regularised"] = "cut"
+    rewind: Literal["none", "weights", "rates"] = "none"
+    rewind_at: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneOptions(Settings):
     """How a network is trained on.
 
@@ -215,7 +240,7 @@ class RunSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, ModelSettings):
+class PruneSettings(RunSettings, TrainSettings, GradualSettings, PlanSettings, DataSettings, ModelSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -239,15 +264,21 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
     def resolved(self) -> "PruneSettings":
         """The same settings with every default that depends on the others filled in: what a run really uses."""
         tune = TUNE if self.embedded else FINE_TUNING
-        from_scratch = self.embedded and self.weights is None
         none = all(getattr(self, name) is None for name in CHOICES)
         return replace(
             self,
             threshold=THRESHOLD if none else self.threshold,
-            train_epochs=(SCRATCH.epochs if from_scratch else 0) if self.train_epochs is None else self.train_epochs,
+            train_epochs=self.dense_epochs,
             epochs=tune.epochs if self.epochs is None else self.epochs,
             lr=tune.lr if self.lr is None else self.lr,
         )
+
+    @property
+    def dense_epochs(self) -> int:
+        """Epochs of training before pruning: those asked for, else many for the embedded example without weights."""
+        if self.train_epochs is not None:
+            return self.train_epochs
+        return SCRATCH.epochs if self.embedded and self.weights is None else 0
 
     @property
     def bounded(self) -> str | None:
@@ -264,7 +295,7 @@ class PruneSettings(RunSettings, TrainSettings, PlanSettings, DataSettings, Mode
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
-        return _sections(self, (ModelSettings, DataSettings, PlanSettings, TrainSettings, RunSettings))
+        return _sections(self, (ModelSettings, DataSettings, PlanSettings, GradualSettings, TrainSettings, RunSettings))
 
     def to_yaml(self) -> str:
         """A YAML file that repeats the run."""
@@ -525,6 +556,7 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
     if not settings.train_lr > 0:
         yield f"train_lr={settings.train_lr} must be above 0"
     yield from _training_problems(settings)
+    yield from _gradual_problems(settings)
     if settings.threshold is not None and not 0 < settings.threshold < math.inf:
         yield f"threshold={settings.threshold} must be above 0"
     for name in ("max_drop", "max_loss_increase"):
@@ -533,6 +565,37 @@ def _problems(settings: PruneSettings) -> Iterable[str]:
             yield f"{name}={value} must be at least 0"
     if settings.keep is not None and not 0 < settings.keep <= 1:
         yield f"keep={settings.keep} must be in (0, 1]"
+
+
+def _gradual_problems(settings: PruneSettings) -> Iterable[str]:
+    if settings.schedule == "none":
+        for name, nothing in (("gradual", "cut"), ("rewind", "none")):
+            if getattr(settings, name) != nothing:
+                yield f"{name}={getattr(settings, name)} is for pruning in steps: give schedule=cubic, too"
+        return
+    if settings.budget is None:
+        given = [f"{name}={getattr(settings, name)}" for name in CHOICES if getattr(settings, name) is not None]
+        instead = f" instead of {' and '.join(given)}" if given else ""
+        others = [name for name in CHOICES if name != "budget"]
+        yield (
+            f"schedule={settings.schedule} leads to a budget, step by step: give budget=macs=0.5, say,{instead} with "
+            f"it; {', '.join(others[:-1])} and {others[-1]} have no steps in between"
+        )
+    for name in ("steps", "step_epochs"):
+        if getattr(settings, name) < 1:
+            yield f"{name}={getattr(settings, name)} must be at least 1"
+    if not 0 <= settings.rewind_at < 1:
+        yield f"rewind_at={settings.rewind_at} must be in [0, 1)"
+    if settings.rewind != "none" and settings.gradual != "cut":
+        yield f"rewind={settings.rewind} begins again after each surgery, so it goes with gradual=cut"
+    if settings.rewind != "none" and not settings.dense_epochs:
+        yield (
+            f"rewind={settings.rewind} goes back to the dense network's training in this run, which has none: give "
+            "train_epochs"
+        )
+    if settings.compensate not in ("auto", "none") and (settings.gradual == "soft" or settings.rewind == "weights"):
+        why = "gradual=soft" if settings.gradual == "soft" else "rewind=weights"
+        yield f"compensate={settings.compensate} has nothing to make up for with {why}: leave it out"
 
 
 def _training_problems(settings: "TrainingSettings") -> Iterable[str]:

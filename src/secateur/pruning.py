@@ -298,7 +298,7 @@ def prune(
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
             ancestry=Ancestry.of(model),
-            report=_report(
+            report=bare_report(
                 model,
                 graph,
                 made,
@@ -409,7 +409,7 @@ def without(graph: Graph, axes: Iterable[str], reason: str) -> Graph:
     )
 
 
-def _report(
+def bare_report(
     model: nn.Module,
     graph: Graph,
     made: Plan,

@@ -18,6 +18,7 @@ from secateur.config import (
     CheckSettings,
     DataSettings,
     DenseSettings,
+    GradualSettings,
     HintSettings,
     ModelSettings,
     PlaceSettings,
@@ -79,10 +80,11 @@ writes a report.""",
 _MODEL = Parameter(name="*", group=Group("Model", sort_key=1))
 _DATA = Parameter(name="*", group=Group("Data", sort_key=2))
 _PLAN = Parameter(name="*", group=Group("What to remove", sort_key=3))
+_GRADUAL = Parameter(name="*", group=Group("Bit by bit", sort_key=3.5))
 _TRAIN = Parameter(name="*", group=Group("Training and fine-tuning", sort_key=4))
 _RUN = Parameter(name="*", group=Group("Run", sort_key=5))
 _MODEL_DEFAULT, _DATA_DEFAULT, _PLAN_DEFAULT = ModelSettings(), DataSettings(), PlanSettings()
-_TRAIN_DEFAULT, _RUN_DEFAULT = TrainSettings(), RunSettings()
+_TRAIN_DEFAULT, _RUN_DEFAULT, _GRADUAL_DEFAULT = TrainSettings(), RunSettings(), GradualSettings()
 _TUNE_DEFAULT, _DENSE_DEFAULT, _TUNE_RUN_DEFAULT = TuneOptions(), DenseSettings(), TuneRunSettings()
 _CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
 _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
@@ -96,6 +98,7 @@ def prune(
     model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
     data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
     plan: Annotated[PlanSettings, _PLAN] = _PLAN_DEFAULT,
+    bit_by_bit: Annotated[GradualSettings, _GRADUAL] = _GRADUAL_DEFAULT,
     training: Annotated[TrainSettings, _TRAIN] = _TRAIN_DEFAULT,
     run: Annotated[RunSettings, _RUN] = _RUN_DEFAULT,
     config: Annotated[Path | None, _OTHER] = None,
@@ -117,6 +120,9 @@ def prune(
         --model-args.num-classes 2 --weights trained.pt \\
         --data imagefolder:photos --budget macs=0.5
 
+    # bit by bit, with training in between
+    secateur prune --budget params=0.1 --schedule cubic --steps 8 --out gradual
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -128,7 +134,7 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    values = flag_values(model, data, plan, training, run)
+    values = flag_values(model, data, plan, bit_by_bit, training, run)
     file = read_yaml(config) if config is not None else {}
     settings = merged(PruneSettings, values, _given.get(), file, str(config or "flags"))
     terminal = Terminal(_out())

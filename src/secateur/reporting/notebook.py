@@ -29,6 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
         sentences.compensation,
         sentences.dead,
         sentences.held_out,
+        sentences.gradual,
         sentences.rewrite,
         sentences.latency_per_mac,
         sentences.latency,

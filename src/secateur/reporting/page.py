@@ -31,7 +31,13 @@ def escape(text: str) -> str:
 _CARDS = (metric("accuracy"), PARAMS, MACS, SIZE, LATENCY, TRAINING, MEMORY)
 _MOODS = {1: "good", 0: "even", -1: "bad"}
 _COLUMN_NOTES = {"dense": "the network as it was", "pruned": "units removed", "tuned": "then trained on"}
-_HISTORY_TITLES = {"dense": "Training of the dense network", "tuned": "Fine-tuning of the pruned network"}
+_HISTORY_TITLES = {
+    "dense": "Training of the dense network",
+    "gradual": "Training between the steps of pruning",
+    "masked": "Training while units went",
+    "tuned": "Fine-tuning of the pruned network",
+}
+_SENTENCES = (sentences.held_out, sentences.gradual, sentences.compensation, sentences.dead)
 
 
 def render_page(
@@ -45,8 +51,8 @@ def render_page(
 
     Args:
         report: in the form of ``report.json``.
-        histories: training curves, ``{"dense" | "tuned": rows}``, a row an epoch, with ``train_loss``,
-            ``train_accuracy``, ``validation_loss`` and ``validation_accuracy`` where there are any.
+        histories: training curves, ``{"dense" | "gradual" | "masked" | "tuned": rows}``, a row an epoch, with
+            ``train_loss``, ``train_accuracy``, ``validation_loss`` and ``validation_accuracy`` where there are any.
         load: Python code that loads the result.
         settings: the complete settings, as YAML.
     """
@@ -167,7 +173,7 @@ def _widths(report: Mapping[str, Any]) -> str:
         '<ul class="legend"><li class="after"><span class="key" aria-hidden="true"></span>kept</li>'
         '<li class="before"><span class="key" aria-hidden="true"></span>removed</li></ul>'
     )
-    before = (sentences.held_out(report), sentences.compensation(report), sentences.dead(report))
+    before = tuple(say(report) for say in _SENTENCES)
     return "".join(f'<p class="lead">{escape(line)}</p>' for line in before if line) + (
         f'<p class="lead">{escape(sentences.axes(report))} An axis is one independent direction of width; the '
         f"picture has them "

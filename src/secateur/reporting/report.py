@@ -32,7 +32,9 @@ class Report(Mapping[str, Any]):
     "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points. Where weights
     were refitted there is ``"compensation": {"how", "samples", "refitted", "left", "distance_before", "distance",
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
-    ``"dead_units"``, a number, where units gave zero on all of the data.
+    ``"dead_units"``, a number, where units gave zero on all of the data. Where it was pruned bit by bit there is
+    ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
+    shares of the original), proof, compensation, results right after the cut, and training.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -66,6 +68,7 @@ class Report(Mapping[str, Any]):
         held_out: Mapping[str, Any] | None = None,
         compensation: Mapping[str, Any] | None = None,
         dead_units: int | None = None,
+        gradual: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
@@ -86,6 +89,7 @@ class Report(Mapping[str, Any]):
                 **({"held_out": held_out} if held_out else {}),
                 **({"compensation": compensation} if compensation else {}),
                 **({"dead_units": dead_units} if dead_units else {}),
+                **({"gradual": gradual} if gradual else {}),
             }
         )
 

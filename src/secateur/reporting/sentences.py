@@ -82,6 +82,26 @@ def held_out(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def gradual(report: Mapping[str, Any]) -> str | None:
+    """In how many steps a network was pruned, and how accurate it was after each, where it was pruned bit by bit."""
+    found: Mapping[str, Any] | None = report.get("gradual")
+    if not found or not found.get("steps"):
+        return None
+    steps: list[Mapping[str, Any]] = list(found["steps"])
+    after = [percent(step["cut"]["accuracy"]) for step in steps if "accuracy" in (step.get("cut") or {})]
+    shown = f"; validation accuracy right after: {', '.join(after)}" if after else ""
+    how = {
+        "cut": f"in {len(steps)} {'steps' if len(steps) > 1 else 'step'} with training in between",
+        "soft": "units faded out while it trained, then one surgery",
+        "regularised": "a growing penalty drew units to zero while it trained, then one surgery",
+    }
+    back = {"weights": ", with early weights again after each", "rates": ", with early learning rates again after each"}
+    return (
+        f"Pruned bit by bit by a {found['schedule']} schedule: {how.get(str(found['mode']), str(found['mode']))}"
+        f"{back.get(str(found.get('rewind')), '')}{shown}. Each surgery is proved against the network before it."
+    )
+
+
 def compensation(report: Mapping[str, Any]) -> str | None:
     """What refitting the weights that stay won back, where it was done."""
     found: Mapping[str, Any] | None = report.get("compensation")

@@ -21,7 +21,14 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
-    more = (sentences.compensation, sentences.dead, sentences.held_out, sentences.rewrite, sentences.latency_per_mac)
+    more = (
+        sentences.compensation,
+        sentences.dead,
+        sentences.held_out,
+        sentences.gradual,
+        sentences.rewrite,
+        sentences.latency_per_mac,
+    )
     lines += [Text(line) for line in (say(report) for say in more) if line]
     latency = sentences.latency(report)
     if latency:

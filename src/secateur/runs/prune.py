@@ -5,7 +5,7 @@ lets it be taken up again lies beside that place until then.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -29,11 +29,12 @@ from secateur.planning import Plan, plan
 from secateur.provenance import recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
+from secateur.runs import gradual
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
-from secateur.tuning import Distillation, Epoch, History, evaluate
+from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, evaluate
 from secateur.tuning import tune as fine_tune
 from secateur.tuning.randomness import DataDraws
 
@@ -49,7 +50,7 @@ class Outcome:
         path: the directory of the result.
         model: the final network, in eval mode.
         report: the figures.
-        histories: training curves, "dense" and "tuned", where there was training.
+        histories: training curves, "dense", those of the steps of pruning, and "tuned", where there was training.
         interrupted: what Ctrl-C cut short, in words; empty if nothing.
         advice: what makes the result worth little, and what to do about it, in words; empty if nothing.
     """
@@ -117,11 +118,13 @@ def prune_run(
 def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Outcome:
     write_text(directory.work / "config.yaml", settings.to_yaml())
     dense, data = prepare(settings, watch)
-    histories = train_dense(dense, data, settings, watch, unfinished.checkpoints("dense"))
-    pruned = pruned_once(dense, data, settings, watch, unfinished.checkpoints("pruned"))
+    ticket = gradual.ticket(data, settings)
+    histories = train_dense(dense, data, settings, watch, unfinished.checkpoints("dense"), ticket)
+    pruned = pruned_once(dense, data, settings, watch, unfinished, ticket)
+    histories |= gradual.histories(pruned.report)
     untuned = copy.deepcopy(pruned.model)
     if not _stopped(pruned.report):
-        histories |= tune(pruned.model, dense, data, settings, watch, unfinished.checkpoints("tuned"))
+        histories |= tune(pruned.model, dense, data, settings, watch, unfinished.checkpoints("tuned"), ticket)
     models = {"dense": dense, "pruned": untuned, **({"tuned": pruned.model} if "tuned" in histories else {})}
     interrupted = _stopped(pruned.report) or cut_short(histories, settings)
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
@@ -140,18 +143,24 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
 
 
 def pruned_once(
-    dense: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent, keep: Path | None = None
+    dense: nn.Module,
+    data: Data,
+    settings: PruneSettings,
+    watch: Watch,
+    unfinished: Unfinished,
+    ticket: Rewind | None = None,
 ) -> Pruned:
     """The pruned network: what an interrupted run kept of it, or else pruned now, and kept.
 
     Args:
-        keep: a directory to keep it in. It is read back in any case, so that both ways give the same bits.
+        unfinished: where it is kept. It is read back in any case, so that both ways give the same bits.
+        ticket: early weights and learning rates, where steps of pruning go back to them.
     """
-    if keep is None:
-        result = prune_model(dense, data, settings, watch)
-        return Pruned(model=result.model, report=result.report, rewritten=bool(result.rewritten))
+    keep = unfinished.checkpoints("pruned")
     if not (keep / "artifact.json").exists():
-        result = prune_model(dense, data, settings, watch)
+        result = prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
+        if gradual.interrupted(result.report):  # the steps that are left are still to be done
+            return Pruned(model=result.model.eval(), report=result.report, rewritten=bool(result.rewritten))
         keep.mkdir(parents=True, exist_ok=True)
         result.report.save(keep / "report.json")
         artifacts.save(result, keep, overwrite=True)
@@ -234,7 +243,12 @@ def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
 
 
 def train_dense(
-    model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent, checkpoints: Path | None = None
+    model: nn.Module,
+    data: Data,
+    settings: PruneSettings,
+    watch: Watch = silent,
+    checkpoints: Path | None = None,
+    ticket: Rewind | None = None,
 ) -> dict[str, History]:
     """Train the network before pruning, in place, if the settings ask for it; its history as "dense"."""
     settings = settings.resolved()
@@ -249,28 +263,41 @@ def train_dense(
         epochs=settings.train_epochs,
         lr=settings.train_lr,
         checkpoints=checkpoints,
+        callbacks=() if ticket is None else (ticket,),
     )
     if history.interrupted:
         raise KeyboardInterrupt
     return {"dense": history}
 
 
-def prune_model(model: nn.Module, data: Data, settings: PruneSettings, watch: Watch = silent) -> Result:
-    """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is."""
+def prune_model(
+    model: nn.Module,
+    data: Data,
+    settings: PruneSettings,
+    watch: Watch = silent,
+    checkpoints: Path | None = None,
+    ticket: Rewind | None = None,
+) -> Result:
+    """Score, plan, prune and prove; the result of ``sc.prune``. The network given stays as it is.
+
+    Args:
+        checkpoints: a folder for what takes a pruning in steps up again.
+        ticket: early weights and learning rates, where these steps go back to them.
+    """
     settings = settings.resolved()
+    how = None if settings.compensate == "none" else settings.compensate
+    looked_at = how is not None or needs(criterion(_importance(settings)))
+    given: dict[str, Any] = {
+        "importance": _importance(settings),
+        "data": _first(data, settings, CALIBRATION_BATCHES if looked_at else 1),
+        "compensate": how,
+        "seed": settings.seed,
+        **_choice(settings),
+    }
+    if settings.schedule != "none":
+        return gradual.prune(model.eval(), data, settings, watch, given, checkpoints, ticket)
     with watch("Tracing, scoring, pruning, proving") as step:
-        how = None if settings.compensate == "none" else settings.compensate
-        looked_at = how is not None or needs(criterion(_importance(settings)))
-        result = prune(
-            model.eval(),
-            example(data, settings.device),
-            importance=_importance(settings),
-            data=_first(data, settings, CALIBRATION_BATCHES if looked_at else 1),
-            compensate=how,
-            seed=settings.seed,
-            **_choice(settings),
-            **_bound(settings, data, step),
-        )
+        result = prune(model.eval(), example(data, settings.device), **given, **_bound(settings, data, step))
         step.note(
             f"{sum(row['after'] < row['before'] for row in result.axes)} of {len(result.axes)} axes, "
             f"{result.proof.status}"
@@ -306,11 +333,13 @@ def tune(
     settings: PruneSettings,
     watch: Watch = silent,
     checkpoints: Path | None = None,
+    ticket: Rewind | None = None,
 ) -> dict[str, History]:
     """Train the pruned network on, in place, the dense one as its teacher; its history as "tuned"."""
     settings = settings.resolved()
     if not settings.epochs:
         return {}
+    rates: dict[str, Any] = {"lr": settings.lr} if ticket is None else ticket.repeated()
     history = train(
         model,
         data,
@@ -318,9 +347,9 @@ def tune(
         watch,
         "Fine-tuning the pruned network",
         epochs=settings.epochs,
-        lr=settings.lr,
         teacher=teacher,
         checkpoints=checkpoints,
+        **rates,
     )
     return {"tuned": history}
 
@@ -360,6 +389,7 @@ def make_report(
         held_out=bare.get("held_out"),
         compensation=bare.get("compensation"),
         dead_units=bare.get("dead_units"),
+        gradual=bare.get("gradual"),
     )
 
 
@@ -381,7 +411,7 @@ def save(
     report.save(folder / "report.json")
     page = render_page(
         report,
-        histories={name: curve["epochs"] for name, curve in curves.items()},
+        histories=gradual.shown(curves),
         load=load_code(settings.out, build, rewritten=pruned.rewritten),
         settings=settings.to_yaml(),
     )
@@ -417,8 +447,14 @@ def train(
     lr: float | None,
     teacher: nn.Module | None = None,
     checkpoints: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **other: Any,
 ) -> History:
-    """Train a network in place, as the settings say; it is left in eval mode."""
+    """Train a network in place, as the settings say; it is left in eval mode.
+
+    Args:
+        other: of `secateur.tuning.tune`, in place of what the settings say.
+    """
     with watch(title) as step:
 
         def show(row: Epoch) -> None:
@@ -441,7 +477,8 @@ def train(
             device=settings.device,
             seed=settings.seed,
             checkpoints=checkpoints,
-            **settings.options(),
+            callbacks=callbacks,
+            **{**settings.options(), **other},
             every=settings.checkpoint_every,
             on_epoch=show,
             progress=step.advance,
@@ -477,7 +514,9 @@ def _kept(history: History, epochs: int) -> str:
 
 
 def _stopped(report: Report) -> str:
-    """Words on a search that Ctrl-C ended."""
+    """Words on a search, or on a pruning in steps, that Ctrl-C ended."""
+    if steps := gradual.interrupted(report):
+        return steps
     found: Mapping[str, Any] = report.get("held_out") or {}
     if not found.get("interrupted"):
         return ""

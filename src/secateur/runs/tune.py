@@ -138,6 +138,7 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
         held_out=known.get("held_out"),
         compensation=known.get("compensation"),
         dead_units=known.get("dead_units"),
+        gradual=known.get("gradual"),
     )
 
 

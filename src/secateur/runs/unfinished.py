@@ -61,7 +61,7 @@ class Unfinished:
     @property
     def worth_keeping(self) -> bool:
         """Whether something was done that resuming would save doing again."""
-        return any(self.path.glob("*/step-*")) or any(self.path.glob("*/artifact.json"))
+        return any(self.path.glob("**/step-*")) or any(self.path.glob("*/artifact.json"))
 
     def clear(self) -> None:
         """Forget the run, and what a kill left of writing its result."""

@@ -18,7 +18,7 @@ class Best:
     Regression Trees", choose among trees in this way). Where a metric was given, the best value counts; else the loss.
 
     Args:
-        validated: whether there is validation.
+        validated: whether validation says which is best.
         larger: whether a larger metric is better.
     """
 
@@ -47,6 +47,8 @@ class Best:
 
     def _better(self, scores: Totals | None, metric: float | None) -> bool:
         """Whether it is better than all before, for early stopping."""
+        if not self.validated:
+            return True
         if metric is not None:
             return metric > self.value if self.larger else metric < self.value
         if scores is None:
@@ -54,6 +56,8 @@ class Best:
         return scores.loss < self.lowest if scores.accuracy is None else scores.accuracy > self.highest
 
     def _as_good(self, scores: Totals | None, metric: float | None) -> bool:
+        if not self.validated:
+            return True
         if metric is not None:
             good = metric >= self.value if self.larger else metric <= self.value
             self.value = metric if good else self.value

@@ -55,6 +55,14 @@ def as_found(device: torch.device | None = None) -> Generator[None]:
         put(before, device)
 
 
+@contextmanager
+def seeded(*words: int, device: torch.device | None = None) -> Generator[None]:
+    """Draw from a stream of its own inside, seeded by a few whole numbers."""
+    with as_found(device):
+        seed_all(*words)
+        yield
+
+
 class DataDraws:
     """The random numbers that reading and augmenting the data draws: a stream of their own in each epoch.
 

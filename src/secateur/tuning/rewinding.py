@@ -109,6 +109,21 @@ class Rewind(Callback):
             raise TrainingError(f"no learning rate is remembered: training made no step from step {self.step} on")
         return self.rates[min(step, len(self.rates) - 1)]
 
+    def repeated(self) -> dict[str, Any]:
+        """The remembered learning rates, stretched over a training, as ``lr``, ``schedule`` and ``warmup`` of `tune`.
+
+        Raises:
+            TrainingError: the dense training made no step from there.
+        """
+        self.rate(0)
+        rates = list(self.rates)
+        highest = max(rates)
+        return {
+            "lr": highest,
+            "schedule": lambda done: rates[min(int(done * len(rates)), len(rates) - 1)] / highest,
+            "warmup": 0.0,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "rates": list(self.rates), "tensors": dict(self.tensors)}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ def tune(
     metric: Metric | None = None,
     larger: bool | None = None,
     patience: int | None = None,
+    keep: Literal["best", "last"] = "best",
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
@@ -83,7 +84,8 @@ def tune(
     The best state is the latest one whose validation accuracy lies at most one standard error below the highest: a few
     hundred samples can't tell such states apart, and the later one was trained at a lower rate. Where targets are no
     classes it is the one of lowest validation loss, with a metric the one of its best value. The state that the model
-    came with is one of the candidates. Without ``validate`` the last state stays.
+    came with is one of the candidates. Without ``validate``, or with ``keep="last"``, the last
+    state stays.
 
     Args:
         model: trained in place; the modes of its modules are left as they were.
@@ -109,6 +111,7 @@ def tune(
             number``.
         larger: whether a larger metric is better; None asks the metric.
         patience: end after so many epochs without a better validation.
+        keep: "best", or "last" for the last state whatever validation says.
         clip: largest norm of the gradient, above 0.
         accumulate: batches of a step of the optimizer, at least 1.
         ema: decay in (0, 1) of an average of the weights that is validated and kept in their stead.
@@ -164,8 +167,7 @@ def tune(
         data = randomness.DataDraws(seed)
         data.start(0)
         with data():
-            batches = _count(train, several=these.count > 1)
-        per_epoch = -(-batches // accumulate)
+            per_epoch = steps_per_epoch(train, accumulate, several=these.count > 1)
         pace = Pace(
             total=epochs * per_epoch,
             accumulate=accumulate,
@@ -226,7 +228,7 @@ def tune(
         )
         randomness.seed_all(seed, these.rank)
         judge = None if validate is None else Judge(validate, run, loss, metric, seed)
-        best = Best(validated=validate is not None, larger=metrics.larger_is_better(metric, larger))
+        best = Best(validated=validate is not None and keep == "best", larger=metrics.larger_is_better(metric, larger))
         settings = {"seed": seed, "accumulate": accumulate}
         session = Session(run, model, keeper, judge, best, settings, started)
         session.history.choice = choice
@@ -447,8 +449,15 @@ def check(**settings: float) -> None:
         raise TrainingError("; ".join(wrong))
 
 
-def _count(loader: Iterable[Any], *, several: bool) -> int:
-    """How many batches one pass gives."""
+def steps_per_epoch(loader: Iterable[Any], accumulate: int = 1, *, several: bool = False) -> int:
+    """How many steps one pass over the batches makes.
+
+    Args:
+        several: whether several processes share each batch.
+
+    Raises:
+        TrainingError: there is no batch, or the loader can't be read so.
+    """
     if isinstance(loader, Iterator):
         raise TrainingError(
             f"the loader is a {type(loader).__name__}, which can be read only once: give one that starts again with "
@@ -462,4 +471,4 @@ def _count(loader: Iterable[Any], *, several: bool) -> int:
     count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
     if not count:
         raise TrainingError("nothing to train on: the loader holds no batch")
-    return count
+    return -(-count // accumulate)
