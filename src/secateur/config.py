@@ -168,8 +168,9 @@ class TuneOptions(Settings):
 
     Args:
         epochs: epochs of fine-tuning, 0 for none; by default 5, more for the embedded example.
-        lr: highest learning rate of the fine-tuning; by default 0.0003, more for the embedded example.
-        optimizer: "adamw", "adam" or "sgd".
+        lr: highest learning rate of the fine-tuning; by default 0.0003, more for the embedded example. "auto" finds it
+            by a range test on training batches.
+        optimizer: "adamw", "adam" or "sgd"; "auto" takes the better of AdamW and SGD by range tests.
         weight_decay: of the optimiser.
         distill: share of the fine-tuning's loss that follows the dense network's answers instead of the labels, in
             [0, 1].
@@ -186,8 +187,8 @@ class TuneOptions(Settings):
     """
 
     epochs: int | None = None
-    lr: float | None = None
-    optimizer: Literal["adamw", "adam", "sgd"] = cast('Literal["adamw", "adam", "sgd"]', TUNE.optimizer)
+    lr: float | Literal["auto"] | None = None
+    optimizer: Literal["auto", "adamw", "adam", "sgd"] = cast('Literal["adamw", "adam", "sgd"]', TUNE.optimizer)
     weight_decay: float = TUNE.weight_decay
     distill: float = TUNE.distill
     features: tuple[str, ...] = ()
@@ -603,7 +604,7 @@ def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
         ("batch_size", "at least 1", lambda value: value >= 1),
         ("image_size", "at least 1", lambda value: value >= 1),
         ("epochs", "at least 0", lambda value: value >= 0),
-        ("lr", "above 0", lambda value: value > 0),
+        ("lr", "above 0, or auto", lambda value: value == "auto" if isinstance(value, str) else value > 0),
         ("distill", "in [0, 1]", lambda value: 0 <= value <= 1),
         ("weight_decay", "at least 0", lambda value: value >= 0),
         ("warmup", "in [0, 1)", lambda value: 0 <= value < 1),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -444,7 +444,7 @@ def train(
     title: str,
     *,
     epochs: int,
-    lr: float | None,
+    lr: float | Literal["auto"] | None,
     teacher: nn.Module | None = None,
     checkpoints: Path | None = None,
     callbacks: Sequence[Callback] = (),

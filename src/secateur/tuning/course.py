@@ -16,6 +16,7 @@ from secateur.provenance import recall, remember
 from secateur.tracing.shadow import copy_with, own_tensor
 from secateur.tuning import randomness
 from secateur.tuning.callbacks import Callback
+from secateur.tuning.choosing import Rate
 from secateur.tuning.cutting import Cut, Surgeon, filled
 from secateur.tuning.distilling import Distillation
 from secateur.tuning.evaluating import evaluate
@@ -38,7 +39,7 @@ class Way:
     budgets: tuple[Budget, ...]
     epochs: int
     final_epochs: int
-    lr: float
+    lr: Rate
     lr_schedule: str | Callable[[float], float]
     strength: float
     rewind: str | None

@@ -21,6 +21,7 @@ from secateur.pruning import Result
 from secateur.timing.whole import whole_seconds
 from secateur.tuning import randomness
 from secateur.tuning.checkpoints import EVERY
+from secateur.tuning.choosing import Rate
 from secateur.tuning.course import Course, Way
 from secateur.tuning.cutting import Surgeon
 from secateur.tuning.distilling import Distillation
@@ -67,7 +68,7 @@ def prune_gradually(
     steps: int = 8,
     epochs: int = 1,
     final_epochs: int | None = None,
-    lr: float,
+    lr: Rate,
     lr_schedule: str | Callable[[float], float] = "cosine",
     mode: Literal["cut", "soft", "regularised"] = "cut",
     strength: float = 5.0,
