@@ -278,8 +278,8 @@ def test_a_run_that_is_taken_up_again_keeps_its_choice(
 ) -> None:
     """Cut off before its first checkpoint, or after it."""
     whole = net()
-    record = choice_of(tune(whole, blobs(), callbacks=[Cut(None)], **fast()))
-    settings = fast(checkpoints=tmp_path, every=2)
+    record = choice_of(tune(whole, blobs(), optimizer="sgd", callbacks=[Cut(None)], **fast()))
+    settings = fast(optimizer="sgd", checkpoints=tmp_path, every=2)
     with pytest.raises(CutOff):
         tune(net(), blobs(), callbacks=[Cut(cut)], **settings)
     monkeypatch.setattr("secateur.tuning.choosing.by_range", no_more)
@@ -290,7 +290,7 @@ def test_a_run_that_is_taken_up_again_keeps_its_choice(
 
 
 def test_a_lost_or_damaged_choice_comes_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = fast(checkpoints=tmp_path, every=2)
+    settings = fast(optimizer="sgd", checkpoints=tmp_path, every=2)
     first = tune(net(), blobs(), **settings)
     monkeypatch.setattr("secateur.tuning.choosing.by_range", no_more)
     (tmp_path / "choice.json").write_text("{")
@@ -304,9 +304,9 @@ def test_checkpoints_of_a_run_that_was_asked_for_otherwise_are_refused(tmp_path:
     with pytest.raises(TrainingError, match="learning rate and optimizer were given: give the same"):
         tune(net(), blobs(), checkpoints=tmp_path, **fast())
     other = tmp_path / "other"
-    tune(net(), blobs(), checkpoints=other, every=2, **fast())
+    tune(net(), blobs(), optimizer="sgd", checkpoints=other, every=2, **fast())
     with pytest.raises(TrainingError, match="were asked for otherwise, or of another model"):
-        tune(net(), blobs(), optimizer="sgd", checkpoints=other, **fast())
+        tune(net(), blobs(), optimizer="adamw", checkpoints=other, **fast())
 
 
 def test_without_checkpoints_another_question_is_answered_anew(tmp_path: Path) -> None:
@@ -362,12 +362,12 @@ class Dying(Batches):
 
 @pytest.mark.parametrize("file", ["study.log", "study.db"])
 def test_a_search_that_was_cut_off_goes_on(tmp_path: Path, file: str) -> None:
-    """Cut off within its fourth trial, it makes the trials that it would have made."""
-    whole = choice_of(tune(net(), blobs(), blobs(seed=1), lr=small(), **fast()))
+    """Cut off within its third trial, it makes the trials that it would have made."""
+    whole = choice_of(tune(net(), blobs(), blobs(seed=1), lr=small(trials=4), **fast()))
     data = blobs()
     train = Dying(data.source, data.positions, batch_size=16, shuffle=True)
-    search = small(storage=tmp_path / "deep" / file)
-    Dying.left = 29  # 8 batches a trial, if it is not ended early
+    search = small(trials=4, storage=tmp_path / "deep" / file)
+    Dying.left = 24  # the last batch of the third trial: 8 batches a trial, if it is not ended early
     with pytest.raises(KeyboardInterrupt):
         tune(net(), train, blobs(seed=1), lr=search, **fast())
     resumed = choice_of(tune(net(), train, blobs(seed=1), lr=search, **fast()))
