@@ -202,7 +202,7 @@ class Run:
                 set_epoch(at.epoch - 1)
             done = at.group * self.pace.accumulate
             skip: Callable[[int], Iterable[Any]] | None = getattr(loader, "skip", None)
-            rest = islice(loader, done, None) if skip is None else skip(done)
+            rest = islice(loader, done, None) if skip is None or not done else skip(done)
             return groups(rest, self.pace.accumulate)
 
     def _next(self, batches: Iterator[Sequence[Any]]) -> Sequence[Any] | None:
