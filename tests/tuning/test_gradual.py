@@ -501,13 +501,13 @@ def test_the_documentation_prints_what_it_says() -> None:
 def test_data_that_are_shuffled_anew_and_resumed(tmp_path: Path) -> None:
     """Calibration data draw from a stream of their own at every step."""
 
+    inputs, labels = (torch.cat(parts) for parts in zip(*batches(Cnn()), strict=True))
+    data = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
+
     def run(folder: Path | None, cut: int | None) -> Gradual:
-        torch.manual_seed(0 if cut is None else 1)
-        inputs, labels = (torch.cat(parts) for parts in zip(*batches(Cnn()), strict=True))
-        data = DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
         torch.manual_seed(0)
-        model = Cnn()
-        torch.manual_seed(cut or 0)
+        model = Cnn().eval()
+        torch.manual_seed(1 if cut is None else 2)  # of another process
         callbacks = [Cut(10**6 if cut is None else cut)]
         return gradually(model, data=data, importance="taylor", steps=2, checkpoints=folder, callbacks=callbacks)
 
