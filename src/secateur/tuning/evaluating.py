@@ -90,7 +90,8 @@ class Survey:
             for number, batch in enumerate(batches, 1):
                 size = size_of(batch)
                 part = Part(batch, size) if these is None else share(batch, these.rank, these.count)
-                self._count(part, number, size / max(1, self.weigh(batch)), totals, meter)
+                labels = self.weigh(batch)
+                self._count(part, number, size / labels if labels else 0.0, totals, meter)
             found = totals if these is None else summed(totals, these)
             if not found.samples:
                 raise TrainingError("nothing to evaluate on: the loader holds no batch")
@@ -104,7 +105,7 @@ class Survey:
 
         Args:
             number: of the batch.
-            each: how many samples a label counts for.
+            each: how many samples a label counts for; 0 where the batch has none, and does not count.
         """
         rest = pieces(part, self.split)
         while rest:
@@ -112,8 +113,8 @@ class Survey:
             try:
                 output, target = forward(self.model, piece.batch, self.device)
                 labels = self.weigh(piece.batch)
-                counts = piece.counts and labels > 0  # a mean over no label is NaN
-                value = loss_of(output, target, self.loss).item() if counts else 0.0
+                counts = piece.counts and each > 0
+                value = loss_of(output, target, self.loss).item() if counts and labels else 0.0  # a mean of none is NaN
             except (RuntimeError, MemoryError) as error:
                 if self.memory is None:
                     raise

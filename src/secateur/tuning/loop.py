@@ -164,6 +164,8 @@ class Run:
             raise TrainingError(f"nothing to train on: the loader held no batch in epoch {number}")
         self._compare(at.group)
         totals = summed(at.totals, self.processes)
+        if not totals.samples:
+            raise TrainingError(f"nothing to learn from: no sample of epoch {number} has a label that counts")
         return Epoch(
             epoch=number,
             train_loss=totals.loss,
@@ -254,7 +256,7 @@ class Run:
         shares = [share(batch, self.processes.rank, self.processes.count) for batch in group]
         before = self._fleeting() if self.pace.halve else ({}, {})
         whole = max(1, sum(map(self.weigh, group)))
-        each = [size_of(batch) / max(1, self.weigh(batch)) for batch in group]
+        each = [size_of(batch) / labels if (labels := self.weigh(batch)) else 0.0 for batch in group]
         while True:
             cut = [(piece, n) for part, n in zip(shares, each, strict=True) for piece in pieces(part, self.at.split)]
             try:
@@ -284,7 +286,7 @@ class Run:
         """Gradients of all parts; sums over them.
 
         Args:
-            parts: each with the samples that a label of its batch counts for.
+            parts: each with the samples that a label of its batch counts for; 0 where that has none.
             whole: what all batches of the step weigh, over all processes.
         """
         totals, bad = Totals(), list[float]()
@@ -299,8 +301,8 @@ class Run:
                 value = float(loss.detach())
                 bad += [value] if weight and not math.isfinite(value) else []
                 self.processes.accelerator.backward(loss * weight if weight else nothing(loss, output))
-            if weight:
-                totals.add(value, detached(output), target, labels * each)
+            if part.counts and each:
+                totals.add(value if weight else 0.0, detached(output), target, labels * each)
         if self.processes.total(len(bad))[0]:
             self.optimizer.zero_grad(set_to_none=True)
             values = ", ".join(f"{value:g}" for value in bad) or "NaN or infinite in another process"
