@@ -123,17 +123,19 @@ class Totals:
     hits: int = 0
     labelled: int = 0
 
-    def add(self, loss: float, output: Any, target: Any) -> None:
-        """Count one batch in.
+    def add(self, loss: float, output: Any, target: Any, weight: float | None = None) -> None:
+        """Count one batch in, or a part of one.
 
         Args:
             loss: its mean loss.
+            weight: how many samples the loss counts for, of a part whose mean is over fewer labels than that of others.
             output: class scores (N, C, ...).
             target: class labels (N, ...), those below 0 ignored; anything else counts towards the loss only.
         """
         scores = logits_of(output)
-        size = scores.shape[0] if scores is not None and scores.dim() else 1
-        self.loss_sum += loss * size
+        known = scores is not None and scores.dim() > 0
+        size = scores.shape[0] if scores is not None and known else 1
+        self.loss_sum += loss * (weight if weight is not None and known else size)
         self.samples += size
         if scores is None or not labels_fit(target, scores):
             return

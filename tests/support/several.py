@@ -287,7 +287,22 @@ def launch(
         start = ["-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
         start += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
     command = [sys.executable, *start, "support.several", names, str(folder)]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=240, cwd=folder)
+    child = subprocess.Popen(
+        command,
+        env=environment(**more),
+        cwd=folder,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        _, told = child.communicate(timeout=280)
+    except BaseException:
+        os.killpg(child.pid, signal.SIGKILL)  # the launcher's children too
+        child.communicate()
+        raise
+    return subprocess.CompletedProcess(command, child.returncode, "", told)
 
 
 def begin(name: str, folder: Path) -> subprocess.Popen[str]:

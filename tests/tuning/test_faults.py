@@ -237,6 +237,18 @@ def test_only_the_losses_that_are_none_are_named() -> None:
         train(net(), data, accumulate=2, epochs=1)
 
 
+def test_batches_without_any_label_are_passed_over() -> None:
+    """Padding only: their mean would be NaN."""
+    empty = (batches(1)[0][0], torch.full((8,), -100))
+    one, other = Small(None), Small(None)
+    history = train(one, [empty, *batches()], epochs=1, accumulate=5, optimizer="sgd")
+    expected = train(other, batches(), epochs=1, accumulate=5, optimizer="sgd")
+    assert torch.equal(state(one)[:-1], state(other)[:-1])
+    assert history.epochs[0].train_loss == pytest.approx(expected.epochs[0].train_loss)
+    with pytest.raises(TrainingError, match="no sample of epoch 1 has a label that counts"):
+        train(net(), [empty])
+
+
 # memory
 
 

@@ -40,7 +40,7 @@ def check_alike(found: Found, wanted: Found) -> None:
         torch.testing.assert_close(found["state"][name], value, atol=TOLERANCE, rtol=TOLERANCE)
     assert found["history"]["best_epoch"] == wanted["history"]["best_epoch"]
     for row, expected in zip(found["history"]["epochs"], wanted["history"]["epochs"], strict=True):
-        for name in ("validation_loss", "validation_accuracy", "metric", "steps"):
+        for name in ("train_loss", "validation_loss", "validation_accuracy", "metric", "steps"):
             wanted_value = expected[name] if expected[name] is None else pytest.approx(expected[name], rel=1e-4)
             assert row[name] == wanted_value, name
 

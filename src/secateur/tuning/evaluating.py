@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from secateur.errors import TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
 from secateur.tuning import metrics
+from secateur.tuning.distilling import is_causal
 from secateur.tuning.loop import summed
 from secateur.tuning.memory import Pieces
 from secateur.tuning.metrics import Meter, Metric
@@ -72,6 +74,7 @@ class Survey:
     ) -> None:
         self.model, self.device, self.loss, self.metric = model, device, loss, metric
         self.processes, self.memory, self.split = processes, memory, 1
+        self.weigh = size_of if loss is not None else partial(labels_of, shifted=is_causal(model))
 
     def __call__(self, batches: Iterable[Any]) -> tuple[Totals, float | None]:
         """Sums over all samples, and the metric if there is one.
@@ -87,7 +90,8 @@ class Survey:
             for number, batch in enumerate(batches, 1):
                 size = size_of(batch)
                 part = Part(batch, size) if these is None else share(batch, these.rank, these.count)
-                self._count(part, number, totals, meter)
+                labels = self.weigh(batch)
+                self._count(part, number, size / labels if labels else 0.0, totals, meter)
             found = totals if these is None else summed(totals, these)
             if not found.samples:
                 raise TrainingError("nothing to evaluate on: the loader holds no batch")
@@ -96,24 +100,30 @@ class Survey:
                 value = metrics.of_function(function, self.model, batches)
         return found, value
 
-    def _count(self, part: Part, number: int, totals: Totals, meter: Meter | None) -> None:
+    def _count(self, part: Part, number: int, each: float, totals: Totals, meter: Meter | None) -> None:
+        """Count a process's part of a batch in.
+
+        Args:
+            number: of the batch.
+            each: how many samples a label counts for; 0 where the batch has none, and does not count.
+        """
         rest = pieces(part, self.split)
         while rest:
             piece = rest[0]
             try:
                 output, target = forward(self.model, piece.batch, self.device)
-                empty = self.loss is None and not labels_of(piece.batch)  # a mean over no label is NaN
-                value = 0.0 if empty or not piece.counts else loss_of(output, target, self.loss).item()
+                labels = self.weigh(piece.batch)
+                counts = piece.counts and each > 0
+                value = loss_of(output, target, self.loss).item() if counts and labels else 0.0  # a mean of none is NaN
             except (RuntimeError, MemoryError) as error:
                 if self.memory is None:
                     raise
                 where, exact = f"in validation at batch {number}", "which changes nothing"
                 self.split = self.memory.more(error, self.split, part.samples, where, exact)
-                left = sum(each.samples for each in rest)
-                rest = [half for each in rest for half in pieces(each, 2 if left > 1 else 1)]
+                rest = [half for whole in rest for half in pieces(whole, 2)]
                 continue
             rest.pop(0)
-            if piece.counts and not empty:
-                totals.add(value, output, target)
+            if counts:
+                totals.add(value, output, target, labels * each)
             if meter is not None:
                 meter.add(output, target, piece.counts)

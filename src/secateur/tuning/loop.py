@@ -164,6 +164,8 @@ class Run:
             raise TrainingError(f"nothing to train on: the loader held no batch in epoch {number}")
         self._compare(at.group)
         totals = summed(at.totals, self.processes)
+        if not totals.samples:
+            raise TrainingError(f"nothing to learn from: no sample of epoch {number} has a label that counts")
         return Epoch(
             epoch=number,
             train_loss=totals.loss,
@@ -254,9 +256,11 @@ class Run:
         shares = [share(batch, self.processes.rank, self.processes.count) for batch in group]
         before = self._fleeting() if self.pace.halve else ({}, {})
         whole = max(1, sum(map(self.weigh, group)))
+        each = [size_of(batch) / labels if (labels := self.weigh(batch)) else 0.0 for batch in group]
         while True:
+            cut = [(piece, n) for part, n in zip(shares, each, strict=True) for piece in pieces(part, self.at.split)]
             try:
-                totals = self._gradients([piece for part in shares for piece in pieces(part, self.at.split)], whole)
+                totals = self._gradients(cut, whole)
                 break
             except (RuntimeError, MemoryError) as error:
                 largest = max(part.samples for part in shares)
@@ -278,25 +282,27 @@ class Run:
         if self.average is not None:
             self.average.update(self.model)
 
-    def _gradients(self, parts: Sequence[Part], whole: int) -> Totals:
+    def _gradients(self, parts: Sequence[tuple[Part, float]], whole: int) -> Totals:
         """Gradients of all parts; sums over them.
 
         Args:
+            parts: each with the samples that a label of its batch counts for; 0 where that has none.
             whole: what all batches of the step weigh, over all processes.
         """
         totals, bad = Totals(), list[float]()
-        for number, part in enumerate(parts):
+        for number, (part, each) in enumerate(parts):
             with self.processes.alone(self.wrapped, last=number == len(parts) - 1):
                 loss, output, target = self.objective(self.wrapped, part.batch)
                 if self.processes.sharded:
                     _seen(output)
                 # DDP averages over processes, each of which has its share.
-                weight = self.weigh(part.batch) * self.processes.count / whole if part.counts else 0.0
+                labels = self.weigh(part.batch) if part.counts else 0
+                weight = labels * self.processes.count / whole
                 value = float(loss.detach())
                 bad += [value] if weight and not math.isfinite(value) else []
                 self.processes.accelerator.backward(loss * weight if weight else nothing(loss, output))
-            if weight:
-                totals.add(value, detached(output), target)
+            if part.counts and each:
+                totals.add(value if weight else 0.0, detached(output), target, labels * each)
         if self.processes.total(len(bad))[0]:
             self.optimizer.zero_grad(set_to_none=True)
             values = ", ".join(f"{value:g}" for value in bad) or "NaN or infinite in another process"
