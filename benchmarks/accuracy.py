@@ -8,7 +8,8 @@ and without its batch norms estimated again on the same calibration data. Both t
 counter and timed in turns with the dense network, on one thread.
 
 Results are appended to the file of ``--results`` as they come, one JSON object a line; what is there is not done again,
-but for what failed. It knows nothing of changes to the code: start a new file after one.
+but for what failed. It knows nothing of changes to the code: start a new file after one. On several cores, give each
+process its own part of the methods and its own file, and write the page from all of them with ``--join``.
 """
 
 import argparse
@@ -38,12 +39,12 @@ KEY = ("task", "budget", "method", "seed", "limit")
 class Results:
     """Rows, in memory and in a file. Networks with the same weights are evaluated once."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, others: Iterable[Path] = ()) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path is not None and path.exists() else []
         self.rows: dict[tuple[Any, ...], Row] = {}
-        for row in map(json.loads, lines):
-            self.rows[key(row)] = row
+        for file in (*others, *([path] if path is not None and path.exists() else [])):
+            for row in map(json.loads, file.read_text().splitlines()):
+                self.rows[key(row)] = row
 
     def done(self, row: Row) -> bool:
         """Whether the file has the row, and it did not fail."""
@@ -176,14 +177,16 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[], metavar="PATTERN", help=f"patterns of: {', '.join(ways)}")
     parser.add_argument("--limit-eval", type=int, help="evaluate on so many samples only, for a quick look")
     parser.add_argument("--results", type=Path, help="rows that are there, and where new ones are appended")
+    parser.add_argument(
+        "--join", type=Path, nargs="+", default=[], metavar="FILE", help="only write the page of results in these files"
+    )
     parser.add_argument("--out", type=Path, help="write the tables here as Markdown; they are printed otherwise")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(options.results)
+    results = Results(options.results, options.join)
     names, chosen = picked(known, options.tasks), [ways[name] for name in picked(ways, options.methods)]
-    for name in names:
+    for name in names if not options.join else ():
         work(known[name], chosen, options.budgets or known[name].budgets, options, results)
-    command = "python benchmarks/accuracy.py " + " ".join(sys.argv[1:])
     asked = {m.name for m in chosen} | {"dense"}
     rows = [
         row
@@ -194,7 +197,7 @@ def main() -> None:
         and row["seed"] < options.seeds
         and (not options.budgets or row["budget"] in {1.0, *options.budgets})
     ]
-    text = document([known[name] for name in names], ways, rows, command, setting())
+    text = document([known[name] for name in names], ways, rows, setting())
     if options.out:
         options.out.write_text(text)
     else:

@@ -11,25 +11,24 @@ Row = dict[str, Any]
 
 HEAD = """# Accuracy after pruning, without training
 
-`{command}`
-
-{setting}.
+{setting}. The command of each table repeats it. Parts of one may run at once, a process for each core, as they did
+here, and be joined with `--join`.
 
 Mean ± standard deviation over seeds (of the calibration data and of all that is random; a method that depends on
 neither has none). MACs and parameters are counted on what each tool returned, by one counter, as a share of the dense
-network's. Latency is the median over interleaved rounds, as a share of the dense network's in the same rounds. Seconds
-are those of pruning: with scores, and for secateur with the proof. Where labels are needed to score, it says so. "+bn":
-running statistics of the batch norms estimated again on the calibration images. torch-pruning's ratio is searched until
-its result costs what the budget asks for, as near as its widths allow. "secateur defaults" is `sc.prune` with a budget
-and unlabelled data, and nothing else.
+network's. Latency is the median over interleaved rounds, as a share of the dense network's in the same rounds; with all
+cores busy it is a rough figure (the README has latencies of an idle machine). Seconds are those of choosing, cutting
+and compensating: scores of secateur's hints come from one pass for all of them, which is left out, while "secateur
+defaults", which is `sc.prune` with a budget and unlabelled data and nothing else, counts scores and proof, and
+torch-pruning's Taylor its gradients. Where labels are needed to score, it says so. "+bn": running statistics of the
+batch norms estimated again on the calibration images. torch-pruning's ratio is searched until its result costs what the
+budget asks for, as near as its widths allow.
 """
 
 
-def document(
-    tasks: Sequence[Task], methods: Mapping[str, Method], rows: Sequence[Row], command: str, setting: str
-) -> str:
+def document(tasks: Sequence[Task], methods: Mapping[str, Method], rows: Sequence[Row], setting: str) -> str:
     """The whole page."""
-    parts = [HEAD.format(command=command, setting=setting)]
+    parts = [HEAD.format(setting=setting)]
     for task in tasks:
         own = [row for row in rows if row["task"] == task.name]
         if own:
@@ -55,6 +54,7 @@ def section(task: Task, methods: Mapping[str, Method], rows: Sequence[Row], budg
     columns = ["method", unit, "against dense", *costs, "latency", "seconds", "seeds"]
     lines = [
         f"### {budget:.0%} of the {counted}\n",
+        f"`{command(task, methods, rows, budget)}`\n",
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),
         line(task, "dense", dense, dense),
@@ -68,6 +68,16 @@ def section(task: Task, methods: Mapping[str, Method], rows: Sequence[Row], budg
             lines.append(f"| {name} | {short(found[0]['error'])} |" + " |" * (len(columns) - 3) + f" {len(found)} |")
     good = {name: values for name, found in here.items() if (values := [r for r in found if "error" not in r])}
     return "\n".join([*lines, "", *verdicts(task, methods, good, dense), ""])
+
+
+def command(task: Task, methods: Mapping[str, Method], rows: Sequence[Row], budget: float) -> str:
+    """What repeats a table."""
+    done = {row["method"] for row in rows if row["budget"] == budget}
+    seeds = 1 + max(row["seed"] for row in rows if row["budget"] == budget)
+    left_out = [m for m in methods.values() if m.fits(task) and m.name not in done]
+    names = " ".join(f'"{name}"' for name in methods if name in done)
+    parts = f" --methods {names}" if left_out else ""
+    return f"python benchmarks/accuracy.py {task.name} --seeds {seeds} --budgets {budget:g}{parts}"
 
 
 def line(task: Task, label: str, rows: Sequence[Row], dense: Sequence[Row]) -> str:
