@@ -180,6 +180,8 @@ def tune(
         overwrite: replace an earlier run in the output directory.
         debug: show the whole traceback of an error.
     """
+    from secateur.runs import several
+    from secateur.runs.steps import silent
     from secateur.runs.tune import tune_run
 
     given = _given.get()
@@ -190,11 +192,12 @@ def tune(
         given = given | {"result"}
     settings = merged(TuneSettings, values, given, file, str(config or "flags"))
     terminal = Terminal(_out())
+    first = several.rank() == 0
     try:
-        outcome = tune_run(settings, overwrite=overwrite, watch=terminal.watch)
+        outcome = tune_run(settings, overwrite=overwrite, watch=terminal.watch if first else silent)
     except KeyboardInterrupt:
         return _stopped(terminal, settings.out)
-    return _ended(outcome, settings.out)
+    return DONE if outcome is None else _ended(outcome, settings.out)
 
 
 @app.command
@@ -211,13 +214,17 @@ def resume(path: Path = _RUN_DEFAULT.out, /, *, debug: Annotated[bool, _OTHER] =
         path: the output directory of the run; what is not finished lies beside it in PATH.unfinished.
         debug: show the whole traceback of an error.
     """
+    from secateur.runs import several
     from secateur.runs.resume import resume_run
+    from secateur.runs.steps import silent
 
-    terminal = Terminal(_out())
+    terminal, first = Terminal(_out()), several.rank() == 0
     try:
-        outcome = resume_run(path, watch=terminal.watch)
+        outcome = resume_run(path, watch=terminal.watch if first else silent)
     except KeyboardInterrupt:
         return _stopped(terminal, path)
+    if outcome is None and not first:
+        return DONE
     if outcome is None:
         _out().print(Text(f"{path} is finished: there is nothing left to do."), soft_wrap=True)
         return DONE

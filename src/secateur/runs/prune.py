@@ -29,7 +29,7 @@ from secateur.planning import Plan, plan
 from secateur.provenance import recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
-from secateur.runs import gradual
+from secateur.runs import gradual, several
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished
 from secateur.timing.settling import Clock
@@ -99,6 +99,7 @@ def prune_run(
         SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then but checkpoints.
         KeyboardInterrupt: Ctrl-C before there was anything worth keeping. Nothing is left behind but checkpoints.
     """
+    several.check_alone("secateur prune")
     settings = settings.resolved()
     unfinished = Unfinished(settings.out)
     with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:

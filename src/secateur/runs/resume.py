@@ -24,7 +24,7 @@ def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
         watch: is told of every step.
 
     Returns:
-        What was done; None where the run is finished already.
+        What was done; None where the run is finished already, and in processes but the first.
 
     Raises:
         OutputError: there is no run.

@@ -16,6 +16,7 @@ from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import check_device
 from secateur.models import build_model
 from secateur.reporting import Report, render_page
+from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished
@@ -41,8 +42,12 @@ class Tuned:
     interrupted: str = ""
 
 
-def tune_run(settings: TuneSettings, *, overwrite: bool = False, resume: bool = False, watch: Watch = silent) -> Tuned:
+def tune_run(
+    settings: TuneSettings, *, overwrite: bool = False, resume: bool = False, watch: Watch = silent
+) -> Tuned | None:
     """Do everything that ``secateur tune`` does.
+
+    In several processes all of them train, and the first one does the rest.
 
     Args:
         settings: what to do; see `TuneSettings`.
@@ -50,15 +55,24 @@ def tune_run(settings: TuneSettings, *, overwrite: bool = False, resume: bool = 
         resume: go on with a run that was not finished, from its last checkpoint.
         watch: is told of every step.
 
+    Returns:
+        What was done; None in processes but the first.
+
     Raises:
         SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then but checkpoints.
         KeyboardInterrupt: Ctrl-C before training began.
     """
     settings = settings.resolved()
     unfinished = Unfinished(settings.out)
+    if several.rank() > 0:
+        several.meet(settings.device)  # the first one has made its place
+        model, teacher, data = prepare(settings)
+        _trained(model, teacher, data, settings, unfinished, silent)
+        return None
     with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:
         if not resume:
             unfinished.begin(settings.to_yaml(), overwrite=overwrite)
+        several.meet(settings.device)
         try:
             done = _tune_run(settings, directory, unfinished, watch)
         except BaseException:
@@ -74,7 +88,27 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
     write_text(directory.work / "config.yaml", settings.to_yaml())
     model, teacher, data = prepare(settings, watch)
     before = copy.deepcopy(model)
-    history = train(
+    history = _trained(model, teacher, data, settings, unfinished, watch)
+    dense = {} if teacher is None else {"dense": teacher}
+    figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
+    interrupted = cut_short({"tuned": history}, settings)
+    report = make_report(settings, figures, interrupted)
+    with watch("Saving") as step:
+        save(model, report, history, settings, directory.work)
+        path = directory.publish()
+        step.note(str(settings.out))
+    return Tuned(path=path, model=model, report=report, history=history, interrupted=interrupted)
+
+
+def _trained(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    data: Data,
+    settings: TuneSettings,
+    unfinished: Unfinished,
+    watch: Watch,
+) -> History:
+    return train(
         model,
         data,
         settings,
@@ -85,15 +119,6 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
         teacher=teacher,
         checkpoints=unfinished.checkpoints("tuned"),
     )
-    dense = {} if teacher is None else {"dense": teacher}
-    figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
-    interrupted = cut_short({"tuned": history}, settings)
-    report = make_report(settings, figures, interrupted)
-    with watch("Saving") as step:
-        save(model, report, history, settings, directory.work)
-        path = directory.publish()
-        step.note(str(settings.out))
-    return Tuned(path=path, model=model, report=report, history=history, interrupted=interrupted)
 
 
 def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, nn.Module | None, Data]:
@@ -125,7 +150,7 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
     known: Mapping[str, Any] = Report.load(settings.result) if (settings.result / "report.json").exists() else {}
     return Report.build(
         model=str(known.get("model") or settings.model or settings.result),
-        dense=figures.get("dense") or known.get("dense"),
+        dense=figures.get("dense") or _timeless(known.get("dense")),
         pruned=figures["pruned"],
         tuned=figures["tuned"],
         proof=known.get("proof"),
@@ -140,6 +165,14 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
         dead_units=known.get("dead_units"),
         gradual=known.get("gradual"),
     )
+
+
+def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Figures of another day: times and memory can't be compared with those of now."""
+    if figures is None:
+        return None
+    kept = ("params", "macs", "size_bytes", "metrics")
+    return {name: value if name in kept else None for name, value in figures.items()}
 
 
 def save(model: nn.Module, report: Report, history: History, settings: TuneSettings, folder: Path) -> None:
