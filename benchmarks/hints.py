@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help=".svg or .html file for the picture")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
+    if options.out and not options.out.exists():
+        parser.error(f"no {options.out}: the table goes between two marks of a page that is there")
     torch.set_num_threads(1)
     started = time.perf_counter()
     check = measure(options)

@@ -14,6 +14,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 # Subprocesses of the tests find `sitecustomize` by themselves.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("COLUMNS", None)  # 80 in the processes that pytest-xdist starts; output to a file is wider
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
 
 
