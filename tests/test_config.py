@@ -231,3 +231,13 @@ def test_a_command_repeats_the_augmentation(augment: Any) -> None:
     _, bound, _ = cli.app.parse_args(shlex.split(settings.to_command())[1:], exit_on_error=False)
     assert PruneSettings(**cli.flag_values(*bound.arguments.values())).augment == augment
     assert PruneSettings.from_mapping(yaml.safe_load(settings.to_yaml())).augment == augment
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("search", "search"), ("3e-4", 3e-4), (0.1, 0.1)])
+def test_the_learning_rate_is_a_number_or_left_to_evidence(text: object, value: object) -> None:
+    assert PruneSettings.from_mapping({"lr": text}).lr == value
+
+
+def test_other_words_are_no_learning_rate() -> None:
+    with pytest.raises(ConfigError, match="lr is 'fast', but must be"):
+        PruneSettings.from_mapping({"lr": "fast"})

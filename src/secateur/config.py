@@ -169,8 +169,10 @@ class TuneOptions(Settings):
     Args:
         epochs: epochs of fine-tuning, 0 for none; by default 5, more for the embedded example.
         lr: highest learning rate of the fine-tuning; by default 0.0003, more for the embedded example. "auto" finds it
-            by a range test on training batches.
+            by a range test on training batches, "search" by short trainings that are judged on the validation split
+            (between the steps of a schedule, by a range test).
         optimizer: "adamw", "adam" or "sgd"; "auto" takes the better of AdamW and SGD by range tests.
+        search_seconds: how long a search may take.
         weight_decay: of the optimiser.
         distill: share of the fine-tuning's loss that follows the dense network's answers instead of the labels, in
             [0, 1].
@@ -187,8 +189,9 @@ class TuneOptions(Settings):
     """
 
     epochs: int | None = None
-    lr: float | Literal["auto"] | None = None
+    lr: float | Literal["auto", "search"] | None = None
     optimizer: Literal["auto", "adamw", "adam", "sgd"] = cast('Literal["adamw", "adam", "sgd"]', TUNE.optimizer)
+    search_seconds: float = 120
     weight_decay: float = TUNE.weight_decay
     distill: float = TUNE.distill
     features: tuple[str, ...] = ()
@@ -604,7 +607,8 @@ def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
         ("batch_size", "at least 1", lambda value: value >= 1),
         ("image_size", "at least 1", lambda value: value >= 1),
         ("epochs", "at least 0", lambda value: value >= 0),
-        ("lr", "above 0, or auto", lambda value: value == "auto" if isinstance(value, str) else value > 0),
+        ("lr", "above 0, auto or search", lambda value: value in ("auto", "search") or value > 0),
+        ("search_seconds", "above 0", lambda value: value > 0),
         ("distill", "in [0, 1]", lambda value: 0 <= value <= 1),
         ("weight_decay", "at least 0", lambda value: value >= 0),
         ("warmup", "in [0, 1)", lambda value: 0 <= value < 1),

@@ -53,7 +53,7 @@ def prune(
             steps=settings.steps,
             epochs=settings.step_epochs,
             final_epochs=0,
-            lr=settings.lr or 0.0,
+            lr="auto" if isinstance(settings.lr, str) else settings.lr or 0.0,
             lr_schedule=options.pop("schedule"),
             mode=settings.gradual,
             rewind=None if settings.rewind == "none" else settings.rewind,

@@ -34,8 +34,9 @@ from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
-from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, evaluate
+from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
 from secateur.tuning import tune as fine_tune
+from secateur.tuning.choosing import Rate
 from secateur.tuning.randomness import DataDraws
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
@@ -445,7 +446,7 @@ def train(
     title: str,
     *,
     epochs: int,
-    lr: float | Literal["auto"] | None,
+    lr: float | Literal["auto", "search"] | None,
     teacher: nn.Module | None = None,
     checkpoints: Path | None = None,
     callbacks: Sequence[Callback] = (),
@@ -471,7 +472,7 @@ def train(
             data.train,
             data.validation,
             epochs=epochs,
-            lr=lr or 0.0,
+            lr=_rate(lr, settings, checkpoints),
             optimizer=settings.optimizer,
             weight_decay=settings.weight_decay,
             teacher=_lessons(model, teacher, settings),
@@ -488,6 +489,14 @@ def train(
             step.note(_kept(history, epochs))
     model.eval()
     return history
+
+
+def _rate(lr: float | str | None, settings: TrainingSettings, checkpoints: Path | None) -> Rate:
+    """The learning rate as `tune` takes it; a search keeps its trials with the checkpoints."""
+    if lr == "search":
+        storage = None if checkpoints is None else checkpoints / "search.log"
+        return Search(seconds=settings.search_seconds, storage=storage, seed=settings.seed)
+    return "auto" if lr == "auto" else float(lr or 0.0)
 
 
 def _lessons(model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings) -> Distillation | None:
