@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support.several import environment
+
 SUPPORT = Path(__file__).parent
 
 
@@ -13,7 +15,7 @@ def run(program: str, folder: Path, what: str, way: str) -> int:
     """The exit code of ``python PROGRAM FOLDER WHAT WAY``."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(SUPPORT / program), str(folder), what, way]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from networks import Cnn  # beside this file
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.integrations.lightning import PruneCallback
+from support.networks import Cnn
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "once": {"at": 20, "keep": 0.5},
