@@ -11,13 +11,13 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accuracy import setting
 from accuracy_methods import Case, methods
+from accuracy_table import spread
 from accuracy_tasks import HELD_OUT, STORY_TOKENS, Task, chosen, shared, tasks
 from torch import nn
 
@@ -75,10 +75,6 @@ def row(task: Task, name: str, model: nn.Module, seed: int, options: Any) -> dic
         "lr": (history.choice or {})["lr"],
         "ms": 1e3 / history.steps_per_second,
     }
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from accuracy import setting
 from accuracy_methods import Case, methods
+from accuracy_table import spread
 from accuracy_tasks import Task, cifar_split, shared, tasks
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -129,10 +130,6 @@ def row(task: Task, name: str, model: nn.Module, teacher: nn.Module, seed: int, 
         "macs": task.costs(model)["macs"],
         "seconds": seconds,
     }
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def document(rows: Sequence[dict[str, Any]], options: Any) -> str:

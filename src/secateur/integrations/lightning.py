@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 from secateur.errors import ArtifactError, MissingExtra, RemapError
-from secateur.integrations.pruner import Pruner, one_process
+from secateur.integrations.pruner import Pruner, Prunes, one_process
 from secateur.integrations.record import Record
 from secateur.planning.schedules import Schedule
-from secateur.reporting import Report
 
 KEY = "secateur_plans"
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -38,7 +37,7 @@ def _callback_class() -> Any:
 _Callback: Any = _callback_class()
 
 
-class PruneCallback(_Callback):
+class PruneCallback(Prunes, _Callback):
     """Prunes the model of a Lightning ``Trainer`` in the middle of training, once or bit by bit.
 
     The module becomes smaller in place, and its optimizers go on with what they have learnt of the weights that stay.
@@ -71,21 +70,6 @@ class PruneCallback(_Callback):
     ) -> None:
         self._pruner = Pruner(example, at=at, schedule=schedule, settings=settings)
         self.part, self.also = part, tuple(also)
-
-    @property
-    def at(self) -> tuple[int, ...]:
-        """After which steps it prunes."""
-        return self._pruner.at
-
-    @property
-    def record(self) -> Record:
-        """The plans that were carried out so far, those before a resumed checkpoint included."""
-        return self._pruner.record
-
-    @property
-    def reports(self) -> list[Report]:
-        """Of the prunings in this process."""
-        return self._pruner.reports
 
     # ------------------------------------------------------------------ called by the trainer
 

@@ -112,3 +112,24 @@ def one_process(count: int, what: str) -> None:
             f"{what} trains in {count} processes, whose wrappers hold the model's parameters: prune in one process, "
             "save, and go on in several from the smaller model"
         )
+
+
+class Prunes:
+    """What the callbacks of all trainers tell of their pruning."""
+
+    _pruner: Pruner
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """After which steps it prunes."""
+        return self._pruner.at
+
+    @property
+    def record(self) -> Record:
+        """The plans that were carried out so far, those before a resumed checkpoint included."""
+        return self._pruner.record
+
+    @property
+    def reports(self) -> list[Report]:
+        """Of the prunings in this process."""
+        return self._pruner.reports

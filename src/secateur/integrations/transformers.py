@@ -11,11 +11,10 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import MissingExtra, RemapError
-from secateur.integrations.pruner import Pruner, one_process
+from secateur.integrations.pruner import Pruner, Prunes, one_process
 from secateur.integrations.record import FILE, Record, first_that_fits
 from secateur.modules import named_tensors
 from secateur.planning.schedules import Schedule
-from secateur.reporting import Report
 
 try:
     from transformers import TrainerCallback
@@ -23,7 +22,7 @@ except ImportError as error:
     raise MissingExtra("transformers", "transformers", "pruning inside its Trainer") from error
 
 
-class PruneCallback(TrainerCallback):
+class PruneCallback(Prunes, TrainerCallback):
     """Prunes the model of a ``Trainer`` in the middle of training, once or bit by bit.
 
     The model becomes smaller in place, and the optimizer goes on with what it has learnt of the weights that stay;
@@ -60,21 +59,6 @@ class PruneCallback(TrainerCallback):
         self._pruner = Pruner(example, at=at, schedule=schedule, settings=settings)
         self.also = tuple(also)
         self._hook: Any = None
-
-    @property
-    def at(self) -> tuple[int, ...]:
-        """After which steps it prunes."""
-        return self._pruner.at
-
-    @property
-    def record(self) -> Record:
-        """The plans that were carried out so far, those before a resumed checkpoint included."""
-        return self._pruner.record
-
-    @property
-    def reports(self) -> list[Report]:
-        """Of the prunings in this process."""
-        return self._pruner.reports
 
     def prepare_(self, model: nn.Module, checkpoint: str | Path) -> nn.Module:
         """Make a model of the original sizes as small as the one in a checkpoint, in place. Returns it.

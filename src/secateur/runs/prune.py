@@ -31,7 +31,7 @@ from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
 from secateur.runs.steps import Step, Watch, silent
-from secateur.runs.unfinished import Unfinished
+from secateur.runs.unfinished import Unfinished, workplace
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
@@ -102,23 +102,15 @@ def prune_run(
     """
     several.check_alone("secateur prune")
     settings = settings.resolved()
-    unfinished = Unfinished(settings.out)
-    with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:
-        if not resume:
-            unfinished.begin(settings.to_yaml(), overwrite=overwrite)
-        try:
-            outcome = _prune_run(settings, directory, unfinished, watch)
-        except BaseException:
-            if not unfinished.worth_keeping:
-                unfinished.clear()
-            raise
+    place = workplace(settings.out, settings.to_yaml(), overwrite=overwrite, resume=resume)
+    with place as (directory, unfinished):
+        outcome = _prune_run(settings, directory, unfinished, watch)
     if not outcome.interrupted:
         unfinished.clear()
     return outcome
 
 
 def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Outcome:
-    write_text(directory.work / "config.yaml", settings.to_yaml())
     dense, data = prepare(settings, watch)
     ticket = gradual.ticket(data, settings)
     histories = train_dense(dense, data, settings, watch, unfinished.checkpoints("dense"), ticket)

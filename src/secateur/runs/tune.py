@@ -19,7 +19,7 @@ from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
-from secateur.runs.unfinished import Unfinished
+from secateur.runs.unfinished import Unfinished, workplace
 from secateur.tuning import History
 
 
@@ -63,29 +63,21 @@ def tune_run(
         KeyboardInterrupt: Ctrl-C before training began.
     """
     settings = settings.resolved()
-    unfinished = Unfinished(settings.out)
     if several.rank() > 0:
         several.meet(settings.device)  # the first one has made its place
         model, teacher, data = prepare(settings)
-        _trained(model, teacher, data, settings, unfinished, silent)
+        _trained(model, teacher, data, settings, Unfinished(settings.out), silent)
         return None
-    with RunDirectory(settings.out, overwrite=overwrite or resume) as directory:
-        if not resume:
-            unfinished.begin(settings.to_yaml(), overwrite=overwrite)
+    place = workplace(settings.out, settings.to_yaml(), overwrite=overwrite, resume=resume)
+    with place as (directory, unfinished):
         several.meet(settings.device)
-        try:
-            done = _tune_run(settings, directory, unfinished, watch)
-        except BaseException:
-            if not unfinished.worth_keeping:
-                unfinished.clear()
-            raise
+        done = _tune_run(settings, directory, unfinished, watch)
     if not done.interrupted:
         unfinished.clear()
     return done
 
 
 def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Tuned:
-    write_text(directory.work / "config.yaml", settings.to_yaml())
     model, teacher, data = prepare(settings, watch)
     before = copy.deepcopy(model)
     history = _trained(model, teacher, data, settings, unfinished, watch)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from secateur.errors import OutputError
-from secateur.files import flush, write_text
+from secateur.files import RunDirectory, flush, write_text
 
 SETTINGS = "config.yaml"
 
@@ -69,3 +71,28 @@ class Unfinished:
         for name in (self.out.name, self.path.name):
             for rest in self.out.parent.glob(f".{name}.*.partial"):
                 shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def workplace(out: Path, settings: str, *, overwrite: bool, resume: bool) -> Generator[tuple[RunDirectory, Unfinished]]:
+    """Where a run works: the directory that appears when it is published, and what lets the run be taken up again.
+
+    The latter stays after an error if there is something in it worth keeping, and after success until it is cleared.
+
+    Args:
+        out: the place of the result.
+        settings: the run's, as a YAML file.
+        overwrite: replace an earlier run, finished or not.
+        resume: go on with a run that was not finished.
+    """
+    unfinished = Unfinished(out)
+    with RunDirectory(out, overwrite=overwrite or resume) as directory:
+        if not resume:
+            unfinished.begin(settings, overwrite=overwrite)
+        try:
+            write_text(directory.work / SETTINGS, settings)
+            yield directory, unfinished
+        except BaseException:
+            if not unfinished.worth_keeping:
+                unfinished.clear()
+            raise

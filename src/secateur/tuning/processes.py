@@ -180,10 +180,6 @@ class Processes:
             raise failed or TrainingError(words)
         return value
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
-
     # ------------------------------------------------------------------ states
 
     def model_state(self, wrapped: nn.Module) -> states.State:
