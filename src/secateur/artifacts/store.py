@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from secateur import nests
 from secateur.artifacts import probe
 from secateur.artifacts.graphs import decode_graph, encode_graph
+from secateur.changes import Change, change_from_dict
 from secateur.errors import ArtifactError, OutputError, SecateurError
 from secateur.files import atomic, write_text
 from secateur.inputs import as_call
@@ -165,7 +166,7 @@ def save(
     for name, content in (("model.safetensors", stored), ("probe.safetensors", tensors)):
         with atomic(folder / name) as temporary:
             save_file(content, temporary, metadata={"format": "pt"})
-    plans[-1].save(folder / "plan.json")
+    write_text(folder / "plan.json", json.dumps(plans[-1].to_dict(), indent=1) + "\n")
     record["files"] = {name: _fingerprint(folder / name) for name in FILES}
     write_text(folder / "artifact.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
 
@@ -200,7 +201,7 @@ def _from_graph(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.
 
 def _provenance(
     model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
-) -> tuple[tuple[Plan, ...], tuple[Any, ...], dict[str, Any]]:
+) -> tuple[tuple[Change, ...], tuple[Any, ...], dict[str, Any]]:
     plans, inputs = recall(model, "plans"), recall(model, "inputs")
     if args is not None or kwargs:
         inputs = as_call(args, kwargs)
@@ -333,7 +334,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 def _rebuild(
     folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.Module | None, trust: bool
 ) -> nn.Module:
-    plans = [*(Plan.from_dict(p) for p in record["earlier"]), Plan.from_dict(read_json(folder / "plan.json"))]
+    plans = [change_from_dict(data) for data in (*record["earlier"], read_json(folder / "plan.json"))]
     if model is None and record["graph"] is not None:
         made = _from_graph(record, weights)
     else:
