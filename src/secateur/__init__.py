@@ -6,6 +6,8 @@ from secateur import importance as importance
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError
+from secateur.exporting import Exported as Exported
+from secateur.exporting import export as export
 from secateur.graph import Graph as Graph
 from secateur.hints import HintCheck as HintCheck
 from secateur.hints import check_hints as check_hints
