@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from secateur.artifacts import read_record
-from secateur.artifacts.store import Build
+from secateur.artifacts.build import Build
 from secateur.cli.saved import load_saved, saved_inputs
 from secateur.config import ModelSettings
 from secateur.errors import ConfigError, OutputError
@@ -75,6 +75,8 @@ def export_saved(
     Raises:
         SecateurError: it can't be loaded, exported, or compared with the dense network.
     """
+    if wishes.opset is not None and "onnx" not in targets:
+        raise ConfigError("--opset is of ONNX: add onnx to --format")
     taken = [str(path) for path in targets.values() if path.exists() and not wishes.overwrite]
     if taken:
         raise OutputError(f"{' and '.join(taken)} exists already: choose another place with --out, or give --overwrite")
