@@ -121,7 +121,7 @@ def test_images_have_a_free_batch() -> None:
 
 
 def test_a_batch_is_captured_at_a_size_that_no_other_dim_has() -> None:
-    assert sizes(torch.zeros(1, 3, 8, 8))[0][1] == {"batch": 2}
+    assert sizes(torch.zeros(1, 3, 8, 8))[0] == (("batch",), {"batch": 2}, [{"batch": 3}])
     assert sizes(torch.zeros(3, 3, 4, 4))[0][1] == {"batch": 5}
 
 

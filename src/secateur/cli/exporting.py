@@ -51,7 +51,7 @@ def files(result: Path, formats: tuple[Format, ...], out: Path | None) -> dict[F
     place = out if out is not None else Path(result.resolve().name)
     ending = place.suffix.lower().removeprefix(".")
     known = next((kind for kind in FORMATS if kind == ending), None) if out is not None else None
-    wanted = tuple(dict.fromkeys(formats)) or ((known or "onnx"),)
+    wanted: tuple[Format, ...] = tuple(dict.fromkeys(formats)) or ((known or "onnx"),)
     if known is not None and len(wanted) == 1 and wanted != (known,):
         raise ConfigError(
             f"--out {out} ends in .{known}, but --format is {wanted[0]}: give --out {place.with_suffix('')}.{wanted[0]}"
@@ -88,9 +88,10 @@ def export_saved(
     args, kwargs = inputs or saved_inputs(result)
     for kind, path in targets.items():
         with watch(f"Exporting to {path}") as step:
+            only_onnx: dict[str, Any] = {"opset": wishes.opset, "dense": dense, "threads": wishes.threads}
             written = export(
                 network, path, args, kwargs, dynamic=not wishes.static, overwrite=wishes.overwrite,
-                **({"opset": wishes.opset, "dense": dense, "threads": wishes.threads} if kind == "onnx" else {}),
+                **(only_onnx if kind == "onnx" else {}),
             )  # fmt: skip
             step.note(f"{written.difference:.1e} of the outputs' scale from the network")
         yield written

@@ -57,7 +57,7 @@ def capture(model: nn.Module, call: Call, marks: Marks) -> Captured:
     """
     args, kwargs = fresh((call.args, call.kwargs))
     own = Call(args, kwargs, call.bound)
-    shapes = ShapesCollection()
+    shapes: Any = ShapesCollection()
     for leaf, mark in zip(own.leaves, marks, strict=True):
         if mark:
             shapes[leaf] = dict.fromkeys(mark, Dim.AUTO)

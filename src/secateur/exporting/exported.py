@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from secateur.exporting.latency import Latency
 
@@ -53,12 +54,12 @@ class Exported:
         return replace(self, path=folder / self.path.name, files=tuple(folder / file.name for file in self.files))
 
     def __rich__(self) -> Group:
-        table = Table(show_header=False, caption="\n".join(self.notes) or None, caption_justify="left")
+        table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
         for label, text in self._rows():
             table.add_row(label, text)
-        return Group(table, *([self._timed(self.latency)] if self.latency else []))
+        return Group(table, *map(Text, self.notes), *(_timed(self.latency) if self.latency else ()))
 
     def __str__(self) -> str:
         with StringIO() as text:
@@ -77,17 +78,17 @@ class Exported:
         by = "onnxruntime" if self.format == "onnx" else "torch.export"
         return [*rows, (f"checked in {by}", f"{', '.join(self.checks)}: {self.difference:.1e} of the scale apart")]
 
-    def _timed(self, found: Latency) -> Table:
-        threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
-        table = Table(
-            title="Latency in onnxruntime",
-            title_justify="left",
-            caption=f"batch {found.batch}, CPU, {threads}, in turns, medians of {found.rounds} rounds, {found.clock}",
-            caption_justify="left",
-        )
-        table.add_column("")
-        table.add_column("ms", justify="right")
-        table.add_column("of dense", justify="right")
-        table.add_row("dense", f"{found.dense_ms:.3g}", "1")
-        table.add_row("pruned", f"{found.pruned_ms:.3g}", f"{found.left:.3f}")
-        return table
+
+def _timed(found: Latency) -> tuple[Table, Text]:
+    """A table of the latency, and how it was measured."""
+    table = Table()
+    table.add_column("latency in onnxruntime")
+    table.add_column("ms", justify="right")
+    table.add_column("of dense", justify="right")
+    table.add_row("dense", f"{found.dense_ms:.3g}", "1")
+    table.add_row("pruned", f"{found.pruned_ms:.3g}", f"{found.left:.3f}")
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    return table, Text(
+        f"batch {found.batch}, on the CPU, {threads}, in turns, medians of {found.rounds} rounds, {found.clock}",
+        style="dim",
+    )

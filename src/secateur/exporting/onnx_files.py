@@ -141,7 +141,7 @@ def feed(opened: Any, captured: Captured, call: Call) -> dict[str, Any]:
     """The inputs of a session, by name, as arrays."""
     wanted = {item.name for item in opened.get_inputs()}
     named = zip(captured.inputs, call.leaves, strict=True)
-    return {name: leaf.detach().cpu().numpy() for name, leaf in named if name in wanted}
+    return {name: leaf.detach().cpu().numpy() for name, leaf in named if name is not None and name in wanted}
 
 
 def runner(path: Path, captured: Captured) -> Run:

@@ -69,8 +69,9 @@ def checked_at(call: Call, marks: Marks) -> list[dict[str, int]]:
     """Further sizes at which the export is compared: a single sample, and one more than it was captured with."""
     if BATCH not in names(marks):
         return []
-    batch, length = _batch(call.leaves) or 1, _length(call.leaves)
+    own, length = _batch(call.leaves) or 1, _length(call.leaves)
+    batches = sorted({1, captured_at(call, marks)[BATCH] + 1} - {own})
     if SEQUENCE not in names(marks) or length is None:
-        return [{BATCH: 1}, {BATCH: batch + 1}]
+        return [{BATCH: batch} for batch in batches]
     other = length - 1 if length > 2 else length + 1  # a longer one may be more than the model's positions
-    return [{BATCH: 1, SEQUENCE: other}, {BATCH: batch + 1, SEQUENCE: length}]
+    return [{BATCH: batch, SEQUENCE: other if k == 0 else length} for k, batch in enumerate(batches)]

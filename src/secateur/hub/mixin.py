@@ -67,7 +67,8 @@ class HubMixin:
         Raises:
             HubError, ArtifactError, MissingExtra: as `secateur.push_to_hub`.
         """
-        return push_to_hub(cast(nn.Module, self), repo_id, **{"build": self._build(), **how})
+        settings: dict[str, Any] = {"build": self._build(), **how}
+        return push_to_hub(cast(nn.Module, self), repo_id, **settings)
 
     @classmethod
     def from_pretrained(
@@ -117,7 +118,7 @@ class HubMixin:
 
     def _build(self) -> dict[str, Any] | None:
         spec, arguments = _spec(type(self)), self.__dict__.get(ARGUMENTS)
-        return None if spec is None or arguments is None else {"callable": spec, "args": arguments}
+        return None if arguments is None else {"callable": spec, "args": arguments}
 
 
 def _spec(cls: type) -> str:
