@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secateur.cli import views
-from secateur.cli.saved import example_inputs, load_saved, saved_inputs
+from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
     CheckSettings,
@@ -68,7 +68,7 @@ app = App(
     help="""Make trained neural networks smaller and faster by removing what contributes least, with proof.
 
 Start with `secateur prune`: it trains a small network on embedded data, prunes it, proves the result, tunes it, and
-writes a report.""",
+writes a report. `secateur COMMAND --help` explains a command, with examples.""",
     help_format="markdown",
     version=_version,
     config=[_remember_given],
@@ -337,7 +337,10 @@ def inspect(
     import secateur as sc
 
     network = build_model(_settings(ModelSettings, model))
-    graph = sc.trace(network, example_inputs(input, _settings(DataSettings, data)))
+    source = _settings(DataSettings, data)
+    args = example_inputs(input, source)
+    with inputs_that_fit(network, args, input, source):
+        graph = sc.trace(network, args)
     for answer in [graph.explain(dim) for dim in explain] or [graph]:
         _out().print(answer, soft_wrap=answer is not graph)
     return DONE
@@ -379,11 +382,14 @@ def measure(
         network = build_model(settings)
     else:
         network = load_saved(path, settings if "model" in _given.get() else None, trust=trust)
+    source = _settings(DataSettings, data)
     if path is None or input:
-        args, kwargs = example_inputs(input, _settings(DataSettings, data)), {}
+        args, kwargs = example_inputs(input, source), {}
     else:
         args, kwargs = saved_inputs(path)
-    _out().print(sc.measure(network.to(device), moved(args, device), moved(kwargs, device)))
+    args, kwargs = moved(args, device), moved(kwargs, device)
+    with inputs_that_fit(network.to(device), args, input, source):
+        _out().print(sc.measure(network, args, kwargs))
     return DONE
 
 

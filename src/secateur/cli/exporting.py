@@ -51,7 +51,8 @@ def files(result: Path, formats: tuple[Format, ...], out: Path | None) -> dict[F
     place = out if out is not None else Path(result.resolve().name)
     ending = place.suffix.lower().removeprefix(".")
     known = next((kind for kind in FORMATS if kind == ending), None) if out is not None else None
-    wanted: tuple[Format, ...] = tuple(dict.fromkeys(formats)) or ((known or "onnx"),)
+    default: Format = known or "onnx"
+    wanted = tuple(dict.fromkeys(formats or (default,)))
     if known is not None and len(wanted) == 1 and wanted != (known,):
         raise ConfigError(
             f"--out {out} ends in .{known}, but --format is {wanted[0]}: give --out {place.with_suffix('')}.{wanted[0]}"
