@@ -53,6 +53,22 @@ def note_step(model: nn.Module, step: str, *, figures: Mapping[str, Any] | None 
     remember(model, "history", (*history(model), done))
 
 
+def complete_step(model: nn.Module, *, figures: Mapping[str, Any] | None, **details: Any) -> None:
+    """Say more of a model's last step: figures that were measured since, and details, in place of those before.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> note_step(net, "prune", seed=0)
+        >>> complete_step(net, figures={"params": 2}, data="digits")
+        >>> history(net)
+        ({'step': 'prune', 'figures': {'params': 2}, 'seed': 0, 'data': 'digits'},)
+    """
+    if past := history(model):
+        known = {name: value for name, value in details.items() if value is not None}
+        measured = {} if figures is None else {"figures": dict(figures)}
+        remember(model, "history", (*past[:-1], {**past[-1], **measured, **known}))
+
+
 def inherit(model: nn.Module, parent: nn.Module) -> None:
     """Give a model the history of the one that it was made of."""
     if past := history(parent):

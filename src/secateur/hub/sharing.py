@@ -1,5 +1,6 @@
 """``sc.push_to_hub`` and ``sc.from_pretrained``: a saved result to the Hub, and back."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -120,7 +121,7 @@ def _write_card(folder: Path, repo_id: str) -> None:
     """Let the card say how to load the result from the Hub; what a user wrote in it stays."""
     record = open_saved(folder).record
     local, place = loading(folder.name, record), folder / CARD
-    remote = local.replace(f"sc.load({folder.name!r}", f'sc.from_pretrained("{repo_id}"', 1)
+    remote = local.replace(f"sc.load({json.dumps(folder.name)}", f"sc.from_pretrained({json.dumps(repo_id)}", 1)
     text = place.read_text(encoding="utf-8") if place.is_file() else card(record, local)
     place.write_text(text.replace(local, remote), encoding="utf-8")
 
