@@ -60,7 +60,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--help"], *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "show"))],
+    [[], ["--help"], *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "export", "show"))],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
@@ -222,6 +222,10 @@ def test_inspect_with_inputs_of_a_shape(place: Path, capsys: pytest.CaptureFixtu
     assert main(["inspect", "--model", "users_own:colors", "--input", "2x3x8x8"]) == 0
     assert "weight:0" in capsys.readouterr().out
     assert "is no shape" in fails(["inspect", "--input", "2by3"], capsys)
+    for command in ("inspect", "measure"):  # of nobody's choosing: the embedded digits, one channel
+        said = fails([command, "--model", "users_own:colors"], capsys)
+        assert "These inputs came from --data digits." in said
+        assert "with --input, such as --input 1x3x224x224" in said
     assert "is no shape" in fails(["inspect", "--input", "2x3:int63"], capsys)
 
 

@@ -41,7 +41,7 @@ def test_too_few_outputs() -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(SecateurError, match=r"device 'quantum' can't be used here.*--device"):
+    with pytest.raises(SecateurError, match=r"device 'quantum' can't be used here: there is no such kind; .* --device"):
         prepare(PruneSettings(device="quantum"))
 
 

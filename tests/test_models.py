@@ -42,6 +42,10 @@ def test_the_example_and_a_users_own(networks: str) -> None:
     [
         ("resnet", "unknown model 'resnet': it is 'simplenet' or 'package.module:callable'"),
         ("nowhere_at_all:net", "no module 'nowhere_at_all' can be imported"),
+        (
+            "torch.nn:modul",
+            "has no 'modul'; did you mean 'Module'",
+        ),  # and not the module `modules`, which is no callable
         ("users_networks:liner", "has no 'liner'; did you mean 'linear'"),
         ("users_networks:CONSTANT", "names a int"),
         ("users_networks:number", "gave a int; it must give a torch.nn.Module"),

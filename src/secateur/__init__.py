@@ -2,13 +2,19 @@
 nothing else changed.
 """
 
+from secateur import hub as hub
 from secateur import importance as importance
+from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError
+from secateur.exporting import Exported as Exported
+from secateur.exporting import export as export
 from secateur.graph import Graph as Graph
 from secateur.hints import HintCheck as HintCheck
 from secateur.hints import check_hints as check_hints
+from secateur.hub import from_pretrained as from_pretrained
+from secateur.hub import push_to_hub as push_to_hub
 from secateur.importance import score as score
 from secateur.measuring import Measurement as Measurement
 from secateur.measuring import measure as measure

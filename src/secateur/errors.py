@@ -15,6 +15,8 @@ SecateurError
 ├── ProofFailed             the smaller model does not compute what the silenced original computes
 ├── ArtifactError           a saved result is truncated, altered, foreign or of another version
 ├── MeasureError            a model could not be measured
+├── ExportError             a model can't be exported, or the file computes something else
+├── HubError                the Hub could not be reached, or refused
 ├── TrainingError           training stopped because its result would be useless (NaN loss, no batch, ...)
 │   └── Diverged            the loss became NaN or infinite
 ├── DataError               data that can't be found, read or matched to the model
@@ -82,6 +84,14 @@ class ArtifactError(SecateurError):
 
 class MeasureError(SecateurError):
     """A model could not be measured."""
+
+
+class ExportError(SecateurError):
+    """A model can't be exported, or what was written computes something else."""
+
+
+class HubError(SecateurError):
+    """The Hub could not be reached, or refused what was asked of it."""
 
 
 class TrainingError(SecateurError):

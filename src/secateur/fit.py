@@ -24,9 +24,11 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):  # a list of all that torch was ever built for
+            reason = "there is no such kind; the usual ones are cpu, cuda, cuda:1 and mps"
         raise SecateurError(
-            f"the device {device!r} can't be used here: {str(error).splitlines()[0]}. Give another with --device, "
-            f"such as cpu"
+            f"the device {device!r} can't be used here: {reason}. Give another with --device, such as cpu"
         ) from error
 
 

@@ -68,7 +68,7 @@ def import_callable(spec: str) -> Callable[..., Any]:
         ) from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = difflib.get_close_matches(name, dir(found), n=1)
+            near = difflib.get_close_matches(name, [n for n in dir(found) if callable(getattr(found, n, None))], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ModelError(f"model {spec!r}: {module_name!r} has no {name!r}{hint}")
         found = getattr(found, name)

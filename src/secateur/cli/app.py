@@ -5,14 +5,14 @@ import sys
 from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
 from secateur.cli import views
-from secateur.cli.saved import example_inputs, load_saved, saved_inputs
+from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
     CheckSettings,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from secateur.runs.tune import Tuned
 
 FILE_WIDTH = 140
+COMMANDS = ("prune", "tune", "resume", "hints", "inspect", "measure", "export", "show")
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 Section = TypeVar("Section", bound=Settings)
@@ -67,7 +68,7 @@ app = App(
     help="""Make trained neural networks smaller and faster by removing what contributes least, with proof.
 
 Start with `secateur prune`: it trains a small network on embedded data, prunes it, proves the result, tunes it, and
-writes a report.""",
+writes a report. `secateur COMMAND --help` explains a command, with examples.""",
     help_format="markdown",
     version=_version,
     config=[_remember_given],
@@ -336,7 +337,10 @@ def inspect(
     import secateur as sc
 
     network = build_model(_settings(ModelSettings, model))
-    graph = sc.trace(network, example_inputs(input, _settings(DataSettings, data)))
+    source = _settings(DataSettings, data)
+    args = example_inputs(input, source)
+    with inputs_that_fit(network, args, input, source):
+        graph = sc.trace(network, args)
     for answer in [graph.explain(dim) for dim in explain] or [graph]:
         _out().print(answer, soft_wrap=answer is not graph)
     return DONE
@@ -378,11 +382,82 @@ def measure(
         network = build_model(settings)
     else:
         network = load_saved(path, settings if "model" in _given.get() else None, trust=trust)
+    source = _settings(DataSettings, data)
     if path is None or input:
-        args, kwargs = example_inputs(input, _settings(DataSettings, data)), {}
+        args, kwargs = example_inputs(input, source), {}
     else:
         args, kwargs = saved_inputs(path)
-    _out().print(sc.measure(network.to(device), moved(args, device), moved(kwargs, device)))
+    args, kwargs = moved(args, device), moved(kwargs, device)
+    with inputs_that_fit(network.to(device), args, input, source):
+        _out().print(sc.measure(network, args, kwargs))
+    return DONE
+
+
+@app.command
+def export(
+    result: Annotated[Path, Parameter(group=Group("Model", sort_key=1))] = _RUN_DEFAULT.out,
+    /,
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    input: Annotated[tuple[str, ...], _INPUT] = (),
+    format: Annotated[tuple[Literal["onnx", "pt2"], ...], _OTHER] = (),
+    out: Annotated[Path | None, _OTHER] = None,
+    opset: Annotated[int | None, _OTHER] = None,
+    static: Annotated[bool, _OTHER] = False,
+    compare_with: Annotated[Literal["dense"] | None, _OTHER] = None,
+    threads: Annotated[int, _OTHER] = 1,
+    trust: Annotated[bool, _OTHER] = False,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Write a saved result as ONNX, or as a program of torch.export, for other runtimes.
+
+    Each file is read back, run and compared with the network before it appears. The batch may differ from call to call,
+    and for tokens the length of a sequence, where the network allows it; the table says which sizes are free.
+
+    ```sh
+    # secateur-run.onnx in the current directory
+    secateur export secateur-run
+
+    # both formats, and how fast the pruned network is beside the dense one in onnxruntime
+    secateur export secateur-run --format onnx pt2 --out digits --compare-with dense
+
+    # a result that keeps its class wants the original network
+    secateur export photos-half --model torchvision.models:resnet18 \\
+        --model-args.num-classes 2 --out photos.onnx
+    ```
+
+    Args:
+        result: directory of a saved result.
+        input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
+            further inputs. Without it, the inputs are those saved with the result.
+        format: onnx, pt2, or both. A .pt2 file carries a pickle stream: whoever reads it has to trust it.
+        out: the file. By default the name of the result with .onnx or .pt2; of several files the ending differs.
+        opset: version of ONNX's operators; torch's own choice if not given.
+        static: fix the sizes of all inputs.
+        compare_with: dense, to time the network before pruning and the pruned one in onnxruntime, in turns. The dense
+            one is that of --model, or the one that the result says how to build.
+        threads: that onnxruntime has for the timing.
+        trust: let a saved result import the code that its network was built with.
+        overwrite: replace files that are there.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.cli.exporting import Wishes, export_saved, files
+
+    wishes = Wishes(opset=opset, static=static, compare_with=compare_with, threads=threads, overwrite=overwrite)
+    named = _settings(ModelSettings, model) if "model" in _given.get() else None
+    inputs = (example_inputs(input, DataSettings()), dict[str, Any]()) if input else None
+    terminal, targets = Terminal(_out()), files(result, format, out)
+    try:
+        for written in export_saved(
+            result, targets, wishes, inputs=inputs, model=named, trust=trust, watch=terminal.watch
+        ):
+            _out().print(written)
+    except KeyboardInterrupt:
+        _complain(
+            "stopped", f"by Ctrl-C during: {terminal.current}. Files that were shown are whole; no others are left"
+        )
+        return INTERRUPTED
     return DONE
 
 
@@ -392,10 +467,11 @@ def show(path: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
 
     ```sh
     secateur show secateur-run
+    secateur show small.safetensors
     ```
 
     Args:
-        path: directory of a saved result.
+        path: directory or single file of a saved result.
         debug: show the whole traceback of an error.
     """
     views.saved(_out(), path)
@@ -407,9 +483,7 @@ def execute(words: list[str]) -> int:
     try:
         code = app(words or ["--help"])
     except CycloptsError as error:
-        command = (
-            words[0] if words and words[0] in ("prune", "tune", "resume", "hints", "inspect", "measure", "show") else ""
-        )
+        command = words[0] if words and words[0] in COMMANDS else ""
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
         return MISUSED
     except KeyboardInterrupt:

@@ -2,18 +2,19 @@
 
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from secateur import nests
-from secateur.artifacts import load, read_record
+from secateur.artifacts import load, read_inputs, read_record
 from secateur.config import DataSettings, ModelSettings
 from secateur.data import load_data
-from secateur.errors import ArtifactError, ConfigError
+from secateur.errors import ArtifactError, ConfigError, MeasureError, TraceError
+from secateur.misfits import advice
 from secateur.models import build_model
 
 _SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
@@ -26,6 +27,25 @@ def example_inputs(shapes: tuple[str, ...], data: DataSettings) -> Any:
         return load_data(data.data, **{**how, **data.data_args}).example()
     generator = torch.Generator().manual_seed(0)
     return tuple(random_input(shape, generator) for shape in shapes)
+
+
+@contextmanager
+def inputs_that_fit(model: nn.Module, args: Any, shapes: tuple[str, ...], data: DataSettings) -> Generator[None]:
+    """While this lasts, an error about inputs that nobody chose says where they came from and how to choose others.
+
+    Raises:
+        ConfigError: the model does not run on inputs that came from the data.
+    """
+    try:
+        yield
+    except (TraceError, MeasureError) as error:
+        if shapes or "does not run on" not in str(error):
+            raise
+        said = advice(model, args)
+        raise ConfigError(
+            f"{error} These inputs came from --data {data.data}. {f'{said}. ' if said else ''}Give the shape of others "
+            "with --input, such as --input 1x3x224x224"
+        ) from error
 
 
 def random_input(text: str, generator: torch.Generator) -> Tensor:
@@ -68,5 +88,4 @@ def load_saved(path: Path, model: ModelSettings | None, *, trust: bool) -> nn.Mo
 
 def saved_inputs(path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example inputs that a result was saved with, positional and keyword."""
-    record = read_record(path)
-    return nests.decode(record["probe"], load_file(path / "probe.safetensors").__getitem__)
+    return read_inputs(path)

@@ -15,9 +15,10 @@ from secateur.errors import ArtifactError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import check_device
 from secateur.models import build_model
+from secateur.provenance import note_step
 from secateur.reporting import Report, render_page
 from secateur.runs import several
-from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
+from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, workplace
 from secateur.tuning import History
@@ -86,6 +87,14 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
     interrupted = cut_short({"tuned": history}, settings)
     report = make_report(settings, figures, interrupted)
     with watch("Saving") as step:
+        note_step(
+            model,
+            "tune",
+            figures=report["tuned"],
+            seed=settings.seed,
+            data=described(data, settings),
+            epochs=settings.epochs or FINE_TUNING.epochs,
+        )
         save(model, report, history, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
@@ -170,7 +179,8 @@ def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def save(model: nn.Module, report: Report, history: History, settings: TuneSettings, folder: Path) -> None:
     """Write everything but config.yaml into a run's directory."""
     record = artifacts.read_record(settings.result)
-    artifacts.save(model, folder, build=record["build"])
+    figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
+    artifacts.save(model, folder, build=record["build"], figures=figures)
     write_json(folder / "training.json", {"tuned": history.to_dict()})
     report.save(folder / "report.json")
     page = render_page(
