@@ -5,6 +5,8 @@ nothing else changed.
 from secateur import importance as importance
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
+from secateur.depth import deepen as deepen
+from secateur.depth import shorten as shorten
 from secateur.errors import SecateurError as SecateurError
 from secateur.graph import Graph as Graph
 from secateur.hints import HintCheck as HintCheck

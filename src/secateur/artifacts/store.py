@@ -23,6 +23,7 @@ from secateur import nests
 from secateur.artifacts import probe
 from secateur.artifacts.graphs import decode_graph, encode_graph
 from secateur.changes import Change, change_from_dict
+from secateur.depth.result import DepthResult
 from secateur.errors import ArtifactError, OutputError, SecateurError
 from secateur.files import atomic, write_text
 from secateur.inputs import as_call
@@ -109,7 +110,7 @@ def _builds_models(target: Any) -> bool:
 
 
 def save(
-    model_or_result: nn.Module | Result,
+    model_or_result: nn.Module | Result | DepthResult,
     path: str | Path,
     build: str | Mapping[str, Any] | None = None,
     *,
@@ -120,7 +121,7 @@ def save(
     """Write a pruned model so that it loads anywhere.
 
     Args:
-        model_or_result: what `prune` gave, perhaps trained on since, or its model.
+        model_or_result: what `prune`, `shorten` or `deepen` gave, perhaps trained on since, or its model.
         path: a directory; made if it is not there. Other files in it stay.
         build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with
             JSON arguments; `load` then needs no ``model=``. Not needed where the class was rewritten.
@@ -131,7 +132,7 @@ def save(
         OutputError: the place is taken or can't be written.
         ArtifactError: no example inputs are known, or something can't be stored.
     """
-    model = model_or_result.model if isinstance(model_or_result, Result) else model_or_result
+    model = model_or_result if isinstance(model_or_result, nn.Module) else model_or_result.model
     plans, positional, keywords = _provenance(model, args, kwargs)
     folder = Path(path)
     if (folder / "artifact.json").exists() and not overwrite:
