@@ -130,8 +130,8 @@ def check_fit(change: DepthChange, model: nn.Module) -> None:
     """
     if isinstance(model, fx.GraphModule):
         raise SurgeryError(
-            "the class of this model was replaced by its graph when it was pruned, and a graph has no sequences of blocks: "
-            "change the depth first, or prune with keep_class=True"
+            "the class of this model was replaced by its graph when it was pruned, and a graph has no sequences of "
+            "blocks: change the depth first and prune then, or prune with keep_class=True"
         )
     modules = dict(Walk(model).places)
     wrong = [*_missing(change.dropped, modules), *_nested(change)]

@@ -47,12 +47,12 @@ def deepen(
     - After a ReLU, or whatever gives nothing negative: an identity convolution or linear layer and a ReLU (Chen et al.
       2016, "Net2Net", arXiv:1511.05641).
     - Before a ReLU, so after the layer that it belongs to: a ReLU and an identity layer. A layer that ``forward``
-      calls by its name becomes an ``nn.Sequential`` of itself and these, so that its parameters are called ``fc1.0.weight``
-      instead of ``fc1.weight``.
+      calls by its name becomes an ``nn.Sequential`` of itself and these, so that its parameters are called
+      ``fc1.0.weight`` instead of ``fc1.weight``.
 
     Nothing exact exists before or after GELU, SiLU or tanh, which change what they get a second time, nor between a
-    convolution and its batch norm, nor for blocks that normalise their sum, such as BERT's: these are refused. The model
-    given is untouched.
+    convolution and its batch norm, nor for blocks that normalise their sum, such as BERT's: these are refused. The
+    model given is untouched.
 
     Args:
         model: any module.

@@ -19,7 +19,7 @@ SAME = 1e-6  # of a tensor's scale, in float32; 1e-12 in float64
 
 
 def imitable(layer: nn.Module) -> bool:
-    """Whether there is an identity of a layer's kind: a linear layer, or a convolution with the same size in and out."""
+    """Whether there is an identity of a layer's kind: a linear layer, or a convolution that is not transposed."""
     if isinstance(layer, nn.Linear):
         return True
     return isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd)
@@ -38,7 +38,8 @@ def identity_layer(like: nn.Module) -> nn.Module:
         (Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)), True)
     """
     weight: Any = like.weight
-    how: dict[str, Any] = {"bias": like.bias is not None, "device": weight.device, "dtype": weight.dtype}
+    bias: Any = like.bias
+    how: dict[str, Any] = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
     if isinstance(like, nn.Linear):
         layer: Any = nn.Linear(like.out_features, like.out_features, **how)
         eye = torch.eye(like.out_features, dtype=weight.dtype, device=weight.device)
@@ -53,7 +54,7 @@ def identity_layer(like: nn.Module) -> nn.Module:
             eye[(*torch.arange(width).repeat(2, 1), *(k // 2 for k in kernel))] = 1
     layer.weight = nn.Parameter(eye, requires_grad=weight.requires_grad)
     if layer.bias is not None:
-        layer.bias = nn.Parameter(torch.zeros_like(layer.bias), requires_grad=like.bias.requires_grad)  # type: ignore[union-attr]
+        layer.bias = nn.Parameter(torch.zeros_like(layer.bias), requires_grad=bias.requires_grad)
     return layer
 
 

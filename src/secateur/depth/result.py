@@ -98,7 +98,7 @@ def report(
 
 
 def unsaid(model: nn.Module, changed: nn.Module, inputs: Inputs) -> str:
-    """Why the config of a model does not say its new depth; empty where it does, or where no config builds the model."""
+    """Why the config of a model does not say its new depth; empty where it does, or no config builds the model."""
     with quietly():
         if Blueprint.of(model) is None:
             return ""

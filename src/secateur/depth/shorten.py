@@ -48,9 +48,9 @@ def shorten(
 
     Blocks that can go are found, never declared: children of an ``nn.Sequential`` or ``nn.ModuleList`` that are
     residual, and without which the model still computes what it does when they hand on what they are given. What counts
-    the layers (attributes, a config's values and lists, indices that layers know of themselves) follows, so that a model
-    of transformers is saved by ``save_pretrained``, loads without secateur, and generates with its cache. The model
-    given is untouched.
+    the layers (attributes, a config's values and lists, indices that layers know of themselves) follows, so that a
+    model of transformers is saved by ``save_pretrained``, loads without secateur, and generates with its cache. The
+    model given is untouched.
 
     Args:
         model: any module.
@@ -245,8 +245,8 @@ class _Choice:
                 f"{_refusals(self.found)}"
             )
         return UnreachableBudget(
-            f"without all {len(gone)} blocks that can go the model still costs {meets.said}. Raise the budget, or prune "
-            "its widths too with sc.prune"
+            f"without all {len(gone)} blocks that can go the model still costs {meets.said}. Raise the budget, or "
+            "prune its widths too, with sc.prune"
         )
 
     def _change(self, gone: Sequence[str]) -> DepthChange:

@@ -1,6 +1,6 @@
 """Blocks at work: what goes into each and comes out of it, and how a block is skipped while the model runs.
 
-A block's stream is the tensor that it hands on: its output, or the first tensor of it. What it was given under that name
+A block's stream is the tensor that it hands on: its output, or the first tensor of it. What it was given as the stream
 is the first tensor among its inputs of the same shape and type.
 """
 
