@@ -11,7 +11,7 @@ from secateur.depth.counting import Counters
 from secateur.depth.identity import carries_input
 from secateur.depth.streams import Calls, watch_calls
 from secateur.depth.trial import Inputs, counted
-from secateur.errors import ProofFailed, SurgeryError
+from secateur.errors import PlanError, ProofFailed, SurgeryError
 from secateur.inputs import fresh
 from secateur.modules import Walk
 from secateur.tracing.shadow import shadow
@@ -64,8 +64,13 @@ def find_blocks(
         counters: of the model.
         only: paths to look at; all children of sequences where none are given.
         on_block: called with how many were tried, and how many there are.
+
+    Raises:
+        PlanError: there is no such module.
     """
     names = children(model) if only is None else list(only)
+    if absent := [name for name in names if name not in dict(Walk(model).places)]:
+        raise PlanError(f"there is no module {absent[0]} in this {type(model).__name__}")
     calls = recorded(model, names, inputs)
     blocks, modules = Blocks(), dict(Walk(model).places)
     residual: list[str] = []

@@ -128,11 +128,7 @@ def check_fit(change: DepthChange, model: nn.Module) -> None:
     Raises:
         SurgeryError: listing what differs.
     """
-    if isinstance(model, fx.GraphModule):
-        raise SurgeryError(
-            "the class of this model was replaced by its graph when it was pruned, and a graph has no sequences of "
-            "blocks: change the depth first and prune then, or prune with keep_class=True"
-        )
+    check_class(model)
     modules = dict(Walk(model).places)
     wrong = [*_missing(change.dropped, modules), *_nested(change)]
     for spec in change.inserted:
@@ -145,6 +141,19 @@ def check_fit(change: DepthChange, model: nn.Module) -> None:
             wrong.append(f"{spec.container} has not {spec.before} blocks")
     if wrong:
         raise _unfit(change, model, wrong)
+
+
+def check_class(model: nn.Module) -> None:
+    """Refuse graphs.
+
+    Raises:
+        SurgeryError: the model is one.
+    """
+    if isinstance(model, fx.GraphModule):
+        raise SurgeryError(
+            "the class of this model was replaced by its graph when it was pruned, and a graph has no sequences of "
+            "blocks: change the depth first and prune then, or prune with keep_class=True"
+        )
 
 
 def _unfit(change: DepthChange, model: nn.Module, wrong: Sequence[str]) -> SurgeryError:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from secateur.depth.carrying import carry_out
+from secateur.depth.carrying import carry_out, check_class
 from secateur.depth.change import MOST, DepthChange, Insertion
 from secateur.depth.containers import is_sequence, parent_of
 from secateur.depth.counting import Counters
@@ -62,6 +62,7 @@ def deepen(
 
     Raises:
         PlanError: there is no such module, or nothing exact can come after it; the message says why.
+        SurgeryError: the class was replaced by its graph when it was pruned.
         ProofFailed: the deeper model does not compute the same.
 
     Example:
@@ -80,6 +81,7 @@ def deepen(
     """
     inputs = as_call(args, kwargs)
     names = (after,) if isinstance(after, str) else tuple(after)
+    check_class(model)
     _check_names(model, names, times)
     check_outputs(model, args, kwargs)
     counters = Counters(model)

@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.calibration.batches import Forward, checked
 from secateur.depth.blocks import Blocks, find_blocks
-from secateur.depth.carrying import carry_out
+from secateur.depth.carrying import carry_out, check_class
 from secateur.depth.change import DepthChange
 from secateur.depth.containers import parent_of
 from secateur.depth.counting import Counters
@@ -73,6 +73,7 @@ def shorten(
         NothingToPrune: no block can go; the message says why.
         UnreachableBudget: all blocks that can go do not make up for it.
         DataError, ScoreError: the data do not fit, or give no loss.
+        SurgeryError: the class was replaced by its graph when it was pruned.
         ProofFailed: the shorter model does not compute what it should.
 
     Example:
@@ -92,6 +93,7 @@ def shorten(
     inputs = as_call(args, kwargs)
     named = None if isinstance(importance, str) else tuple(importance)
     _check_goal(blocks, keep, budget, named)
+    check_class(model)
     check_kind(Walk(model))
     check_outputs(model, args, kwargs)
     if isinstance(data, Iterator):  # it can be gone through once only
