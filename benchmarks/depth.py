@@ -1,6 +1,6 @@
 """Must show: what whole blocks cost that are chosen by influence, by the loss or at random, without any training.
 
-    python benchmarks/depth.py [llama] [resnet56] [--images 500] [--stories 50] [--write docs/depth.md]
+    python benchmarks/depth.py [llama] [resnet56] [--images 500] [--stories 50] [--parts FOLDER] [--write docs/depth.md]
 
 Trained networks of the folder shared/ beside the checkout lose 1, 2, ... whole blocks, chosen on batches of training
 data: by their influence, by what the loss rises by without each (scored once; of the Llama also again after each block
@@ -24,8 +24,14 @@ import secateur as sc
 from secateur.depth.importance import at_random, influence, loss_increase
 from secateur.measuring import measure_all
 
-COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (1, 2, 4, 8)}
+COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (1, 4, 8)}
 BATCHES = {"llama": 4, "resnet56": 1}  # of the task's calibration batches, 16 stories and 128 images
+NOTES = {
+    "llama": "Blocks chosen on 128 tokens of each of 64 stories; perplexity of {limit} of the last 300 stories, which "
+    "were not chosen on.",
+    "resnet56": "Blocks chosen on 128 images of the training split; accuracy on the first {limit} images of the test "
+    "split.",
+}
 RESCORED = ("llama",)  # scoring again takes one pass a block and step
 SEEDS = (0, 1, 2)
 
@@ -80,11 +86,16 @@ def table(task: Task, limit: int) -> str:
     """A section of the page."""
     metric, rows, dense = versions(task, limit)
     models = {"dense": dense, **{str(sorted(row.dropped)): row.model for row in rows}}
-    timed = measure_all(models, task.timed, training=False, memory=False, min_run_time=0.05)
+    timed = measure_all(models, task.timed, training=False, memory=False, min_run_time=0.01)
     whole = timed["dense"]
     unit = "accuracy in %" if task.metric == "accuracy" else task.metric
+    size = {"llama": f"--stories {limit}", "resnet56": f"--images {limit}"}[task.name]
     lines = [
         f"## {task.title}",
+        "",
+        f"`python benchmarks/depth.py {task.name} {size}`",
+        "",
+        NOTES[task.name].format(limit=limit),
         "",
         f"| blocks gone | chosen by | {unit} | MACs | params | latency | which |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -105,31 +116,22 @@ def table(task: Task, limit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(names: list[str], images: int, stories: int) -> str:
-    """The whole page."""
-    known = tasks()
-    limits = {"llama": stories, "resnet56": images}
-    parts = [table(known[name], limits[name]) for name in names]
-    command = (
-        f"python benchmarks/depth.py {' '.join(names)} --images {images} --stories {stories} --write docs/depth.md"
-    )
+def page(parts: Path) -> str:
+    """The whole page, of the parts that were written."""
     head = f"""# Depth: whole blocks gone, without training
 
-`{command}`
-
 {platform.processor() or platform.machine()}, one thread on a machine with other work on it; secateur {sc.__version__},
-torch {torch.__version__}.
+torch {torch.__version__}. The command of each table repeats it.
 
-Blocks are chosen on training data ({BATCHES["resnet56"] * 128} images of CIFAR-10's training split;
-{BATCHES["llama"] * 16} stories, 128 tokens each, none of them evaluated on), and nothing is trained or refitted
-afterwards. Accuracy is that of the first {images:,} test images, perplexity that of the last 300 stories' first {stories}. MACs,
-parameters and latency are shares of the dense network's; latency is the median of all of a network's versions run in
-turns, and on a machine that does other things besides it is a rough figure. "Influence" is ShortGPT's: 1 - cosine
-similarity of what goes into a block and what comes out. "Loss" is what the loss rises by without the block. Each
-shorter network was proved to compute what the dense one computes with these blocks skipped.
+Blocks are chosen on training data, and nothing is trained or refitted afterwards. "Influence" is ShortGPT's: 1 - cosine
+similarity of what goes into a block and what comes out. "Loss" is what the loss rises by without the block, scored
+once unless it says otherwise. "Random" has three seeds. Each shorter network was proved to compute what the dense one
+computes with these blocks skipped. MACs, parameters and latency are shares of the dense network's; latency is the median
+of all of a network's versions run in turns, and on a machine that does other things besides it is a rough figure.
 
 """
-    return head + "\n".join(parts)
+    found = [parts / f"{name}.md" for name in COUNTS if (parts / f"{name}.md").exists()]
+    return head + "\n".join(file.read_text(encoding="utf-8") for file in found)
 
 
 def main() -> None:
@@ -137,17 +139,21 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="{llama,resnet56}")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--stories", type=int, default=50)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--parts", type=Path, default=Path("depth-parts"), help="folder for a table of each network")
+    parser.add_argument("--write", type=Path, help="where the page of all tables goes")
     chosen = parser.parse_args()
     if unknown := set(chosen.networks) - set(COUNTS):
         parser.error(f"unknown networks {', '.join(unknown)}: choose from {', '.join(COUNTS)}")
     torch.set_num_threads(1)
-    started = time.time()
-    text = page(chosen.networks or list(COUNTS), chosen.images, chosen.stories)
-    print(text)
-    print(f"{time.time() - started:.0f} s")
+    chosen.parts.mkdir(parents=True, exist_ok=True)
+    known, limits = tasks(), {"llama": chosen.stories, "resnet56": chosen.images}
+    for name in chosen.networks or COUNTS:
+        started = time.time()
+        text = table(known[name], limits[name])
+        (chosen.parts / f"{name}.md").write_text(text, encoding="utf-8")
+        print(text, f"{time.time() - started:.0f} s", flush=True)
     if chosen.write:
-        chosen.write.write_text(text, encoding="utf-8")
+        chosen.write.write_text(page(chosen.parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

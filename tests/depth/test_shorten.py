@@ -53,6 +53,18 @@ def test_the_model_given_is_untouched() -> None:
     assert result.model.blocks[0].inner.weight.data_ptr() not in {p.data_ptr() for p in model.parameters()}
 
 
+def test_random_states_stay() -> None:
+    before = torch.get_rng_state()
+    model = nn.Sequential(Mixing(), Mixing(), nn.Linear(8, 2))
+    nn.init.zeros_(model[2].weight)  # a head of zeros: the comparison takes other weights
+    nn.init.zeros_(model[2].bias)
+    torch.set_rng_state(before)
+    x = torch.ones(2, 8)
+    assert sc.shorten(model, x, blocks=1, importance="random").proof.scale > 0
+    sc.deepen(model, "0", x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_least_influential_goes() -> None:
     model = Stack()
     for k, scale in enumerate((1.0, 0.001, 1.0, 0.1)):

@@ -20,7 +20,7 @@ class Mixing(nn.Module):
 
 
 class Stack(nn.Module):
-    """4 inputs, four blocks in a list, 3 outputs; ``forward`` counts the blocks by an attribute, which is also a width."""
+    """4 inputs, four blocks in a list, 3 outputs; ``forward`` counts the blocks by an attribute."""
 
     def __init__(self, depth: int = 4) -> None:
         super().__init__()

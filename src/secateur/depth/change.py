@@ -157,7 +157,7 @@ def _setting(data: Mapping[str, Any]) -> tuple[Attribute, int]:
     index = data["index"]
     site = Attribute(
         _path(data["module"], empty=True),
-        _path(data["attribute"]),
+        _attribute(data["attribute"]),
         None if index is None else _whole(index),
         _whole(data["before"]),
     )
@@ -167,7 +167,7 @@ def _setting(data: Mapping[str, Any]) -> tuple[Attribute, int]:
 def _layer_list(data: Mapping[str, Any]) -> LayerList:
     return LayerList(
         module=_path(data["module"], empty=True),
-        name=_path(data["name"]),
+        name=_attribute(data["name"]),
         container=_path(data["container"], empty=True),
         before=_whole(data["before"]),
     )
@@ -186,13 +186,19 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any, *, empty: bool = False) -> str:
-    """A path to a module or an attribute: names and numbers with dots between them, none of Python's own."""
+    """A path to a module or a parameter: names with dots between them, none of Python's own."""
     parts = _text(value).split(".") if value != "" or not empty else []
-    if any(not part.replace("-", "_").isidentifier() and not part.isdecimal() for part in parts):
+    if any(not part or part.startswith("__") for part in parts):
         raise ValueError(f"{value!r} is no path")
-    if any(part.startswith("__") for part in parts):
-        raise ValueError(f"{value!r} leads into Python's own attributes")
     return ".".join(parts)
+
+
+def _attribute(value: Any) -> str:
+    """A path to a value on a module or a config: identifiers and numbers with dots between them."""
+    path = _path(value)
+    if not all(part.isidentifier() or part.isdecimal() for part in path.split(".")):
+        raise ValueError(f"{value!r} is no path to an attribute")
+    return path
 
 
 def _whole(value: Any) -> int:
