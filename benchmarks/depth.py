@@ -24,7 +24,7 @@ import secateur as sc
 from secateur.depth.importance import at_random, influence, loss_increase
 from secateur.measuring import measure_all
 
-COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (1, 4, 8)}
+COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (1, 2, 4, 8)}
 BATCHES = {"llama": 4, "resnet56": 1}  # of the task's calibration batches, 16 stories and 128 images
 NOTES = {
     "llama": "Blocks chosen on 128 tokens of each of 64 stories; perplexity of {limit} of the last 300 stories, which "
