@@ -7,6 +7,8 @@ from secateur import importance as importance
 from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
+from secateur.depth import deepen as deepen
+from secateur.depth import shorten as shorten
 from secateur.errors import SecateurError as SecateurError
 from secateur.exporting import Exported as Exported
 from secateur.exporting import export as export

@@ -14,6 +14,7 @@ from secateur.errors import ArtifactError
 
 KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it is needed
     "widths": "secateur.planning.plan:Plan",
+    "depth": "secateur.depth.change:DepthChange",
 }
 
 
@@ -38,6 +39,26 @@ class Change(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, with its "kind" unless that is "widths"."""
         ...
+
+
+class Changed(Protocol):
+    """What changing a model gave: the `Result` of pruning, and its likes.
+
+    Attributes:
+        model: the changed model.
+        report: a mapping in the form of report.json.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def report(self) -> Mapping[str, Any]: ...
+
+
+def model_of(model_or_result: nn.Module | Changed) -> nn.Module:
+    """The model itself, where a result may stand for it."""
+    return model_or_result if isinstance(model_or_result, nn.Module) else model_or_result.model
 
 
 def change_from_dict(data: Mapping[str, Any]) -> Change:

@@ -474,6 +474,146 @@ class HintSettings(PlaceSettings, CheckSettings, DataSettings, ModelSettings):
         return PruneSettings(train_epochs=self.train_epochs, **{name: getattr(self, name) for name in names})
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockSettings(Settings):
+    """Which blocks go. Give exactly one of blocks, keep, budget and drop.
+
+    Args:
+        blocks: how many go.
+        keep: share of the blocks that can go which stays, in (0, 1).
+        budget: what the result may cost, blocks going until it is met: "params=0.8", "macs=2.1G", "latency=5ms".
+        drop: names of the blocks that go: layer3.2 layer3.4.
+        importance: influence, how far a block moves its input; loss, what the loss rises by without it; or random.
+        rescore: score the blocks that are left anew after each one that goes.
+        calibration: training samples that the scores look at, at most.
+    """
+
+    blocks: int | None = None
+    keep: float | None = None
+    budget: str | None = None
+    drop: tuple[str, ...] = ()
+    importance: Literal["influence", "loss", "random"] = "influence"
+    rescore: bool = False
+    calibration: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShorterSettings(Settings):
+    """Where and with what.
+
+    Args:
+        out: directory for the result; it must not hold anything yet.
+        seed: of everything that is random.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
+    """
+
+    out: Path = Path("secateur-shorter")
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortenSettings(ShorterSettings, BlockSettings, DataSettings, ModelSettings):
+    """All settings of ``secateur shorten``; each is described at the class that it comes from.
+
+    Raises:
+        ConfigError: settings that contradict each other or lie out of range; all of them at once.
+
+    Example:
+        >>> ShortenSettings(model="package.module:Net", blocks=2).to_command()
+        'secateur shorten --model package.module:Net --blocks 2'
+    """
+
+    def __post_init__(self) -> None:
+        ways = ("blocks", "keep", "budget", "drop")
+        given = [name for name in ways if getattr(self, name) not in (None, ())]
+        problems: list[str] = []
+        if len(given) != 1:
+            problems.append(
+                f"{' and '.join(given) or 'nothing'} given: say which blocks go by exactly one of {', '.join(ways)}"
+            )
+        if self.blocks is not None and self.blocks < 1:
+            problems.append(f"blocks={self.blocks} must be at least 1")
+        if self.keep is not None and not 0 < self.keep < 1:
+            problems.append(f"keep={self.keep} must be in (0, 1)")
+        if self.calibration < 1:
+            problems.append(f"calibration={self.calibration} must be at least 1")
+        if self.budget is not None:
+            try:
+                parse_budget(self.budget)
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def training(self) -> PruneSettings:
+        """The settings of a run that gets its network and data in the same way."""
+        names = (*(item.name for item in fields(ModelSettings) + fields(DataSettings)), "seed", "device")
+        return PruneSettings(train_epochs=0, **{name: getattr(self, name) for name in names})
+
+    def to_yaml(self) -> str:
+        """A YAML file that repeats the run."""
+        return _yaml("shorten", _sections(self, (ModelSettings, DataSettings, BlockSettings, ShorterSettings)))
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not its default."""
+        return _command("shorten", self, (ModelSettings, DataSettings, BlockSettings, ShorterSettings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertSettings(Settings):
+    """What comes in.
+
+    Args:
+        after: names of the modules that something comes after: layer3.2.
+        times: how many come after each.
+    """
+
+    after: tuple[str, ...] = ()
+    times: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeeperSettings(ShorterSettings):
+    """Where and with what; see `ShorterSettings`."""
+
+    out: Path = Path("secateur-deeper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepenSettings(DeeperSettings, InsertSettings, DataSettings, ModelSettings):
+    """All settings of ``secateur deepen``; each is described at the class that it comes from.
+
+    Args:
+        input: shapes of example inputs; without them, they come from the data.
+
+    Raises:
+        ConfigError: nothing is to come in.
+    """
+
+    input: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.after:
+            raise ConfigError("after names no module: say what something is to come after, such as layer3.2")
+        if self.times < 1:
+            raise ConfigError(f"times={self.times} must be at least 1")
+
+    def to_yaml(self) -> str:
+        """A YAML file that repeats the run."""
+        values = _sections(self, (ModelSettings, DataSettings, InsertSettings, DeeperSettings))
+        return _yaml("deepen", {**values, "input": list(self.input)})
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not its default.
+
+        >>> DeepenSettings(after=("fc1",), times=2).to_command()
+        'secateur deepen --after fc1 --times 2'
+        """
+        words = _command("deepen", self, (ModelSettings, DataSettings, InsertSettings, DeeperSettings))
+        return shlex.join([*shlex.split(words), *_flags("--input", list(self.input))])
+
+
 def parse_budget(text: str) -> Budget:
     """A budget from text.
 
@@ -623,6 +763,18 @@ def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
             yield f"{name}={value} must be {wanted}"
     if isinstance(settings, TuneSettings) and settings.epochs == 0:
         yield "epochs=0 leaves nothing to do"
+
+
+def _command(name: str, settings: Settings, sections: Iterable[type[Settings]]) -> str:
+    """The command line of a run: a flag for each setting that is not its section's default."""
+    words = ["secateur", name]
+    for section in sections:
+        default = section()
+        for item in fields(section):
+            value = _plain(getattr(settings, item.name))
+            if value != _plain(getattr(default, item.name)):
+                words += _flags(f"--{item.name.replace('_', '-')}", value)
+    return shlex.join(words)
 
 
 def _sections(settings: Settings, sections: Iterable[type[Settings]]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _agree(
 def _agree_in(
     dtype: torch.dtype, model: nn.Module, small: nn.Module, graph: Graph, plan: Plan, inputs: Inputs, *, inside: bool
 ) -> Proof | Exception:
-    args, kwargs = tree_map(lambda v: _cast(v, dtype), inputs)
+    args, kwargs = tree_map(lambda v: cast_to(v, dtype), inputs)
 
     def original() -> tuple[list[Tensor], tuple[str, ...]]:
         seed_draws()  # models that draw random numbers draw the same ones twice
@@ -155,7 +155,7 @@ def _agree_in(
         return error
     seed_draws()
     try:
-        return _compare(reference, _run_small(small, *fresh((args, kwargs)), dtype=dtype), dtype, normalised)
+        return compare(reference, _run_small(small, *fresh((args, kwargs)), dtype=dtype), dtype, normalised)
     except ProofFailed as error:
         return _agree_between_equals(model, small, graph, plan, (args, kwargs), dtype, error)
 
@@ -182,7 +182,7 @@ def _agree_between_equals(
     seed_draws()
     with Follow(noted.choices, TOLERANCE[dtype]):
         got = _run_small(small, *fresh(inputs), dtype=dtype)
-    return _compare(reference, got, dtype, normalised)
+    return compare(reference, got, dtype, normalised)
 
 
 def _agree_inside(
@@ -220,7 +220,7 @@ def _agree_inside(
             + (f", and {unseen[0]} takes part in nothing else that could be compared" if pairs else "")
             + ": give example inputs of at least one sample, on which the model gives something"
         )
-    proof = _compare([*reference, *(a for a, _ in pairs)], [*got, *(b for _, b in pairs)], dtype, normalised)
+    proof = compare([*reference, *(a for a, _ in pairs)], [*got, *(b for _, b in pairs)], dtype, normalised)
     return replace(proof, inside=True)
 
 
@@ -274,7 +274,8 @@ def check_training(model: nn.Module, small: nn.Module, inputs: Inputs) -> None:
         ) from error
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def cast_to(value: Any, dtype: torch.dtype) -> Any:
+    """A floating-point or complex tensor in another precision; anything else as it is."""
     if isinstance(value, Tensor) and value.is_complex():
         return value.to(dtype.to_complex())
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -339,7 +340,7 @@ def silenced_call(
 
 def _silence(tensor: Tensor, kept: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
     """A copy of the tensor with everything but the kept positions zeroed."""
-    out = _cast(tensor.detach(), dtype).clone()
+    out = cast_to(tensor.detach(), dtype).clone()
     for dim, at in kept.items():
         gone = torch.ones(out.shape[dim], dtype=torch.bool)
         gone[at] = False
@@ -491,12 +492,30 @@ def _run_small(
         raise ProofFailed(f"the smaller model does not run: {type(error).__name__}: {error}") from error
 
 
-def _compare(reference: list[Tensor], got: list[Tensor], dtype: torch.dtype, normalised: tuple[str, ...]) -> Proof:
+def compare(
+    reference: list[Tensor],
+    got: list[Tensor],
+    dtype: torch.dtype,
+    normalised: tuple[str, ...] = (),
+    *,
+    names: tuple[str, str] = ("smaller model", "silenced original"),
+) -> Proof:
+    """The proof that two lists of outputs agree to the tolerance of a precision.
+
+    Args:
+        reference, got: outputs of the original, and of the changed model.
+        dtype: precision that both ran in.
+        normalised: as in `Proof`.
+        names: what to call the changed model and the original.
+
+    Raises:
+        ProofFailed: they differ.
+    """
     shapes, small_shapes = [tuple(t.shape) for t in reference], [tuple(t.shape) for t in got]
     if not any(t.numel() for t in reference):
         raise ProofFailed("the outputs are empty, so they prove nothing: give example inputs of at least one sample")
     if shapes != small_shapes:
-        raise ProofFailed(f"the smaller model gives outputs of shapes {small_shapes}, the original {shapes}")
+        raise ProofFailed(f"the {names[0]} gives outputs of shapes {small_shapes}, the original {shapes}")
     worst = Proof(
         status="proved",
         max_difference=0.0,
@@ -511,7 +530,7 @@ def _compare(reference: list[Tensor], got: list[Tensor], dtype: torch.dtype, nor
         worst = candidate if candidate.ratio >= worst.ratio else worst
     if not worst.ratio <= worst.tolerance:
         raise ProofFailed(
-            f"the smaller model differs from the silenced original by {worst.max_difference:.3g} where "
+            f"the {names[0]} differs from the {names[1]} by {worst.max_difference:.3g} where "
             f"outputs reach {worst.scale:.3g}, "
             f"above the tolerance of {worst.tolerance:g} of that in {worst.dtype}"
         )

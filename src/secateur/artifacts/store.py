@@ -25,18 +25,17 @@ from secateur.artifacts.graphs import encode_graph
 from secateur.artifacts.record import FORMAT, MODEL, PLAN, PROBE, VERSION, is_file_name
 from secateur.artifacts.rehearsal import rehearse
 from secateur.artifacts.weights import fill, stored
-from secateur.changes import Change, change_from_dict
+from secateur.changes import Change, Changed, change_from_dict, model_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.inputs import as_call
 from secateur.planning.plan import Plan
 from secateur.provenance import history, recall, remember
-from secateur.pruning import Result
 
 # ---------------------------------------------------------------------- saving
 
 
 def save(
-    model_or_result: nn.Module | Result,
+    model_or_result: nn.Module | Changed,
     path: str | Path,
     build: str | Mapping[str, Any] | None = None,
     *,
@@ -50,7 +49,7 @@ def save(
     """Write a pruned model so that it loads anywhere.
 
     Args:
-        model_or_result: what `prune` gave, perhaps trained on since, or its model.
+        model_or_result: what `prune`, `shorten` or `deepen` gave, perhaps trained on since, or its model.
         path: a directory, made if it is not there (other files in it stay); or a single file, of a name that ends in
             ``.safetensors``.
         build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with
@@ -76,8 +75,10 @@ def save(
         >>> sc.load(file, model=net)[0]
         Linear(in_features=4, out_features=4, bias=True)
     """
-    model = model_or_result.model if isinstance(model_or_result, Result) else model_or_result
-    known = {k: model_or_result.report[k] for k in ("dense", "pruned")} if isinstance(model_or_result, Result) else None
+    model = model_of(model_or_result)
+    known = None
+    if not isinstance(model_or_result, nn.Module):
+        known = {k: model_or_result.report[k] for k in ("dense", "pruned")}
     plans, positional, keywords = _provenance(model, args, kwargs)
     place = Path(path)
     forms.check_free(place, overwrite=overwrite)

@@ -15,17 +15,23 @@ from secateur.cli import views
 from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
+    BlockSettings,
     CheckSettings,
     DataSettings,
+    DeepenSettings,
+    DeeperSettings,
     DenseSettings,
     GradualSettings,
     HintSettings,
+    InsertSettings,
     ModelSettings,
     PlaceSettings,
     PlanSettings,
     PruneSettings,
     RunSettings,
     Settings,
+    ShortenSettings,
+    ShorterSettings,
     TrainSettings,
     TuneOptions,
     TuneRunSettings,
@@ -40,7 +46,18 @@ if TYPE_CHECKING:
     from secateur.runs.tune import Tuned
 
 FILE_WIDTH = 140
-COMMANDS = ("prune", "tune", "resume", "hints", "inspect", "measure", "export", "show")
+COMMANDS = (
+    "prune",
+    "tune",
+    "resume",
+    "shorten",
+    "deepen",
+    "hints",
+    "inspect",
+    "measure",
+    "export",
+    "show",
+)
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 Section = TypeVar("Section", bound=Settings)
@@ -89,6 +106,9 @@ _TRAIN_DEFAULT, _RUN_DEFAULT, _GRADUAL_DEFAULT = TrainSettings(), RunSettings(),
 _TUNE_DEFAULT, _DENSE_DEFAULT, _TUNE_RUN_DEFAULT = TuneOptions(), DenseSettings(), TuneRunSettings()
 _CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
 _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
+_BLOCKS_DEFAULT, _SHORTER_DEFAULT = BlockSettings(), ShorterSettings()
+_INSERT, _INSERT_DEFAULT = Parameter(name="*", group=Group("What comes in", sort_key=3)), InsertSettings()
+_DEEPER_DEFAULT = DeeperSettings()
 _OTHER = Parameter(group=Group("Run", sort_key=5))
 _INPUT = Parameter(group=Group("Data", sort_key=2))
 
@@ -307,6 +327,105 @@ def hints(
     if found.interrupted:
         _complain("stopped", f"by Ctrl-C: {found.interrupted}")
         return INTERRUPTED
+    return DONE
+
+
+@app.command(name="shorten")
+def shorten_command(
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    which: Annotated[BlockSettings, _PLAN] = _BLOCKS_DEFAULT,
+    place: Annotated[ShorterSettings, _RUN] = _SHORTER_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Drop whole residual blocks of a trained network, prove the rest, test it and save it. Nothing is trained.
+
+    Blocks that can go are found, and the least important go first: those that move their input least on training data
+    (influence), or without which the loss rises least. The result is a directory as `secateur prune` writes it;
+    `secateur tune` trains it on.
+
+    ```sh
+    # four blocks of a network and data of your own
+    secateur shorten --model torchvision.models:resnet50 --model-args.num-classes 2 \\
+        --weights trained.pt --data imagefolder:photos --blocks 4 --out shorter
+
+    # until the budget is met, by what the loss rises by, scored again after each block
+    secateur shorten --model mynets:VisionTransformer --weights trained.pt --data mydata:loaders \\
+        --budget macs=0.7 --importance loss --rescore
+
+    # these two
+    secateur shorten --model mynets:ResNet --weights trained.pt --data mydata:loaders --drop layer3.2 layer3.4
+    ```
+
+    Args:
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.depth import shorten_run
+
+    file = read_yaml(config) if config is not None else {}
+    values = flag_values(model, data, which, place)
+    settings = merged(ShortenSettings, values, _given.get(), file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = shorten_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return _stopped(terminal, settings.out)
+    views.finished(_out(), outcome, settings.out)
+    return DONE
+
+
+@app.command(name="deepen")
+def deepen_command(
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    input: Annotated[tuple[str, ...], _INPUT] = (),
+    what: Annotated[InsertSettings, _INSERT] = _INSERT_DEFAULT,
+    place: Annotated[DeeperSettings, _RUN] = _DEEPER_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Make a network deeper by blocks or layers that compute the identity at first, prove it and save it.
+
+    After a residual block comes a copy whose branches end in zeros, after a ReLU an identity layer and a ReLU. The
+    result computes the same, and `secateur tune` trains it on.
+
+    ```sh
+    # a block more in the third stage
+    secateur deepen --model torchvision.models:resnet18 --weights trained.pt \\
+        --input 1x3x224x224 --after layer3.1 --out deeper
+
+    # the embedded example with a layer more, then trained
+    secateur deepen --after fc1 --out deeper
+    secateur tune deeper --trust --epochs 10
+    ```
+
+    Args:
+        input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
+            further inputs. Without it, the inputs come from the data.
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.depth import deepen_run
+
+    given = _given.get()
+    file = read_yaml(config) if config is not None else {}
+    values = {**flag_values(model, data, what, place), "input": input}
+    settings = merged(DeepenSettings, values, given, file, str(config or "flags"))
+    terminal = Terminal(_out())
+    inputs = example_inputs(settings.input, settings)
+    try:
+        outcome = deepen_run(settings, inputs, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return _stopped(terminal, settings.out)
+    views.finished(_out(), outcome, settings.out)
     return DONE
 
 

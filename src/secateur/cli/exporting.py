@@ -50,7 +50,7 @@ def files(result: Path, formats: tuple[Format, ...], out: Path | None) -> dict[F
     """
     place = out if out is not None else Path(result.resolve().name)
     ending = place.suffix.lower().removeprefix(".")
-    known = next((kind for kind in FORMATS if kind == ending), None) if out is not None else None
+    known: Format | None = next((kind for kind in FORMATS if kind == ending), None) if out is not None else None
     default: Format = known or "onnx"
     wanted = tuple(dict.fromkeys(formats or (default,)))
     if known is not None and len(wanted) == 1 and wanted != (known,):

@@ -13,6 +13,7 @@ from secateur.reporting.numbers import size
 if TYPE_CHECKING:
     from secateur.artifacts import Saved
     from secateur.hints import HintCheck
+    from secateur.runs.depth import Changed
     from secateur.runs.prune import Outcome
     from secateur.runs.tune import Tuned
 
@@ -29,7 +30,7 @@ _ABOUT = {
 }
 
 
-def finished(console: Console, outcome: "Outcome | Tuned", out: Path) -> None:
+def finished(console: Console, outcome: "Outcome | Tuned | Changed", out: Path) -> None:
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)

@@ -86,15 +86,15 @@ class Blueprint:
         """The blueprint with the config that a model has now."""
         return replace(self, config=copy.deepcopy(getattr(model, self.attribute)))
 
-    def sites(self) -> Iterator[Attribute]:
-        """Every int above 1 on the config, also those in lists."""
+    def sites(self, least: int = 2) -> Iterator[Attribute]:
+        """Every int of at least ``least`` on the config, also those in lists."""
         for path, held in objects.walk(self.config, self.attribute):
             for step, value in objects.items(held).items():
-                if type(value) is int and value > 1:
+                if type(value) is int and value >= least:
                     yield Attribute("", f"{path}.{step}", None, value)
                 elif isinstance(value, list | tuple) and all(type(v) is int for v in cast("list[Any]", value)):
                     many = cast("Sequence[int]", value)
-                    yield from (Attribute("", f"{path}.{step}", k, v) for k, v in enumerate(many) if v > 1)
+                    yield from (Attribute("", f"{path}.{step}", k, v) for k, v in enumerate(many) if v >= least)
 
 
 def shapes(model: nn.Module) -> Shapes:

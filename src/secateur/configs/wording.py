@@ -116,7 +116,7 @@ class Wording:
         if shapes(rebuilt) != shapes(small):
             raise ProofFailed("its config builds a model of other shapes")
         with quietly():
-            _give(small, rebuilt)
+            give(small, rebuilt)
             first, second = outputs(small, args, kwargs), outputs(rebuilt, args, kwargs)
         if not alike(first, second):
             raise ProofFailed(f"a model built from its config computes something else{difference(small, rebuilt)}")
@@ -127,7 +127,7 @@ def _step(size: int, word: Word) -> int:
     return lcm(*(size // gcd(size, value) for value in word.values.values()))
 
 
-def _give(small: nn.Module, rebuilt: nn.Module) -> None:
+def give(small: nn.Module, rebuilt: nn.Module) -> None:
     """Put the weights of one model into the other; what a checkpoint leaves out, it keeps as it was built.
 
     Raises:

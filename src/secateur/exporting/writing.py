@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur.changes import Changed, model_of
 from secateur.errors import ExportError, OutputError, SecateurError
 from secateur.exporting import onnx_files, pt2_files
 from secateur.exporting.calls import Call, call_of, reference
@@ -24,13 +25,12 @@ from secateur.files import flush
 from secateur.inputs import as_call
 from secateur.progress import Advance, progress_bar
 from secateur.provenance import recall
-from secateur.pruning import Result
 
 FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
 
 
 def export(
-    model_or_result: nn.Module | Result,
+    model_or_result: nn.Module | Changed,
     path: str | Path,
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -81,7 +81,7 @@ def export(
         >>> written.inputs, written.outputs
         ({'input': ('batch', 4)}, ('output',))
     """
-    model = model_or_result.model if isinstance(model_or_result, Result) else model_or_result
+    model = model_of(model_or_result)
     target = Path(path)
     kind = _format(target, overwrite, onnx_only=opset is not None or external_data or dense is not None)
     call = call_of(model, *_inputs(model, args, kwargs))

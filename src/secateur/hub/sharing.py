@@ -15,11 +15,11 @@ from secateur.artifacts import load, loading, open_saved, save
 from secateur.artifacts.about import About
 from secateur.artifacts.card import card
 from secateur.artifacts.record import CARD, RECORD, is_file_name, parse, read_text
+from secateur.changes import Changed
 from secateur.errors import ArtifactError, HubError
 from secateur.hub.reaching import package, reaching
 from secateur.progress import progress_bar
 from secateur.provenance import recall, remember
-from secateur.pruning import Result
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -48,7 +48,7 @@ class Source:
 
 
 def push_to_hub(
-    result: nn.Module | Result | str | Path,
+    result: nn.Module | Changed | str | Path,
     repo_id: str,
     *,
     build: str | Mapping[str, Any] | None = None,

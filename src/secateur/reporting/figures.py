@@ -124,6 +124,14 @@ def columns(report: Mapping[str, Any]) -> list[str]:
     return [name for name in COLUMNS if report.get(name)]
 
 
+def title(report: Mapping[str, Any], column: str) -> str:
+    """What a column is called: "pruned" is "shorter" or "deeper" where whole blocks went or came in."""
+    depth: Mapping[str, Any] | None = report.get("depth")
+    if column != "pruned" or not depth:
+        return column
+    return "shorter" if depth.get("dropped") else "deeper"
+
+
 def figures(report: Mapping[str, Any]) -> list[Figure]:
     """The figures that a report has in at least one column, metrics first."""
     present = [report[name] for name in columns(report)]

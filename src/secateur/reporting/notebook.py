@@ -5,14 +5,18 @@ from html import escape
 from typing import Any
 
 from secateur.reporting import sentences
-from secateur.reporting.figures import before_and_after, columns, figures
+from secateur.reporting.figures import before_and_after, columns, figures, title
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The figures as an HTML table with the sentences under it."""
     shown = columns(report)
     dense, final, last = before_and_after(report)
-    heads = ["", *shown, *([f"dense → {last}"] if final is not None else [])]
+    heads = [
+        "",
+        *(title(report, name) for name in shown),
+        *([f"dense → {title(report, last)}"] if final is not None else []),
+    ]
     rows = [
         [
             figure.label,

@@ -19,6 +19,7 @@ from secateur.reporting.figures import (
     columns,
     figures,
     metric,
+    title,
 )
 from secateur.reporting.numbers import scientific
 
@@ -30,7 +31,13 @@ def escape(text: str) -> str:
 
 _CARDS = (metric("accuracy"), PARAMS, MACS, SIZE, LATENCY, TRAINING, MEMORY)
 _MOODS = {1: "good", 0: "even", -1: "bad"}
-_COLUMN_NOTES = {"dense": "the network as it was", "pruned": "units removed", "tuned": "then trained on"}
+_COLUMN_NOTES = {
+    "dense": "the network as it was",
+    "pruned": "units removed",
+    "shorter": "blocks removed",
+    "deeper": "blocks added",
+    "tuned": "then trained on",
+}
 _HISTORY_TITLES = {
     "dense": "Training of the dense network",
     "gradual": "Training between the steps of pruning",
@@ -59,6 +66,7 @@ def render_page(
     sections = [
         ("figures", "Before and after", _cards(report) + _table(report)),
         ("proof", "Proof", _proof(report)),
+        ("depth", "Blocks", _depth(report)),
         ("training", "Training curves", _curves(histories or {})),
         ("widths", "Width of each axis", _widths(report)),
         ("repeat", "Repeat it, use it", _repeat(report, load, settings)),
@@ -112,7 +120,8 @@ def _cards(report: Mapping[str, Any]) -> str:
     cards = "".join(_card(figure, dense, final) for figure in _CARDS if figure.of(final) is not None)
     latency = sentences.latency(report) or sentences.latency_per_mac(report)
     note = f'<p class="note">{escape(latency)}</p>' if latency else ""
-    return f'<p class="lead">The dense network beside the {escape(last)} one.</p><ul class="cards">{cards}</ul>{note}'
+    lead = f"The dense network beside the {escape(title(report, last))} one."
+    return f'<p class="lead">{lead}</p><ul class="cards">{cards}</ul>{note}'
 
 
 def _card(figure: Figure, dense: Mapping[str, Any], final: Mapping[str, Any]) -> str:
@@ -145,7 +154,9 @@ def _table(report: Mapping[str, Any]) -> str:
         return ""
     dense, final, _ = before_and_after(report)
     heads = "".join(
-        f'<th role="columnheader" scope="col">{name}<small>{_COLUMN_NOTES[name]}</small></th>' for name in shown
+        f'<th role="columnheader" scope="col">{title(report, name)}<small>'
+        f"{_COLUMN_NOTES[title(report, name)]}</small></th>"
+        for name in shown
     )
     change = '<th role="columnheader" scope="col">change<small>dense to last</small></th>' if final is not None else ""
     rows: list[str] = []
@@ -163,6 +174,11 @@ def _table(report: Mapping[str, Any]) -> str:
         f'<thead role="rowgroup"><tr role="row"><td role="cell"></td>{heads}{change}</tr></thead>'
         f'<tbody role="rowgroup">{"".join(rows)}</tbody></table>'
     )
+
+
+def _depth(report: Mapping[str, Any]) -> str:
+    said = sentences.depth(report)
+    return f"<p>{escape(said)}</p>" if said else ""
 
 
 def _widths(report: Mapping[str, Any]) -> str:

@@ -53,6 +53,13 @@ def proof(report: Mapping[str, Any]) -> str:
     numbers = (
         f"largest difference {scientific(found.get('max_difference'))} at outputs of scale {_scale(found.get('scale'))}"
     )
+    if status == "proved" and report.get("depth"):
+        what = (
+            "the shorter model computes what the original computes with the blocks that went skipped"
+            if report["depth"].get("dropped")
+            else "the deeper model computes what the original computes"
+        )
+        return f"Proved: {what} ({numbers})."
     if status == "proved":
         return (
             f"Proved: the smaller model computes what the original computes with the removed units silenced "
@@ -120,6 +127,30 @@ def dead(report: Mapping[str, Any]) -> str | None:
     """How many units the data never woke, where there are any."""
     count = report.get("dead_units")
     return f"{count:,} units give zero on all of the data: they are free to go." if count else None
+
+
+def depth(report: Mapping[str, Any]) -> str | None:
+    """Which blocks went or came in, where a network's depth was changed."""
+    found: Mapping[str, Any] | None = report.get("depth")
+    if not found:
+        return None
+    how = {"influence": " by their influence", "loss": " by the loss", "random": " at random"}
+    dropped: list[str] = list(found.get("dropped") or ())
+    inserted: list[str] = list(found.get("inserted") or ())
+    parts: list[str] = []
+    if dropped:
+        of = f" of {found['blocks']} that could go" if found.get("blocks") else ""
+        chosen = how.get(str(found.get("importance")), "")
+        parts.append(f"{len(dropped)} blocks{of} went{chosen}: {_some(dropped)}.")
+    if inserted:
+        parts.append(f"{len(inserted)} came in, each the identity at first, after {_some(inserted)}.")
+    if found.get("unsaid"):
+        parts.append(f"The model's config does not say its new depth: {found['unsaid']}.")
+    return " ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def axes(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.reporting import sentences
-from secateur.reporting.figures import Figure, before_and_after, columns, figures
+from secateur.reporting.figures import Figure, before_and_after, columns, figures, title
 
 _COLORS = {1: "green", 0: "dim", -1: "yellow"}
 
@@ -26,6 +26,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         sentences.dead,
         sentences.held_out,
         sentences.gradual,
+        sentences.depth,
         sentences.rewrite,
         sentences.latency_per_mac,
     )
@@ -45,10 +46,10 @@ def _table(report: Mapping[str, Any]) -> Table:
     )
     grid.add_column("")
     for name in shown:
-        grid.add_column(name, justify="right", no_wrap=True)
+        grid.add_column(title(report, name), justify="right", no_wrap=True)
     dense, final, last = before_and_after(report)
     if final is not None:
-        grid.add_column(f"dense → {last}", justify="right", no_wrap=True)
+        grid.add_column(f"dense → {title(report, last)}", justify="right", no_wrap=True)
     for figure in figures(report):
         cells = [figure.show(figure.of(report[name])) for name in shown]
         grid.add_row(figure.label, *cells, *([_change(figure, dense, final)] if final is not None else []))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from secateur import artifacts
+from secateur.changes import Change
 from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
 from secateur.errors import ConfigError, DataError
@@ -516,10 +517,12 @@ def _lessons(model: nn.Module, teacher: nn.Module | None, settings: TrainingSett
     """
     if teacher is None or not (settings.distill or settings.features):
         return None
-    plans: tuple[Plan, ...] = recall(model, "plans") or ()
-    if settings.features and len(plans) > 1:
-        raise ConfigError("features can be compared with the dense network's after one pruning only: leave them out")
-    plan = plans[0] if len(plans) == 1 else None
+    changes: tuple[Change, ...] = recall(model, "plans") or ()
+    plan = changes[0] if len(changes) == 1 and isinstance(changes[0], Plan) else None
+    if settings.features and changes and plan is None:
+        raise ConfigError(
+            "features can be compared with the dense network's after one pruning of widths only: leave them out"
+        )
     return Distillation(teacher, plan, weight=settings.distill, features=settings.features)
 
 
