@@ -7,6 +7,8 @@ from secateur.artifacts import load as load
 from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError
 from secateur.graph import Graph as Graph
+from secateur.growing import grow as grow
+from secateur.growing import merge_copies as merge_copies
 from secateur.hints import HintCheck as HintCheck
 from secateur.hints import check_hints as check_hints
 from secateur.importance import score as score
