@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.axes import Expr, Sum, resolve
 from secateur.graph import AxisInfo, Consumer, named
 from secateur.tracing.build import Names
 from secateur.tracing.rules.registry import Op
 from secateur.tracing.scales import Masks, NotLinear, back, ranges
-from secateur.tracing.tracer import COPIES, Tracer
+from secateur.tracing.tracer import Tracer
 
 Place = tuple[int, int]  # the id of a parameter, and a dim of it
 
@@ -34,7 +34,8 @@ class Consumers:
     def __init__(self, tracer: Tracer, names: Names, parameters: Mapping[str, Tensor], recomputed: set[int]) -> None:
         self.tracer, self.names = tracer, names
         self.first = {id(t): (name, t) for name, t in reversed(parameters.items())}
-        self.events = [e for e in tracer.contractions if not recomputed & {id(t) for t, _ in e[2]}]
+        self.roots: dict[int, frozenset[int]] = {}  # by id of a tensor
+        self.events = [e for e in tracer.contractions if not any(self._anew(t, recomputed) for t, _ in e[2])]
         self.direct: dict[int, dict[Place, Masks]] = {}  # by id of the operation: the weights that it sums over itself
         self.readers: dict[int, set[int]] = {}  # by id of the parameter: the operations that compute with it
 
@@ -57,18 +58,31 @@ class Consumers:
         return list(found)
 
     def _read(self) -> None:
-        """Which operations compute with each parameter, as it is or as a view of it."""
-        made = self.tracer.made
-        for op in {id(op): op for op, _ in made.values()}.values():
-            if op.said.is_view or op.name in COPIES:
-                continue
-            for tensor in op.operands:
-                while id(tensor) in made and not isinstance(tensor, nn.Parameter):
-                    maker = made[id(tensor)][0]
-                    if not (maker.said.is_view or maker.name in COPIES):
-                        break
-                    tensor = maker.operands[0]
-                self.readers.setdefault(id(tensor), set()).add(id(op))
+        """Which operations compute with each parameter, as it is or with weights that are computed from it."""
+        for op in {id(op): op for op, _ in self.tracer.made.values()}.values():
+            if not all(self.tracer.is_weight(t) for t in op.outputs()):
+                for tensor in op.operands:
+                    for root in self._roots(tensor):
+                        self.readers.setdefault(root, set()).add(id(op))
+
+    def _roots(self, tensor: Tensor) -> frozenset[int]:
+        """The ids of the parameters and buffers that a weight is computed from; none of an activation."""
+        found = self.roots.get(id(tensor))
+        if found is None:
+            made = self.tracer.made.get(id(tensor))
+            if not self.tracer.is_weight(tensor):
+                found = frozenset[int]()
+            elif made is None:
+                found = frozenset({id(tensor)})
+            else:
+                found = frozenset[int]().union(*(self._roots(t) for t in made[0].operands if t is not tensor))
+            self.roots[id(tensor)] = found
+        return found
+
+    def _anew(self, tensor: Tensor, recomputed: set[int]) -> bool:
+        """Whether a tensor is computed from nothing but what surgery computes anew."""
+        roots = self._roots(tensor)
+        return bool(roots) and roots <= recomputed
 
     def _consumers(self, op: Op, ends: Iterable[tuple[Tensor, int]], axes: list[str]) -> list[Consumer]:
         """The weights of the first side that can carry the division; none where no side can."""
