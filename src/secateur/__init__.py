@@ -20,6 +20,8 @@ from secateur.planning import plan as plan
 from secateur.planning import schedules as schedules
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
+from secateur.reallocating import Reallocation as Reallocation
+from secateur.reallocating import reallocate as reallocate
 from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace

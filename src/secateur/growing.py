@@ -268,7 +268,7 @@ def carried_out(
         wide = made.apply(model)
         return wide, prove(model, wide, graph, made, args, kwargs)
     except (ProofFailed, SurgeryError) as error:
-        guilty = _culprits(model, graph, made, args, kwargs)
+        guilty = culprits(model, graph, made, args, kwargs)
         half = [t.dtype for t in model.parameters() if t.is_floating_point() and torch.finfo(t.dtype).bits < 32]
         hint = (
             f" In {half[0]} only 2, 4, 8, ... copies divide weights exactly: convert it to float32 first."
@@ -281,7 +281,7 @@ def carried_out(
         ) from error
 
 
-def _culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapping[str, Any] | None) -> list[str]:
+def culprits(model: nn.Module, graph: Graph, made: Plan, args: Any, kwargs: Mapping[str, Any] | None) -> list[str]:
     """The axes that fail the proof alone; all of them where none does."""
     tie = {name: group for group in graph.ties for name in group}
 

@@ -128,7 +128,7 @@ def choose(
     within = within or {}
     scores = sunk(scores, within)
     multiples = fast_steps(graph, costs) if multiple_of == "auto" else limits.by_axis(graph, multiple_of, 1)
-    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
+    lanes = lanes_of(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
     lanes = fast_lanes(lanes, costs, budget, reached(lanes, within))
     if budget is not None:
         ranking = "comparable" if one_unit and scope == "global" else scope
@@ -227,7 +227,7 @@ def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
     )
 
 
-def _lanes(
+def lanes_of(
     graph: Graph,
     axes: Sequence[str],
     scores: Mapping[str, Tensor],
