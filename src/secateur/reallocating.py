@@ -67,7 +67,7 @@ def reallocate(
     kwargs: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
-    importance: str | Criterion = "fisher",
+    importance: str | Criterion = "auto",
     budget: Budget | None = None,
     loss: Loss | None = None,
     max_share: float = 0.75,
@@ -83,10 +83,10 @@ def reallocate(
     """A model of other widths at the same cost: units go where they matter least for what they cost, and units are
     repeated where they matter most. One plan does both, proved like a pruning.
 
-    A unit that goes loses its score. One that comes is worth what all units of its axis are worth together, by their
-    new number. Width moves from the least loss to the largest gain, each per cost, as long as the gain is larger. So
-    scores have to be in one unit on all axes: those of "fisher", "taylor", "taylor_gate" (changes of the loss) and
-    "reconstruction" are. Copies differ by noise that leaves the function as it is, as in `grow`; then train.
+    A unit that goes loses its score. One that comes is worth no more than the least of those that are there, and less
+    the more come. Width moves from the least loss to the largest gain, each per cost, as long as the gain is larger. So
+    scores have to be in one unit on all axes, and say what is lost when the other units make up for a unit as well as
+    they can: those of "reconstruction" do both ("fisher" and "taylor", changes of the loss, only the first). Copies differ by noise that leaves the function as it is, as in `grow`; then train.
 
     Args:
         model: any module, trained.

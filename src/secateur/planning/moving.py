@@ -4,6 +4,7 @@ Letters: L lanes (an axis, or tied axes that change together).
 """
 
 import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,9 @@ from secateur.costs import Cost, Costs
 from secateur.planning.choosing import Lane
 
 DEAD = 0.01  # of its axis's mean score: a unit below it is replaced where the axis grows
+LEAST = 0.25  # share of an axis's units, the least, whose mean score says what one more would be worth
 STEP = 0.02  # share of a lane that changes at once
+NEAR = 0.99  # share of the budget that is to be used
 FULL = 0.995  # share of the budget at which nothing more is looked for
 
 
@@ -22,10 +25,10 @@ FULL = 0.995  # share of the budget at which nothing more is looked for
 class Move:
     """Widths of lanes that change by and by, at a cost that stays within a target.
 
-    A unit's score is what the loss would rise by without it. Removing it loses that; of width that is added the model
-    is that the units of the axis share what all of them are worth: one more is worth the axis's total by its new width.
-    Both count per cost saved or spent, as it is at the present widths. Units move as long as the best gain is larger
-    than the least loss.
+    A unit's score is what the loss would rise by without it. Removing it loses that. One that is added is worth no more
+    than the least of those that are there: the mean of the least quarter, and less the more are added, in proportion
+    to the new width. Both count per cost saved or spent, as it is at the present widths. Units move as long as the best
+    gain is larger than the least loss.
 
     Args:
         lanes: with the scores in a unit that all share.
@@ -44,7 +47,7 @@ class Move:
 
     def __post_init__(self) -> None:
         self.widths = [ln.sizes[0] for ln in self.lanes]
-        self.totals = [float(ln.costs.clamp_min(0).sum()) for ln in self.lanes]
+        self.least = [float(ln.costs[: max(1, int(LEAST * len(ln.costs)))].clamp_min(0).mean()) for ln in self.lanes]
         self.steps = [max(1, int(STEP * ln.sizes[0])) for ln in self.lanes]
 
     def run(self) -> list[int]:
@@ -62,6 +65,7 @@ class Move:
             else:
                 self.widths[gain[1]] = min(self.widths[gain[1]] + self.steps[gain[1]], self.most[gain[1]])
         self._fill()
+        self._nudge()
         return self.widths
 
     @property
@@ -97,7 +101,7 @@ class Move:
         ln, width = self.lanes[k], self.widths[k]
         if width < ln.sizes[0]:  # one that went comes back
             return float(ln.costs[ln.sizes[0] - width - 1]) / slope
-        return self.totals[k] / (width + 1) / slope
+        return self.least[k] * ln.sizes[0] / (width + 1) / slope
 
     def _best_gain(self) -> tuple[float, int] | None:
         found = [(self._gain(k, slope), k) for k, slope in enumerate(self._slopes()) if self._grows(k)]
@@ -131,10 +135,28 @@ class Move:
                 return
             self.widths[max(more, key=lambda k: self._gain(k, slopes[k]))] += 1
 
+    def _nudge(self) -> None:
+        """Where single units are dear, a few units more of one lane and fewer of another to come near the target."""
+        if self.cost >= NEAR * self.target:
+            return
+        slopes, best = self._slopes(), (float("-inf"), self.widths)
+        for i, j in itertools.permutations(range(len(self.lanes)), 2):
+            for more, fewer in itertools.product(range(1, 7), range(7)):
+                widths = list(self.widths)
+                widths[i], widths[j] = widths[i] + more, widths[j] - fewer
+                if not (self._allowed(i, widths[i]) and self._allowed(j, widths[j])):
+                    continue
+                if NEAR * self.target <= self._cost(widths) <= self.target:
+                    worth = more * self._gain(i, slopes[i]) * slopes[i] - fewer * self._gain(j, slopes[j]) * slopes[j]
+                    best = max(best, (worth, widths))
+        self.widths = best[1]
+
+    def _allowed(self, k: int, width: int) -> bool:
+        return width in self.lanes[k].sizes if width <= self.lanes[k].sizes[0] else width <= self.most[k]
+
     def _comes(self, k: int) -> bool:
         """Whether a lane may have one unit more."""
-        width = self.widths[k] + 1
-        return width in self.lanes[k].sizes if width <= self.lanes[k].sizes[0] else width <= self.most[k]
+        return self._allowed(k, self.widths[k] + 1)
 
 
 def units(lanes: Sequence[Lane], widths: Sequence[int], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,24 +60,29 @@ class Consumers:
     def _read(self) -> None:
         """Which operations compute with each parameter, as it is or with weights that are computed from it."""
         for op in {id(op): op for op, _ in self.tracer.made.values()}.values():
-            if not all(self.tracer.is_weight(t) for t in op.outputs()):
+            if not self._of_weights(op):
                 for tensor in op.operands:
                     for root in self._roots(tensor):
                         self.readers.setdefault(root, set()).add(id(op))
 
     def _roots(self, tensor: Tensor) -> frozenset[int]:
-        """The ids of the parameters and buffers that a weight is computed from; none of an activation."""
+        """The ids of the parameters and buffers that a weight is computed from; none of an activation or a constant."""
         found = self.roots.get(id(tensor))
         if found is None:
             made = self.tracer.made.get(id(tensor))
-            if not self.tracer.is_weight(tensor):
-                found = frozenset[int]()
-            elif made is None:
-                found = frozenset({id(tensor)})
+            if made is None:
+                found = frozenset({id(tensor)} & self.first.keys())
+            elif self._of_weights(made[0]):
+                found = frozenset[int]().union(*map(self._roots, made[0].operands))
             else:
-                found = frozenset[int]().union(*(self._roots(t) for t in made[0].operands if t is not tensor))
+                found = frozenset[int]()
             self.roots[id(tensor)] = found
         return found
+
+    def _of_weights(self, op: Op) -> bool:
+        """Whether an operation computes a weight from others, numbers apart."""
+        wide = [t for t in op.operands if t.dim()]
+        return bool(wide) and all(map(self._roots, wide)) and all(map(self.tracer.is_weight, op.outputs()))
 
     def _anew(self, tensor: Tensor, recomputed: set[int]) -> bool:
         """Whether a tensor is computed from nothing but what surgery computes anew."""
