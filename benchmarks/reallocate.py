@@ -37,8 +37,8 @@ HEAD = """# Width reallocated at the same cost
 `{command}`
 
 {setting}. A CNN of three 3x3 convolutions with batch norms on Fashion-MNIST at half its resolution (14x14),
-{train:,} training images. Its widths were chosen badly on purpose: {widths}. It is trained for {dense} epochs; then every
-network below is trained for {tuned} epochs more, by the same optimizer (AdamW, a cosine from {rate:g}) on the same
+{train:,} training images. Its widths were chosen badly on purpose: {widths}. It is trained for {dense} epochs; then
+every network below is trained for {tuned} epochs more, by the same optimizer (AdamW, a cosine from {rate:g}) on the same
 batches. Importance, widths and units come of 2,048 training images; settings were chosen on held-out training images,
 and the {split} split ({count:,} images) was looked at once. Mean ± standard deviation over {seeds} seeds.
 
@@ -175,7 +175,13 @@ def row(name: str, net: nn.Module, judged: Images, seed: int) -> dict[str, Any]:
     """What one network came to."""
     found = sc.trace(net, judged.x[:1])
     widths = [found.tensors[axis.partition(":")[0]].shape[0] for axis in AXES]
-    return {"name": name, "seed": seed, "widths": widths, "macs": found.cost()["macs"], "accuracy": accuracy(net, judged)}
+    return {
+        "name": name,
+        "seed": seed,
+        "widths": widths,
+        "macs": found.cost()["macs"],
+        "accuracy": accuracy(net, judged),
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -86,7 +86,8 @@ def reallocate(
     A unit that goes loses its score. One that comes is worth no more than the least of those that are there, and less
     the more come. Width moves from the least loss to the largest gain, each per cost, as long as the gain is larger. So
     scores have to be in one unit on all axes, and say what is lost when the other units make up for a unit as well as
-    they can: those of "reconstruction" do both ("fisher" and "taylor", changes of the loss, only the first). Copies differ by noise that leaves the function as it is, as in `grow`; then train.
+    they can: those of "reconstruction" do both ("fisher" and "taylor", changes of the loss, only the first). Copies differ
+    by noise that leaves the function as it is, as in `grow`; then train.
 
     Args:
         model: any module, trained.
@@ -116,11 +117,11 @@ def reallocate(
         >>> import torch, secateur as sc
         >>> from torch.nn import Linear, ReLU, Sequential
         >>> _ = torch.manual_seed(0)
-        >>> net = Sequential(Linear(8, 4), ReLU(), Linear(4, 40), ReLU(), Linear(40, 3))
-        >>> data = [(torch.randn(64, 8), torch.randint(0, 3, (64,)))]
-        >>> result = sc.reallocate(net, data[0][0], data=data)
-        >>> result.axes[0]["after"] > 4, result.axes[1]["after"] < 40
-        (True, True)
+        >>> net = Sequential(Linear(16, 3), ReLU(), Linear(3, 60), ReLU(), Linear(60, 9))
+        >>> x = torch.randn(256, 16)
+        >>> result = sc.reallocate(net, x, data=[x])
+        >>> [row["before"] for row in result.axes], result.axes[0]["after"] > 3, result.axes[1]["after"] < 60
+        ([3, 60], True, True)
     """
     budget = budget or Budget(macs=1.0)
     _check(budget, max_growth, noise)

@@ -92,7 +92,9 @@ def group_norm() -> nn.Module:
 
 def transposed() -> nn.Module:
     """Transposed convolutions, one of them in 2 groups."""
-    return nn.Sequential(nn.ConvTranspose2d(3, 8, 2), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.Conv2d(6, 2, 1))
+    return nn.Sequential(
+        nn.ConvTranspose2d(3, 8, 2), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.Conv2d(6, 2, 1)
+    )
 
 
 def gated() -> nn.Module:

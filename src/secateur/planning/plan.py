@@ -1,4 +1,6 @@
-"""A plan: which units of which axes stay, and how often. Plain data to be saved, read by people, and replayed on other weights."""
+"""A plan: which units of which axes stay, and how often. Plain data to be saved, read by people, and replayed on other
+weights.
+"""
 
 import itertools
 import json
@@ -22,8 +24,8 @@ MAX_SIZE = 2**40  # of an axis that is read from a file
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedAxis:
-    """What a plan does to one axis: ``kept`` units, ascending, of ``before``; one that is repeated stands there as often
-    as it is to be.
+    """What a plan does to one axis: ``kept`` units, ascending, of ``before``; one that is repeated stands there
+    repeatedly.
     """
 
     kind: str

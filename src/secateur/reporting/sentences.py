@@ -53,6 +53,8 @@ def proof(report: Mapping[str, Any]) -> str:
     numbers = (
         f"largest difference {scientific(found.get('max_difference'))} at outputs of scale {_scale(found.get('scale'))}"
     )
+    if status == "proved" and not narrower(report):
+        return f"Proved: the new model computes what the original computes ({numbers})."
     if status == "proved":
         return (
             f"Proved: the smaller model computes what the original computes with the removed units silenced "
@@ -129,6 +131,10 @@ def axes(report: Mapping[str, Any]) -> str:
         return "No axis of the model can be pruned."
     before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
     cut = sum(row["after"] < row["before"] for row in rows)
+    grown = sum(row["after"] > row["before"] for row in rows)
+    if grown:
+        more = f", {cut} are narrower" if cut else ""
+        return f"{grown} of {len(rows)} axes are wider{more}; {after:,} units where there were {before:,}."
     if not cut:
         return f"No unit of the {len(rows)} axes was removed: a higher threshold or a smaller budget removes some."
     return (
@@ -137,13 +143,28 @@ def axes(report: Mapping[str, Any]) -> str:
     )
 
 
+def narrower(report: Mapping[str, Any]) -> bool:
+    """Whether units were removed, or nothing was changed."""
+    plan: Any = report.get("plan")
+    axes: Any = plan.get("axes") if isinstance(plan, Mapping) else None
+    if not isinstance(axes, Mapping) or not axes:
+        return True
+    return any(len(set(axis["kept"])) < axis["before"] for axis in axes.values())
+
+
+def wider(report: Mapping[str, Any]) -> bool:
+    """Whether axes have become wider."""
+    return any(row["after"] > row["before"] for row in report.get("axes") or ())
+
+
 def rewrite(report: Mapping[str, Any]) -> str | None:
     """Why the network's class was replaced by its graph, where it was."""
     plan: Any = report.get("plan")
     rewrites: Any = plan.get("rewrites") if isinstance(plan, Mapping) else None
     if not rewrites:
         return None
-    return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that pruning changes."
+    why = "pruning" if narrower(report) else "growing"
+    return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that {why} changes."
 
 
 def _scale(value: float | None) -> str:

@@ -45,14 +45,21 @@ def _table(report: Mapping[str, Any]) -> Table:
     )
     grid.add_column("")
     for name in shown:
-        grid.add_column(name, justify="right", no_wrap=True)
+        grid.add_column(_title(name, report), justify="right", no_wrap=True)
     dense, final, last = before_and_after(report)
     if final is not None:
-        grid.add_column(f"dense → {last}", justify="right", no_wrap=True)
+        grid.add_column(f"{_title('dense', report)} → {_title(last, report)}", justify="right", no_wrap=True)
     for figure in figures(report):
         cells = [figure.show(figure.of(report[name])) for name in shown]
         grid.add_row(figure.label, *cells, *([_change(figure, dense, final)] if final is not None else []))
     return grid
+
+
+def _title(name: str, report: Mapping[str, Any]) -> str:
+    """A column's title: what became wider was not pruned."""
+    if not sentences.wider(report):
+        return name
+    return {"dense": "before", "pruned": "reallocated" if sentences.narrower(report) else "grown"}.get(name, name)
 
 
 def _change(figure: Figure, dense: Mapping[str, Any] | None, final: Mapping[str, Any] | None) -> Text:

@@ -38,8 +38,8 @@ class Merge:
         gone = [n for n, a in self.plan.axes.items() if len(set(a.kept)) < a.before]
         if gone:
             raise SurgeryError(
-                f"the plan removes units of {', '.join(gone[:3])}, which merging copies does not bring back; merge what "
-                "sc.grow made"
+                f"the plan removes units of {', '.join(gone[:3])}, which merging copies does not bring back; "
+                "merge what sc.grow made"
             )
 
     @property

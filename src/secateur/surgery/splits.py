@@ -1,8 +1,8 @@
 """Where units are repeated, what sums over them is divided among the copies, so that the sums stay what they were.
 
-Chen et al. 2016, "Net2Net: Accelerating Learning via Knowledge Transfer", arXiv:1511.05641 (Net2Wider: fully connected and
-convolutional layers, units drawn at random). Differs: any axis of any graph, each unit repeated as often as it is asked;
-and noise that leaves the function as it is, since what is added to one copy's weights is taken from the others'.
+Chen et al. 2016, "Net2Net: Accelerating Learning via Knowledge Transfer", arXiv:1511.05641 (Net2Wider: fully connected
+and convolutional layers, units drawn at random). Differs: any axis of any graph, each unit repeated as often as it is
+asked; and noise that leaves the function as it is, since what is added to one copy's weights is taken from the others'.
 
 Shape letters: N positions of a dim after surgery.
 """
