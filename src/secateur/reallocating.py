@@ -86,8 +86,8 @@ def reallocate(
     A unit that goes loses its score. One that comes is worth no more than the least of those that are there, and less
     the more come. Width moves from the least loss to the largest gain, each per cost, as long as the gain is larger. So
     scores have to be in one unit on all axes, and say what is lost when the other units make up for a unit as well as
-    they can: those of "reconstruction" do both ("fisher" and "taylor", changes of the loss, only the first). Copies differ
-    by noise that leaves the function as it is, as in `grow`; then train.
+    they can: those of "reconstruction" do both ("fisher" and "taylor", changes of the loss, only the first). Copies
+    differ by noise that leaves the function as it is, as in `grow`; then train.
 
     Args:
         model: any module, trained.
