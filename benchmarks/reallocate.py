@@ -39,10 +39,10 @@ HEAD = """# Width reallocated at the same cost
 
 {setting}. A CNN of three 3x3 convolutions with batch norms on Fashion-MNIST at half its
 resolution (14x14), {train:,} training images. Its widths were chosen badly on purpose: {widths}.
-It is trained for {dense} epochs; then every network below is trained for {tuned} epochs more, by the same optimizer
-(AdamW, a cosine from {rate:g}) on the same batches. Importance, widths and units come of 2,048 training images; settings
-were chosen on held-out training images of another seed, and the {split} split ({count:,} images) was looked at once. The
-network from scratch had no training before. Mean ± standard deviation over {seeds} seeds.
+It is trained for {dense} epochs; then every network below is trained for {tuned} epochs more, by the same
+optimizer (AdamW, a cosine from {rate:g}) on the same batches. Importance, widths and units come of 2,048 training
+images; settings were chosen on held-out training images of another seed, and the {split} split ({count:,} images) was
+looked at once. The network from scratch had no training before. Mean ± standard deviation over {seeds} seeds.
 
 | network | widths | MACs | accuracy in % | against the same widths |
 | --- | --- | --- | --- | --- |

@@ -56,7 +56,8 @@ def test_units_move_to_where_they_are_worth_more_at_the_same_cost() -> None:
     move, graph = two_lanes([5.0, 5.0, 5.0], [9.0, 9.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0], 52)
     assert graph.cost()["macs"] == 52
     first, second = move.run()
-    assert first > 3 and second < 8
+    assert first > 3
+    assert second < 8
     assert 0.99 * 52 <= 4 * first + first * second + 2 * second <= 52
 
 
@@ -87,7 +88,8 @@ def test_at_the_budget_and_proved(budget: Any) -> None:
     assert 0.99 * wanted <= share <= wanted
     assert result.proof.status == "proved"
     starved, bloated = result.rows
-    assert starved["after"] > 3 and bloated["after"] < 60
+    assert starved["after"] > 3
+    assert bloated["after"] < 60
     assert starved["importance"] > bloated["importance"]
     assert result.model[0].out_features == starved["after"]
 
@@ -117,7 +119,8 @@ def test_it_prints_why() -> None:
 def test_limits_hold() -> None:
     result = sc.reallocate(badly(), batch(), data=[batch()], max_growth=2.0, max_share=0.5, budget=sc.Budget(macs=0.9))
     starved, bloated = result.rows
-    assert starved["after"] <= 6 and bloated["after"] >= 30
+    assert starved["after"] <= 6
+    assert bloated["after"] >= 30
 
 
 def test_an_axis_that_is_normalised_over_does_not_grow() -> None:
