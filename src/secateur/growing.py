@@ -203,6 +203,10 @@ def new_sizes(graph: Graph, widths: Mapping[str, int], *, keep_class: bool = Fal
                     f"{', '.join(tie)} must keep the proportions of their sizes; choose one that all can take"
                 )
     asked = {name: new for name, new in asked.items() if new > graph.axes[name].size}
+    if alone := asked.keys() - {name for c in graph.consumers for name in c.axes}:
+        raise NotGrowable(
+            f"{', '.join(sorted(alone))}: no weights sum over the units, so nothing can make up for copies"
+        )
     wrong = [f"{n}: {why}" for n, new in asked.items() if (why := hindrance(graph.axes[n], new, keep_class=keep_class))]
     if wrong:
         raise NotGrowable("; ".join(wrong))

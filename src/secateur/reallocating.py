@@ -197,4 +197,7 @@ def moved(
 def _grows(graph: Graph, ln: Lane) -> bool:
     """Whether an axis can have any number of units more."""
     infos = [graph.axes[name] for name in ln.axes]
-    return all(info.step == 1 and not info.normalising and not hindrance(info, info.size + 1) for info in infos)
+    summed = {name for c in graph.consumers for name in c.axes}
+    return summed.issuperset(ln.axes) and all(
+        info.step == 1 and not info.normalising and not hindrance(info, info.size + 1) for info in infos
+    )

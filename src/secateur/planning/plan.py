@@ -327,7 +327,11 @@ def _check_leaves(plan: Plan) -> None:
 
 
 def _check_splits(plan: Plan) -> None:
-    """Splits speak of axes that the plan repeats units of, in the dims that these run through."""
+    """Splits speak of axes in the dims that these run through; an axis whose units are repeated has one."""
+    split_axes = {name for split in plan.splits for name in split.axes}
+    for name, axis in plan.axes.items():
+        if len(set(axis.kept)) < len(axis.kept) and name not in split_axes:
+            raise ValueError(f"axis {name} repeats units, but no weights are divided among the copies")
     for split in plan.splits:
         tensor = plan.tensors[split.tensor]
         if not 0 <= split.dim < len(tensor.dims):
