@@ -60,7 +60,11 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--help"], *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "export", "show"))],
+    [
+        [],
+        ["--help"],
+        *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "export", "grow", "show")),
+    ],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
@@ -462,3 +466,40 @@ def test_hints_that_can_not_be_checked(
     place: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in fails(["hints", "--train-epochs", "0", *words], capsys)
+
+
+# ---------------------------------------------------------------- grow
+
+
+def test_grow(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network grows, and its saved result again; the function stays."""
+    assert main(["grow", "--input", "1x1x10x10", "--axis", "fc1.weight:0=240", "--noise", "0.1", "--out", "wider"]) == 0
+    out = capsys.readouterr().out
+    assert "before → grown" in out
+    assert "Proved: the new model computes what the original computes" in out
+    assert main(["grow", "wider", "--axis", "fc1.weight:0=300", "--out", "widest"]) == 0
+    assert json.loads((place / "widest/report.json").read_text())["command"].startswith("secateur ")
+    capsys.readouterr()
+    assert main(["show", "widest"]) == 0
+    assert main(["measure", "widest"]) == 0
+    first, last = sc.load("wider"), sc.load("widest")
+    assert (first.fc1.out_features, last.fc1.out_features) == (240, 300)
+    x = torch.randn(2, 1, 10, 10)
+    assert torch.allclose(first(x), last(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no axis to grow: give --axis"),
+        (["--axis", "fc1.weight:0"], "write AXIS=WIDTH"),
+        (["--axis", "fc1.weight:0=2", "--axis", "fc1.weight:0=3"], "given twice"),
+        (["--axis", "fc1.weight:0=2"], "grow makes axes wider"),
+        (["--axis", "nothing:0=2"], "is no axis of"),
+    ],
+)
+def test_grow_says_what_is_wrong(
+    place: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in " ".join(fails(["grow", "--input", "1x1x10x10", *words], capsys).split())
+    assert not (place / "secateur-grown").exists()

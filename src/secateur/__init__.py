@@ -13,6 +13,8 @@ from secateur.errors import SecateurError as SecateurError
 from secateur.exporting import Exported as Exported
 from secateur.exporting import export as export
 from secateur.graph import Graph as Graph
+from secateur.growing import grow as grow
+from secateur.growing import merge_copies as merge_copies
 from secateur.hints import HintCheck as HintCheck
 from secateur.hints import check_hints as check_hints
 from secateur.hub import from_pretrained as from_pretrained
@@ -26,6 +28,8 @@ from secateur.planning import plan as plan
 from secateur.planning import schedules as schedules
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
+from secateur.reallocating import Reallocation as Reallocation
+from secateur.reallocating import reallocate as reallocate
 from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace

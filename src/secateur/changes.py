@@ -15,6 +15,7 @@ from secateur.errors import ArtifactError
 KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it is needed
     "widths": "secateur.planning.plan:Plan",
     "depth": "secateur.depth.change:DepthChange",
+    "merge": "secateur.surgery.merging:Merge",
 }
 
 

@@ -9,6 +9,7 @@ SecateurError
 ├── ScoreError              an importance gave something that is no score
 ├── PlanError               (also a ValueError) arguments to ``plan`` that contradict each other or the graph
 │   ├── UnreachableBudget   the budget asks for less than the model can become
+│   ├── NotGrowable         units of an axis can't be repeated so that the function stays
 │   └── UnreachableBound    nothing can be removed without making the metric worse than allowed
 ├── SurgeryError            a plan does not fit the model that it is applied to
 ├── RemapError              an optimizer, a copy or a checkpoint does not belong to the model that was pruned
@@ -60,6 +61,10 @@ class PlanError(SecateurError, ValueError):
 
 class UnreachableBudget(PlanError):
     """The budget asks for less than the model can become."""
+
+
+class NotGrowable(PlanError):
+    """Units of an axis can't be repeated so that the model computes what it did; the message says why."""
 
 
 class UnreachableBound(PlanError):

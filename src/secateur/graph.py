@@ -31,6 +31,7 @@ class AxisInfo:
         least: the fewest units that the operations along it can do with: routing to the best two needs two experts.
         asked: the fewest units with which the code goes the way that it went, and where it asks (``if groups > 1``).
         step: what its size must be a multiple of, where a kernel wants aligned rows.
+        once: why its units can't be repeated; empty where they can.
     """
 
     size: int
@@ -42,6 +43,7 @@ class AxisInfo:
     least: int = 1
     asked: tuple[int, str] = (1, "")
     step: int = 1
+    once: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -114,6 +116,23 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """Weights that are multiplied with what the units of axes give, and summed: where a unit is repeated they are
+    divided among its copies.
+
+    Attributes:
+        tensor, dim: a parameter and the dim that the positions are of.
+        positions: ranges [start, stop) of the dim.
+        axes: those of the dim's axes that are summed over.
+    """
+
+    tensor: str
+    dim: int
+    positions: tuple[tuple[int, int], ...]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """The sizes that a form of the model (its class, or a captured graph) holds.
 
@@ -155,6 +174,7 @@ class Graph:
         captured: the same of the model captured as a graph, where literals in ``forward`` make that necessary.
         unknown: operations that no rule knows, with their place.
         scales: weights that make the queries of attention which divides by the root of its head size.
+        consumers: weights that sum over the units of axes.
         inputs: shapes and dtypes of the example inputs, for people.
         example: the same as data (`secateur.nests`), where the model was captured as a graph.
     """
@@ -170,6 +190,7 @@ class Graph:
     unknown: tuple[tuple[str, str], ...]
     inputs: str
     scales: tuple[Scale, ...] = ()
+    consumers: tuple[Consumer, ...] = ()
     example: Any = None
 
     @cached_property

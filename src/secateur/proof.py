@@ -401,16 +401,18 @@ class _KeptOnly:
     """Repeats an operation that normalises over a removed unit on the kept units alone, the rest of its result zero."""
 
     def __init__(self, plan: Plan, noted: Note | None = None) -> None:
-        self.plan, self.noted = plan, noted
+        self.noted = noted
+        self.units = {name: at.unique() for name, at in plan.units.items()}  # the original has no copies
+        self.fewer = {name for name, at in self.units.items() if len(at) < plan.axes[name].before}
         self.seen: dict[str, None] = {}
 
     def __call__(self, op: Op, over: Sequence[Expr], results: Sequence[Dims]) -> Any:
-        axes = {n for n in _names(over) if n in self.plan.axes}
+        axes = {n for n in _names(over) if n in self.fewer}
         if not axes:
             return op.out
         self.seen.update(dict.fromkeys(sorted(axes)))
         arguments = {k: self._cut(op, v, axes) for k, v in op.arguments.items()}
-        _resize(op, arguments, over, self.plan)
+        _resize(op, arguments, over, self.units)
         positional = [v for k, v in arguments.items() if k not in op.said.keywords]
         before = len(self.noted.choices) if self.noted else 0
         out = op.func(*positional, **{k: v for k, v in arguments.items() if k in op.said.keywords})
@@ -426,7 +428,7 @@ class _KeptOnly:
         if not out.is_floating_point() or bool(out.isfinite().all()):
             return
         for k, dim in enumerate(dims):
-            at = self._positions(dim, set(self.plan.axes))
+            at = self._positions(dim, self.fewer)
             if at is not None:
                 gone = torch.ones(out.shape[k], dtype=torch.bool, device=out.device)
                 gone[at.to(out.device)] = False
@@ -435,7 +437,7 @@ class _KeptOnly:
 
     def _positions(self, dim: Expr, axes: set[str]) -> Tensor | None:
         dim = resolve(dim)
-        return index(finished(dim), self.plan.units) if axes & set(_names([dim])) else None
+        return index(finished(dim), self.units) if axes & set(_names([dim])) else None
 
     def _cut(self, op: Op, value: Any, axes: set[str]) -> Any:
         if isinstance(value, Tensor):
@@ -446,12 +448,12 @@ class _KeptOnly:
 
     def _original(self, tensor: Tensor, along: Expr | None) -> Tensor:
         """Positions among the kept units become those among all."""
-        return tensor if along is None else index(finished(along), self.plan.units).to(tensor.device)[tensor]
+        return tensor if along is None else index(finished(along), self.units).to(tensor.device)[tensor]
 
     def _widen(self, tensor: Tensor, dims: Dims) -> Tensor:
         for k, dim in enumerate(dims):
             if tensor.shape[k] != dim.size:
-                at = index(finished(dim), self.plan.units)
+                at = index(finished(dim), self.units)
                 shape = [*tensor.shape[:k], dim.size, *tensor.shape[k + 1 :]]
                 tensor = tensor.new_zeros(shape).index_copy(k, at.to(tensor.device), tensor)
         return tensor
@@ -461,13 +463,13 @@ def _names(exprs: Sequence[Expr]) -> list[str]:
     return [leaf.name for e in exprs for leaf in leaves(resolve(e)) if leaf.name is not None]
 
 
-def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], plan: Plan) -> None:
+def _resize(op: Op, arguments: dict[str, Any], over: Sequence[Expr], units: Mapping[str, Tensor]) -> None:
     """Sizes among an operation's arguments, made to fit what was cut."""
     if "normalized_shape" in arguments:
         shape = arguments["input"].shape
         arguments["normalized_shape"] = list(shape[len(shape) - len(arguments["normalized_shape"]) :])
     if "HxW" in arguments:
-        inside = len(index(finished(over[0]), plan.units))
+        inside = len(index(finished(over[0]), units))
         arguments["C"] = arguments["input"].shape[1]
         arguments["group"] = arguments["C"] // inside
 

@@ -24,7 +24,10 @@ def remap_(plan: "Plan", thing: Any, old: Parameters, new: Parameters) -> Any:
     - **An optimizer** stays the same object, with the same groups and settings, so that learning-rate schedulers and
       gradient scalers go on as they are. New parameters stand where the old ones stood. What it keeps for each of them
       is re-indexed as the parameter was; step counts stay. Where the plan multiplies weights by f, their first moments
-      are divided by f, the second ones by f², since a gradient of f w is 1/f of one of w. A state that nobody knows how
+      are divided by f, the second ones by f², since a gradient of f w is 1/f of one of w.
+      Where it repeats units, moments become those of the gradients that the copies have: an m-th (a square of that,
+      for second ones) for weights that give one of m copies, the whole for the weights that sum over them, which were
+      divided. A state that nobody knows how
       to re-index starts anew, with a warning that names the parameter.
     - **A module or an AveragedModel** is a copy of the dense model, and is cut as it was. Compensation is not repeated
       on it: its weights are those of its own that stayed.

@@ -14,7 +14,8 @@ POWERS = {
     "ax": -1, "step_size": -1, "acc_delta": -2,
 }  # fmt: skip
 """How values of a name grow with the gradient: moments with its first or second power, averages of weights, as weights
-do, with the power -1. A weight that is multiplied by f has gradients that are divided by f."""
+do, with the power -1. A weight that is multiplied by f has gradients that are divided by f; one of m copies of a unit
+has an m-th of the unit's gradient."""
 REDUCED = {"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
 """Factored moments without the dim that they are means over; torch's own keep it as a dim of 1."""
 

@@ -38,7 +38,7 @@ from secateur.config import (
     TuneSettings,
 )
 from secateur.errors import SecateurError
-from secateur.models import build_model
+from secateur.models import build_model, build_spec
 from secateur.plain import merged, parse_scalar, read_yaml
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ COMMANDS = (
     "inspect",
     "measure",
     "export",
+    "grow",
     "show",
 )
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -109,6 +110,7 @@ _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
 _BLOCKS_DEFAULT, _SHORTER_DEFAULT = BlockSettings(), ShorterSettings()
 _INSERT, _INSERT_DEFAULT = Parameter(name="*", group=Group("What comes in", sort_key=3)), InsertSettings()
 _DEEPER_DEFAULT = DeeperSettings()
+_GROW = Parameter(group=Group("What to grow", sort_key=3))
 _OTHER = Parameter(group=Group("Run", sort_key=5))
 _INPUT = Parameter(group=Group("Data", sort_key=2))
 
@@ -577,6 +579,65 @@ def export(
             "stopped", f"by Ctrl-C during: {terminal.current}. Files that were shown are whole; no others are left"
         )
         return INTERRUPTED
+    return DONE
+
+
+@app.command
+def grow(
+    path: Path | None = None,
+    /,
+    *,
+    axis: Annotated[tuple[str, ...], _GROW] = (),
+    noise: Annotated[float, _GROW] = 0.0,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    input: Annotated[tuple[str, ...], _INPUT] = (),
+    out: Annotated[Path, _OTHER] = Path("secateur-grown"),
+    seed: Annotated[int, _OTHER] = 0,
+    overwrite: Annotated[bool, _OTHER] = False,
+    trust: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Make axes of a network, or of a saved result, wider without changing what it computes, and prove it.
+
+    Units are repeated, and the weights that sum over them are divided among the copies. The result is a saved one like
+    those of prune: train it on, prune it, grow it again.
+
+    ```sh
+    secateur inspect                                        # lists the axes
+    secateur grow secateur-run --axis fc1.weight:0=240 --noise 0.1 --out wider
+    secateur grow --model torchvision.models:resnet18 --weights trained.pt \\
+        --input 1x3x224x224 --axis layer1.0.conv1.weight:0=96
+    ```
+
+    Args:
+        path: directory of a saved result. Without it, the network that --model names is grown.
+        axis: an axis and its new width, fc1.weight:0=240. Repeat it for further axes.
+        noise: how far the parts of divided weights differ, as a share of their size, from 0 to 1. With 0, copies train
+            alike for ever. The function stays what it is.
+        input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
+            further inputs. Without it, the inputs are those saved with the result, or come from the data.
+        out: directory for the result.
+        seed: of the units that get one copy more, and of the noise.
+        overwrite: replace an earlier result there.
+        trust: let a saved result import the code that its network was built with.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.artifacts import read_record
+    from secateur.runs.grow import grow_run, widths_of
+
+    widths, settings = widths_of(axis), _settings(ModelSettings, model)
+    if path is None:
+        network, build = build_model(settings), {"callable": build_spec(settings), "args": settings.model_args}
+    else:
+        network = load_saved(path, settings if "model" in _given.get() else None, trust=trust)
+        build = read_record(path)["build"]
+    if path is None or input:
+        args, kwargs = example_inputs(input, _settings(DataSettings, data)), {}
+    else:
+        args, kwargs = saved_inputs(path)
+    done: dict[str, Any] = {"build": build, "noise": noise, "seed": seed, "overwrite": overwrite, "words": sys.argv[1:]}
+    views.grown(_out(), grow_run(network, args, kwargs, widths, out, **done), out)
     return DONE
 
 

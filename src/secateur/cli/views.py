@@ -13,6 +13,7 @@ from secateur.reporting.numbers import size
 if TYPE_CHECKING:
     from secateur.artifacts import Saved
     from secateur.hints import HintCheck
+    from secateur.pruning import Result
     from secateur.runs.depth import Changed
     from secateur.runs.prune import Outcome
     from secateur.runs.tune import Tuned
@@ -46,6 +47,14 @@ def finished(console: Console, outcome: "Outcome | Tuned | Changed", out: Path) 
             "Repeat it": str(outcome.report["command"]),
         },
     )
+
+
+def grown(console: Console, result: "Result", out: Path) -> None:
+    """A growth: its report, and where it is."""
+    console.print()
+    console.print(result)
+    console.print()
+    _facts(console, {"Saved in": str(out), "Load it": loading(str(out), read_record(out))})
 
 
 def checked(console: Console, check: "HintCheck", out: Path | None) -> None:

@@ -1,8 +1,10 @@
-"""A plan: which units of which axes stay. Plain data to be saved, read by people, and replayed on other weights."""
+"""A plan: which units of which axes stay, and how often. Plain data to be saved, read by people, and replayed on other
+weights.
+"""
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Expr, Leaf, Prod, Sum, concat, product, size_of
+from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product
 from secateur.errors import ArtifactError
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.surgery.reindex import index
@@ -28,7 +30,9 @@ _SET_BY_NOBODY = frozenset(vars(nn.Module())) | {
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedAxis:
-    """What a plan does to one axis: ``kept`` units, ascending, of ``before``."""
+    """What a plan does to one axis: ``kept`` units, ascending, of ``before``; one that is repeated stands there
+    repeatedly.
+    """
 
     kind: str
     before: int
@@ -37,7 +41,7 @@ class PlannedAxis:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTensor:
-    """A tensor that loses something: its names (tied tensors have several), and what its dims are made of."""
+    """A tensor that changes its size: its names (tied tensors have several), and what its dims are made of."""
 
     names: tuple[str, ...]
     dims: tuple[Expr, ...]
@@ -57,17 +61,32 @@ class PlannedScale:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedSplit:
+    """Weights that are divided among the copies of units of ``axes``, which they sum over. ``positions`` are ranges
+    [start, stop) of the tensor's dim, before surgery.
+    """
+
+    tensor: str
+    dim: int
+    positions: tuple[tuple[int, int], ...]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which units stay, and what has to change in the model for that.
+    """Which units stay, and how often, and what has to change in the model for that.
 
     Attributes:
-        axes: the axes that lose units.
-        tensors: the parameters and buffers that lose slices, under their first names.
+        axes: the axes that lose units, or get more.
+        tensors: the parameters and buffers that change, under their first names.
         settings: sizes in the code and their new values.
         rewrites: sizes that are fixed in ``forward`` and become stale, so that the class is replaced by its graph;
             empty where the class stays.
         scales: weights that carry the change of a head size.
         model: name of the class that was traced.
+        splits: weights that are divided among the copies of units that are repeated.
+        noise: how far these parts differ, as a share of the weights' root mean square; together they make the same.
+        seed: of the noise.
         biases: parameters that layers without a bias are given, zero at first, because compensation fills them.
         example: shapes and dtypes of the example inputs, which lead the capture of the graph; None where the class
             stays.
@@ -81,6 +100,9 @@ class Plan:
     model: str = ""
     example: Any = None
     biases: tuple[str, ...] = ()
+    splits: tuple[PlannedSplit, ...] = ()
+    noise: float = 0.0
+    seed: int = 0
 
     @cached_property
     def units(self) -> dict[str, Tensor]:
@@ -94,16 +116,20 @@ class Plan:
 
     @cached_property
     def dims(self) -> dict[str, tuple[Expr, ...]]:
-        """What the dims of the tensors that lose something are made of: {qualified tensor name: dims}."""
+        """What the dims of the tensors that change are made of: {qualified tensor name: dims}."""
         return {alias: tensor.dims for tensor in self.tensors.values() for alias in tensor.names}
 
     @cached_property
     def _kept(self) -> dict[str, dict[int, Tensor]]:
-        sizes = self.sizes
         return {
-            name: {k: index(d, self.units) for k, d in enumerate(tensor.dims) if size_of(d, sizes) != d.size}
+            name: {k: index(d, self.units) for k, d in enumerate(tensor.dims) if runs_through(d, self.axes)}
             for name, tensor in self.tensors.items()
         }
+
+    @property
+    def repeats(self) -> bool:
+        """Whether units are repeated."""
+        return any(a == b for axis in self.axes.values() for a, b in itertools.pairwise(axis.kept))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -196,6 +222,17 @@ class Plan:
             "scales": [{**vars(s), "positions": [list(p) for p in s.positions]} for s in self.scales],
             "example": self.example,
             **({"biases": list(self.biases)} if self.biases else {}),
+            **(
+                {
+                    "splits": [
+                        {**vars(s), "positions": [list(p) for p in s.positions], "axes": list(s.axes)}
+                        for s in self.splits
+                    ]
+                }
+                if self.splits
+                else {}
+            ),
+            **({"noise": self.noise, "seed": self.seed} if self.noise else {}),
         }
 
     @staticmethod
@@ -220,8 +257,12 @@ class Plan:
                 model=str(data["model"]),
                 example=data["example"],
                 biases=tuple(map(str, data.get("biases", []))),
+                splits=tuple(map(_decode_split, data.get("splits", []))),
+                noise=_share(data.get("noise", 0.0)),
+                seed=_whole(data.get("seed", 0)),
             )
             _check_leaves(plan)
+            _check_splits(plan)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"not a plan that secateur wrote: {type(error).__name__}: {error}") from error
         return plan
@@ -264,7 +305,7 @@ def _planned_axis(name: str, data: Mapping[str, Any]) -> PlannedAxis:
         raise ValueError(f"axis {name}: units are no whole numbers")
     if before > MAX_SIZE:
         raise ValueError(f"axis {name} has {before} units, which no tensor has")
-    if not kept or any(a >= b for a, b in itertools.pairwise(kept)) or kept[0] < 0 or kept[-1] >= before:
+    if not kept or any(a > b for a, b in itertools.pairwise(kept)) or kept[0] < 0 or kept[-1] >= before:
         raise ValueError(f"axis {name}: kept units must ascend within [0, {before})")
     return PlannedAxis(kind=str(data["kind"]), before=before, kept=tuple(kept))
 
@@ -289,6 +330,29 @@ def _check_leaves(plan: Plan) -> None:
     for tensor in plan.tensors.values():
         for dim in tensor.dims:
             check(dim)
+
+
+def _check_splits(plan: Plan) -> None:
+    """Splits speak of axes in the dims that these run through; an axis whose units are repeated has one."""
+    split_axes = {name for split in plan.splits for name in split.axes}
+    for name, axis in plan.axes.items():
+        if len(set(axis.kept)) < len(axis.kept) and name not in split_axes:
+            raise ValueError(f"axis {name} repeats units, but no weights are divided among the copies")
+    for split in plan.splits:
+        tensor = plan.tensors[split.tensor]
+        if not 0 <= split.dim < len(tensor.dims):
+            raise ValueError(f"{split.tensor} has no dim {split.dim} to split")
+        dim = tensor.dims[split.dim]
+        if not split.axes or any(n not in plan.axes or not runs_through(dim, (n,)) for n in split.axes):
+            raise ValueError(f"the split of {split.tensor} is along axes that its dim {split.dim} is not made of")
+        edges = [edge for pair in split.positions for edge in pair]
+        if not edges or edges[0] < 0 or edges[-1] > dim.size or any(a >= b for a, b in itertools.pairwise(edges)):
+            raise ValueError(f"the split of {split.tensor}: {list(split.positions)} are no ranges of its {dim.size}")
+
+
+def runs_through(dim: Expr, axes: Collection[str]) -> bool:
+    """Whether a dim is made of one of the named axes, among others."""
+    return any(leaf.name in axes for leaf in leaves(dim))
 
 
 def _encode(expr: Expr) -> Any:
@@ -361,7 +425,7 @@ def _decode_scale(data: Mapping[str, Any]) -> PlannedScale:
         before=_whole(data["before"]),
         after=_whole(data["after"]),
     )
-    if not 0 < scale.after <= scale.before or scale.dim < 0:
+    if not (0 < scale.after <= MAX_SIZE and 0 < scale.before <= MAX_SIZE) or scale.dim < 0:
         raise ValueError(f"scale of {scale.tensor}: {scale.after} of {scale.before} along dim {scale.dim}")
     return scale
 
@@ -370,6 +434,21 @@ def _size(value: Any) -> int:
     if not 0 <= _whole(value) <= MAX_SIZE:
         raise ValueError(f"{value} is no size")
     return value
+
+
+def _decode_split(data: Mapping[str, Any]) -> PlannedSplit:
+    return PlannedSplit(
+        tensor=str(data["tensor"]),
+        dim=_whole(data["dim"]),
+        positions=tuple((_whole(start), _whole(stop)) for start, stop in data["positions"]),
+        axes=_names(data["axes"]),
+    )
+
+
+def _share(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share")
+    return float(value)
 
 
 def _whole(value: Any) -> int:

@@ -19,7 +19,7 @@ from secateur.planning.budget import Budget
 from secateur.planning.choosing import Greedy, Lane, lane, ranked
 from secateur.planning.fast import duration, fast_lanes, fast_steps, slowest, with_latency
 from secateur.planning.limits import Count, Multiple, Share
-from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedTensor
+from secateur.planning.plan import Plan, PlannedAxis, PlannedScale, PlannedSplit, PlannedTensor, runs_through
 from secateur.planning.resuming import reached, sunk
 from secateur.timing.table import LatencyTable
 
@@ -128,7 +128,7 @@ def choose(
     within = within or {}
     scores = sunk(scores, within)
     multiples = fast_steps(graph, costs) if multiple_of == "auto" else limits.by_axis(graph, multiple_of, 1)
-    lanes = _lanes(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
+    lanes = lanes_of(graph, axes, scores, limits.fewest(graph, min_units, max_share), limits.steps(graph, multiples))
     lanes = fast_lanes(lanes, costs, budget, reached(lanes, within))
     if budget is not None:
         ranking = "comparable" if one_unit and scope == "global" else scope
@@ -227,7 +227,7 @@ def _why_frozen(frozen: Mapping[str, AxisInfo]) -> str:
     )
 
 
-def _lanes(
+def lanes_of(
     graph: Graph,
     axes: Sequence[str],
     scores: Mapping[str, Tensor],
@@ -360,7 +360,7 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
 
     Args:
         graph: what `trace` found.
-        kept: kept units, ascending, of each axis that loses some.
+        kept: kept units, ascending, of each axis that changes; units that are repeated stand there repeatedly.
 
     Raises:
         PlanError: sizes in the code contradict the new widths (tied axes of different widths).
@@ -368,7 +368,7 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
     axes = {
         name: PlannedAxis(kind=graph.axes[name].kind, before=graph.axes[name].size, kept=tuple(kept[name].tolist()))
         for name in graph.axes
-        if name in kept and len(kept[name]) < graph.axes[name].size
+        if name in kept and kept[name].tolist() != list(range(graph.axes[name].size))
     }
     sizes = {name: len(axis.kept) for name, axis in axes.items()}
     for tie in graph.ties:
@@ -385,8 +385,9 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
     tensors = {
         name: PlannedTensor(names=t.names, dims=t.dims)
         for name, t in graph.tensors.items()
-        if any(size_of(d, sizes) != d.size for d in t.dims)
+        if any(runs_through(d, axes) for d in t.dims)
     }
+    repeated = {name for name, axis in axes.items() if len(set(axis.kept)) < len(axis.kept)}
     changed = tuple(
         (site, value)
         for site, value in form.values(sizes).items()
@@ -400,4 +401,11 @@ def make_plan(graph: Graph, kept: Mapping[str, Tensor]) -> Plan:
         scales=tuple(_planned_scale(s, sizes) for s in graph.scales if size_of(s.size, sizes) != s.size.size),
         model=graph.model,
         example=graph.example if broken else None,
+        splits=tuple(
+            PlannedSplit(
+                tensor=c.tensor, dim=c.dim, positions=c.positions, axes=tuple(n for n in c.axes if n in repeated)
+            )
+            for c in graph.consumers
+            if repeated & set(c.axes)
+        ),
     )

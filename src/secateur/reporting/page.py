@@ -36,6 +36,9 @@ _COLUMN_NOTES = {
     "pruned": "units removed",
     "shorter": "blocks removed",
     "deeper": "blocks added",
+    "before": "the network as it was",
+    "grown": "units repeated",
+    "reallocated": "units moved to other axes",
     "tuned": "then trained on",
 }
 _HISTORY_TITLES = {

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.reporting.figures import LATENCY, MACS, PARAMS, before_and_after, latency_cut_per_mac_cut, metric
+from secateur.reporting.figures import (
+    LATENCY,
+    MACS,
+    PARAMS,
+    before_and_after,
+    latency_cut_per_mac_cut,
+    metric,
+    narrower,
+)
 from secateur.reporting.numbers import milliseconds, percent, plain, scientific
 
 
@@ -60,6 +68,8 @@ def proof(report: Mapping[str, Any]) -> str:
             else "the deeper model computes what the original computes"
         )
         return f"Proved: {what} ({numbers})."
+    if status == "proved" and not narrower(report):
+        return f"Proved: the new model computes what the original computes ({numbers})."
     if status == "proved":
         return (
             f"Proved: the smaller model computes what the original computes with the removed units silenced "
@@ -160,6 +170,10 @@ def axes(report: Mapping[str, Any]) -> str:
         return "No axis of the model can be pruned."
     before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
     cut = sum(row["after"] < row["before"] for row in rows)
+    grown = sum(row["after"] > row["before"] for row in rows)
+    if grown:
+        more = f", {cut} are narrower" if cut else ""
+        return f"{grown} of {len(rows)} axes are wider{more}; {after:,} units where there were {before:,}."
     if not cut:
         return f"No unit of the {len(rows)} axes was removed: a higher threshold or a smaller budget removes some."
     return (
@@ -174,7 +188,8 @@ def rewrite(report: Mapping[str, Any]) -> str | None:
     rewrites: Any = plan.get("rewrites") if isinstance(plan, Mapping) else None
     if not rewrites:
         return None
-    return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that pruning changes."
+    why = "pruning" if narrower(report) else "growing"
+    return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that {why} changes."
 
 
 def _scale(value: float | None) -> str:

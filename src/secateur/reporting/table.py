@@ -49,7 +49,7 @@ def _table(report: Mapping[str, Any]) -> Table:
         grid.add_column(title(report, name), justify="right", no_wrap=True)
     dense, final, last = before_and_after(report)
     if final is not None:
-        grid.add_column(f"dense → {title(report, last)}", justify="right", no_wrap=True)
+        grid.add_column(f"{title(report, 'dense')} → {title(report, last)}", justify="right", no_wrap=True)
     for figure in figures(report):
         cells = [figure.show(figure.of(report[name])) for name in shown]
         grid.add_row(figure.label, *cells, *([_change(figure, dense, final)] if final is not None else []))

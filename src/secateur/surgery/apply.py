@@ -16,6 +16,7 @@ from secateur.provenance import inherit, recall, remember
 from secateur.surgery.layers import update
 from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
+from secateur.surgery.splits import along, disturbed, shares
 from secateur.tracing.capture import capture, set_argument, to_module
 from secateur.tracing.shadow import copy_with, of_kind
 from secateur.tracing.surroundings import no_collection
@@ -30,7 +31,8 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     tensors = named_tensors(model)
     kept = {id(tensors[name]): at for name, at in plan.kept.items()}
     with torch.inference_mode(False), no_collection():  # the result shall train, wherever it is made
-        new = lengths(model, kept) | _scaled(plan, tensors)
+        new = _weighted(plan, tensors)
+        new |= lengths(model, kept, new)
         small = copy_with(model, lambda t: of_kind(t, new[id(t)] if id(t) in new else take(t, kept.get(id(t), {}))))
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
@@ -53,7 +55,8 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
     own_configs(plan, model)
     with torch.inference_mode(False):
         new = {id(tensors[n]): of_kind(tensors[n], take(tensors[n], at)) for n, at in plan.kept.items()}
-        changed = lengths(model, {id(tensors[n]): at for n, at in plan.kept.items()}) | _scaled(plan, tensors)
+        changed = _weighted(plan, tensors)
+        changed |= lengths(model, {id(tensors[n]): at for n, at in plan.kept.items()}, changed)
         new |= {id(t): of_kind(t, changed[id(t)]) for t in tensors.values() if id(t) in changed}
     for name, tensor in tensors.items():
         if id(tensor) in new:
@@ -62,13 +65,22 @@ def apply_(plan: "Plan", model: nn.Module) -> nn.Module:
     return model
 
 
-def _scaled(plan: "Plan", tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """What stays of the weights that carry the change of a head size, by the id of the old ones."""
+def _weighted(plan: "Plan", tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """What becomes of the weights that carry the change of a head size, or are divided among copies, by the id of the
+    old ones.
+    """
     found: dict[int, Tensor] = {}
     for scale in plan.scales:
         old, kept = tensors[scale.tensor], plan.kept.get(scale.tensor, {})
         new = found.get(id(old), take(old, kept))
         found[id(old)] = (new * factor(scale, old.shape, kept).to(new.device)).to(new.dtype)
+    for split in plan.splits:
+        old = tensors[split.tensor]
+        new = found.get(id(old), take(old, plan.kept[split.tensor]))
+        found[id(old)] = (new * along(shares(split, plan), split.dim, new.dim()).to(new.device)).to(new.dtype)
+    for split in plan.splits if plan.noise else ():
+        old = tensors[split.tensor]
+        found[id(old)] = disturbed(found[id(old)], split, plan)
     return found
 
 

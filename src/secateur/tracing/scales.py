@@ -52,7 +52,7 @@ def makers(query: Tensor, made: dict[int, tuple[Op, int]]) -> list[Part]:
         NotLinear: there are none, or they can't be told.
     """
     found: dict[int, Part] = {}
-    for parameter, masks in _back(query, [torch.ones(s, dtype=torch.bool) for s in query.shape], made):
+    for parameter, masks in back(query, [torch.ones(s, dtype=torch.bool) for s in query.shape], made):
         partial = [k for k, m in enumerate(masks) if not bool(m.all())]
         if len(partial) > 1:
             raise NotLinear
@@ -84,7 +84,12 @@ def ranges(mask: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _back(tensor: Tensor, masks: Masks, made: dict[int, tuple[Op, int]]) -> Iterator[tuple[Tensor, Masks]]:
+def back(tensor: Tensor, masks: Masks, made: dict[int, tuple[Op, int]]) -> Iterator[tuple[Tensor, Masks]]:
+    """The parameters that positions of a tensor scale with, each with which of its own positions these are.
+
+    Raises:
+        NotLinear: it scales with none that are known.
+    """
     if isinstance(tensor, nn.Parameter):
         yield tensor, masks
         return
@@ -92,7 +97,7 @@ def _back(tensor: Tensor, masks: Masks, made: dict[int, tuple[Op, int]]) -> Iter
         raise NotLinear
     op, output = made[id(tensor)]
     for source, found in _sources(op, output, masks):
-        yield from _back(source, found, made)
+        yield from back(source, found, made)
 
 
 def _sources(op: Op, output: int, masks: Masks) -> Iterator[tuple[Tensor, Masks]]:
@@ -112,6 +117,8 @@ def _sources(op: Op, output: int, masks: Masks) -> Iterator[tuple[Tensor, Masks]
             yield operand, _aligned(operand, masks)
         if len(list(op.tensors())) < 2:
             raise NotLinear
+    elif name == "aten::_weight_norm_interface":
+        yield op["v"], masks  # surgery computes the lengths anew
     elif name in PASS:
         yield next(op.tensors()), masks
     else:

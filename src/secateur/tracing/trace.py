@@ -9,10 +9,11 @@ from torch import nn
 from secateur import nests
 from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError, SecateurError, SurgeryError
-from secateur.graph import AxisInfo, Graph, Scale, Sizes, named
+from secateur.graph import AxisInfo, Consumer, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
+from secateur.surgery.lengths import recomputed
 from secateur.tracing.build import (
     NUMBER,
     Demands,
@@ -29,6 +30,7 @@ from secateur.tracing.build import (
     tensor_infos,
 )
 from secateur.tracing.capture import capture, has_argument, to_module
+from secateur.tracing.consumers import Consumers
 from secateur.tracing.leavings import nothing_left
 from secateur.tracing.running import NEEDS_DATA, Run, describe_inputs, run_class, run_shapes
 from secateur.tracing.scales import NotLinear, makers, ranges
@@ -97,6 +99,7 @@ class Builder:
         found = relax(self.uses, self.names, self.infos, parameters)
         captured, found = self._capture(found) if found.stuck else (None, found)
         note_questions(self.infos, self.run.tracer.bounds, found.sizes, self.names)
+        consumers = self._consumers()
         ties = spread_ties(self.infos, [*found.ties, *self.captured_ties])
         # what froze meanwhile needs no setting
         axes = {n: a for n, a in self.infos.items() if not a.frozen}
@@ -113,6 +116,7 @@ class Builder:
             unknown=tuple(dict.fromkeys(self.run.tracer.unknown)),
             inputs=describe_inputs(*self.inputs),
             scales=tuple(s for s in scales if axes.keys() & set(named([s.size]))),
+            consumers=tuple(c for c in consumers if axes.keys() & set(c.axes)),
         )
 
     def _scales(self) -> list[Scale]:
@@ -134,6 +138,12 @@ class Builder:
                     Scale(tensor=first[id(part.parameter)], dim=part.dim, positions=ranges(part.mask), size=size)
                 ] = None
         return list(scales)
+
+    def _consumers(self) -> list[Consumer]:
+        """Weights that sum over the units of axes."""
+        held = {id(t): name for name, t in reversed(self.tensors.items())}
+        anew = {id(self.run.stand_ins[held[id(t)]]) for t, _ in recomputed(self.model) if id(t) in held}
+        return Consumers(self.run.tracer, self.names, self.run.stand_ins, anew).find(self.infos)
 
     def _numbers(self) -> list[Use]:
         """Sizes that the code calculates with must keep their values."""

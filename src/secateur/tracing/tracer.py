@@ -75,6 +75,9 @@ def _can_count(op: Op) -> bool:
     return dtype is not torch.bool and not dtype.is_complex and (dim is None or dim.size <= torch.iinfo(dtype).max)
 
 
+Contracted = tuple[Op, Expr, list[tuple[Tensor, int]], str]
+
+
 class Tracer(TorchDispatchMode):
     """Follows every tensor's dims through the operations of one forward pass.
 
@@ -102,6 +105,9 @@ class Tracer(TorchDispatchMode):
         unknown: operations without a rule, with their place.
         least: dims with the fewest units that an operation on them can do with (the k of a top-k).
         steps: dims with a number that their size must be a multiple of.
+        contractions: sums of products over a dim: the operation, the dim, the tensors with the dims that it lies in,
+            and the place.
+        once: dims whose units can't be repeated, with the reason.
     """
 
     supports_higher_order_operators = True
@@ -125,6 +131,8 @@ class Tracer(TorchDispatchMode):
         self.unknown: list[tuple[str, str]] = []
         self.least: list[tuple[Expr, int]] = []
         self.steps: list[tuple[Expr, int]] = []
+        self.contractions: list[Contracted] = []
+        self.once: list[tuple[Expr, str]] = []
         self.adopted: Callable[[Op, Sequence[Expr], Sequence[Dims]], Any] | None = None
         self.repaired: Callable[[Tensor, Dims], None] | None = None
         self.noted: Callable[[Op, Sequence[Dims]], None] | None = None
@@ -208,6 +216,10 @@ class Tracer(TorchDispatchMode):
         self.normalising.extend((dim, reason) for dim in dims)
         self._pending = (*self._pending, *dims)
 
+    def contracted(self, op: Op, dim: Expr, ends: list[tuple[Tensor, int]]) -> None:
+        if self.keeping:
+            self.contractions.append((op, dim, ends, location()))
+
     def compared(self, a: Origin, b: Origin) -> None:
         if a != b and (isinstance(a, Shape) or isinstance(b, Shape)):
             self.comparisons.append((a, b, location()))
@@ -219,6 +231,7 @@ class Tracer(TorchDispatchMode):
     def forget(self) -> None:
         """Let go of the operations, which hold the tracer in turn: nothing is left for the garbage collector."""
         self.made.clear()
+        self.contractions.clear()
 
     def escaped(self, origin: Origin) -> None:
         self.numbers.append((origin, location()))

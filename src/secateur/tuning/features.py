@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secateur.axes import Expr, leaves, size_of
+from secateur.axes import Expr, leaves
 from secateur.calibration.watching import running
 from secateur.modules import named_parts, named_tensors
-from secateur.planning.plan import Plan
+from secateur.planning.plan import Plan, runs_through
 from secateur.surgery.apply import check_fit
 from secateur.surgery.reindex import index
 from secateur.tracing.finished import finished, live
@@ -45,8 +45,7 @@ class Given:
         """Which positions a model that is pruned by the plan gives too."""
         if plan is None:
             return {}
-        sizes = plan.sizes
-        return {k: index(d, plan.units) for k, d in enumerate(self.dims) if size_of(d, sizes) != d.size}
+        return {k: index(d, plan.units) for k, d in enumerate(self.dims) if runs_through(d, plan.axes)}
 
     def smaller(self, plan: Plan | None) -> tuple[int, ...]:
         """The shape that remains."""

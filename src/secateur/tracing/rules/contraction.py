@@ -17,8 +17,8 @@ def is_weight(op: Op, tensor: Tensor) -> bool:
 @rule("aten::mm")
 def mm(op: Op) -> Dims:
     """(M, K) @ (K, N)."""
-    (m, k), (k2, n) = op.dims("self"), op.dims("mat2")
-    op.unify(k, k2)
+    (m, k), (_, n) = op.dims("self"), op.dims("mat2")
+    op.contract(("mat2", 0), ("self", 1))
     op.macs(m, k, n)
     op.hint("hidden", k, n)
     return [m, n]
@@ -27,8 +27,8 @@ def mm(op: Op) -> Dims:
 @rule("aten::addmm")
 def addmm(op: Op) -> Dims:
     """(M, K) @ (K, N), plus something that broadcasts to (M, N)."""
-    (m, k), (k2, n) = op.dims("mat1"), op.dims("mat2")
-    op.unify(k, k2)
+    (m, k), (_, n) = op.dims("mat1"), op.dims("mat2")
+    op.contract(("mat2", 0), ("mat1", 1))
     op.macs(m, k, n)
     op.hint("hidden", k, n)
     _add(op, op.dims("self"), [m, n])
@@ -39,9 +39,9 @@ def addmm(op: Op) -> Dims:
 def bmm(op: Op) -> Dims:
     """(B, M, K) @ (B, K, N), plus perhaps something that broadcasts."""
     left, right = ("batch1", "batch2") if "batch1" in op else ("self", "mat2")
-    (b, m, k), (b2, k2, n) = op.dims(left), op.dims(right)
+    (b, m, k), (b2, _, n) = op.dims(left), op.dims(right)
     op.unify(b, b2)
-    op.unify(k, k2)
+    op.contract((left, 2), (right, 1))
     op.macs(b, m, k, n)
     if not (is_weight(op, op[left]) or is_weight(op, op[right])):
         op.hint("heads", b)
@@ -54,16 +54,16 @@ def bmm(op: Op) -> Dims:
 @rule("aten::mv")
 def mv(op: Op) -> Dims:
     """(M, K) @ (K,)."""
-    (m, k), (k2,) = op.dims("self"), op.dims("vec")
-    op.unify(k, k2)
+    m, _ = op.dims("self")
+    op.contract(("self", 1), ("vec", 0))
     return [m]
 
 
 @rule("aten::addmv")
 def addmv(op: Op) -> Dims:
     """(M, K) @ (K,), plus something that broadcasts to (M,)."""
-    (m, k), (k2,) = op.dims("mat"), op.dims("vec")
-    op.unify(k, k2)
+    m, _ = op.dims("mat")
+    op.contract(("mat", 1), ("vec", 0))
     _add(op, op.dims("self"), [m])
     return [m]
 
@@ -71,8 +71,7 @@ def addmv(op: Op) -> Dims:
 @rule("aten::dot", "aten::vdot")
 def dot(op: Op) -> Dims:
     """(K,) @ (K,)."""
-    (k,), (k2,) = op.dims("self"), op.dims("other" if "other" in op else "tensor")
-    op.unify(k, k2)
+    op.contract(("self", 0), ("other" if "other" in op else "tensor", 0))
     return []
 
 
@@ -92,6 +91,7 @@ def convolution(op: Op) -> Dims:
         return freeze_everything(op)[0]
     g, inside = halves
     op.unify(channels, product((g, inside if transposed else weight[1])))
+    op.contracted(inside if transposed else weight[1], ("weight", 0 if transposed else 1), ("input", 1))
     out_channels = product((g, weight[1])) if transposed else weight[0]
     if op["bias"] is not None:
         op.unify(op.dims("bias")[0], out_channels)
@@ -113,7 +113,7 @@ def _window_dims(op: Op, before: Dims, window: Dims) -> Dims:
             after.append(dim)
             continue
         if size == 1 and _covers(op, k, dim, width):
-            op.unify(dim, width)
+            op.contract(("weight", k + 2), ("input", k + 2))
         else:
             op.freeze(dim, why="a spatial dim of a convolution")
             op.freeze(width, why="the window of a convolution")
@@ -144,8 +144,8 @@ def _covers(op: Op, k: int, dim: Expr, width: Expr) -> bool:
 )
 def attention(op: Op) -> list[Dims]:
     """Query (B, H, M, K), key (B, H, N, K), value (B, H, N, D)."""
-    (*qb, m, k), (*kb, n, k2), (*vb, n2, d) = op.dims("query"), op.dims("key"), op.dims("value")
-    op.unify(k, k2)
+    (*qb, m, k), (*kb, n, _), (*vb, n2, d) = op.dims("query"), op.dims("key"), op.dims("value")
+    op.contract(("query", len(qb) + 1), ("key", len(kb) + 1))
     op.unify(n, n2)
     for a, b, c in zip(qb, kb, vb, strict=True):
         op.unify(a, b)
@@ -174,8 +174,8 @@ def _like_attention(op: Op, tensor: Tensor, dims: Dims) -> Dims:
 def linear(op: Op) -> Dims:
     """(..., K) with weight (N, K)."""
     *batch, k = op.dims("input")
-    n, k2 = op.dims("weight")
-    op.unify(k, k2)
+    n, _ = op.dims("weight")
+    op.contract(("weight", 1), ("input", len(batch)))
     if op["bias"] is not None:
         op.unify(op.dims("bias")[0], n)
     op.macs(*batch, k, n)
@@ -192,7 +192,16 @@ def trilinear(op: Op) -> Dims:
             row.insert(at, ONE)
     wide = op.broadcast(rows)
     op.macs(*wide)
+    for dim in op["sumdim"]:
+        held = [(name, k) for name in ("i2", "i1", "i3") if (k := _own(op, name, dim)) is not None]
+        op.contracted(wide[dim], *held)
     return [d for k, d in enumerate(wide) if k not in op["sumdim"]]
+
+
+def _own(op: Op, name: str, dim: int) -> int | None:
+    """Which of a tensor's own dims one of the widened dims of `trilinear` is; None where it is a new one."""
+    new = op[f"expand{name[1]}"]
+    return None if dim in new else dim - sum(other < dim for other in new)
 
 
 @rule("aten::_cdist_forward", "aten::_euclidean_dist")
@@ -200,6 +209,7 @@ def distances(op: Op) -> Dims:
     """(..., M, K) and (..., N, K): a unit that is zero in both adds nothing to a distance."""
     (*batch, m, k), (*batch2, n, k2) = op.dims("x1"), op.dims("x2")
     op.unify(k, k2)
+    op.once(k)
     op.macs(*op.broadcast([batch, batch2]), m, n, k)
     return [*op.broadcast([batch, batch2]), m, n]
 
@@ -216,9 +226,9 @@ def grouped_mm(op: Op) -> Dims | list[Dims]:
     x, w, ends = op["self"], op["mat2"], op["offs"]
     if (x.dim(), w.dim()) != (2, 3) or ends is None or op["bias"] is not None:
         return freeze_everything(op)
-    (s, k), (g, k2, n), (g2,) = op.dims(x), op.dims(w), op.dims(ends)
+    (s, k), (g, _, n), (g2,) = op.dims(x), op.dims(w), op.dims(ends)
     op.unify(g, g2)
-    op.unify(k, k2)
+    op.contract((w, 1), (x, 1))
     op.hint("experts", g)
     op.hint("chosen", g)
     op.hint("hidden", k, n)

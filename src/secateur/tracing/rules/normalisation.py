@@ -85,13 +85,19 @@ def reduced(op: Op, argument: str = "dim") -> tuple[Dims, Dims]:
 @rule("aten::sum", "aten::nansum")
 def total(op: Op) -> Dims:
     """Silenced units arrive as zeros, so a sum does not see them; where they don't, the proof says so."""
-    return reduced(op)[1]
+    gone, result = reduced(op)
+    for k, dim in enumerate(op.dims("self")):
+        if any(dim is other for other in gone):
+            op.contracted(dim, ("self", k))
+    return result
 
 
 @rule("aten::linalg_vector_norm", "aten::norm")
 def vector_norm(op: Op) -> Dims:
     """A norm does not see zeros either."""
-    return reduced(op)[1]
+    gone, result = reduced(op)
+    op.once(*gone)
+    return result
 
 
 @rule("aten::mean", "aten::amax", "aten::amin", "aten::var", "aten::std", "aten::logsumexp", "aten::prod")

@@ -326,6 +326,27 @@ class Op:
             self.accounted |= {id(t) for t in tensors}
             self.named.update((k, found[0]) for k in range(len(self.outputs())))
 
+    def contract(self, *ends: tuple[Tensor | str, int]) -> None:
+        """Dims of arguments meet in a sum of products: they are the same, and units that are repeated count repeatedly.
+
+        Args:
+            ends: arguments, each with its dim; the one whose weights would rather be divided then first.
+        """
+        dims = [self.dims(tensor)[dim] for tensor, dim in ends]
+        for other in dims[1:]:
+            self.unify(dims[0], other)
+        self.contracted(dims[0], *ends)
+
+    def contracted(self, dim: Expr, *ends: tuple[Tensor | str, int]) -> None:
+        """The operation sums over a dim, which lies in these dims of arguments: see `contract`."""
+        held = [(self[tensor] if isinstance(tensor, str) else tensor, k) for tensor, k in ends]
+        self.tracer.contracted(self, dim, held)
+
+    def once(self, *dims: Expr) -> None:
+        """The result would change if units of the dims were repeated, in a way that no weights make up for."""
+        if not all(self.tracer.is_weight(t) for t in self.operands):
+            self.tracer.once.extend((dim, self.why) for dim in dims)
+
     def at_least(self, dim: Expr, units: int) -> None:
         """The operation needs so many units of the dim."""
         self.tracer.least.append((dim, units))
