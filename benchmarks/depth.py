@@ -127,8 +127,7 @@ Blocks are chosen on training data, and nothing is trained or refitted afterward
 similarity of what goes into a block and what comes out. "Loss" is what the loss rises by without the block, scored
 once unless it says otherwise. "Random" has three seeds. Each shorter network was proved to compute what the dense one
 computes with these blocks skipped. MACs, parameters and latency are shares of the dense network's; latency is the
-median of all of a network's versions run in turns, and on a machine that does other things besides it is a rough
-figure.
+median of all of a network's versions run in turns, and on a machine that does other things it is a rough figure.
 
 """
     found = [parts / f"{name}.md" for name in COUNTS if (parts / f"{name}.md").exists()]
