@@ -14,6 +14,7 @@ from secateur.errors import ArtifactError
 
 KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it is needed
     "widths": "secateur.planning.plan:Plan",
+    "head": "secateur.adapting.head:Head",
 }
 
 
