@@ -105,9 +105,9 @@ def adapt(
         budget, threshold, keep: what to remove, as for `prune`; without any, half of the MACs. ``keep=1.0`` prunes
             nothing.
         epochs: of training more than the head, before pruning and again after it; 0 trains the head alone.
-        head_epochs: of training the head; by default 100 on features that are computed once, from one pass over
-            ``data``, or 10 where the head is not the last layer.
-        lr, optimizer: as for `tune`, where more than the head trains; the head's rate is found by a range test.
+        head_epochs: of training the head, 10 if not given, where it is not the last layer, or the loss is your own.
+            Else it is logistic regression on features that are computed once, from one pass over ``data``.
+        lr, optimizer: as for `tune`, where more than the head trains.
         teacher: whether the pruned model imitates the adapted one while it is tuned; "auto" where the latter is at
             least as accurate on ``validate``, or there is none.
         loss, forward: as for `prune`; scores go by them.
@@ -138,7 +138,7 @@ def adapt(
         validate, test, data = validate or data.validation, test or data.test, data.train
     device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
     positional, keywords = example(model, args, kwargs, data, device)
-    task = None if data is None else task_of(data, validate, classes, seed=seed, device=device)
+    task = None if data is None else task_of(data, validate, classes, seed=seed, device=device, custom=loss is not None)
     count = classes if classes is not None else None if task is None else len(task.counts)
     if count is None:
         raise DataError("how many classes the new task has is not known: give classes=, or data with labels")
@@ -167,40 +167,39 @@ def adapt(
         rates: dict[str, Any] = {"lr": lr, "optimizer": optimizer} if rate else {"lr": "auto", "optimizer": "adamw"}
         return tune(model, train, validate, device=device, seed=seed, loss=loss, **rates, **how)
 
-    lengths: dict[str, Any] = {"epochs": epochs, "head_epochs": head_epochs}
-    dense = _done(fit(start, head, task, trainer, stage="adapted", train_only=train_only, **lengths))
+    how: dict[str, Any] = {"train_only": train_only, "epochs": epochs, "head_epochs": head_epochs}
+    dense = _done(fit(start, head, task, trainer, stage="adapted", **how))
+    choices, taught, tuned = {"dense": dense.choice}, None, dense
     if keep == 1.0:
-        result, tuned = unpruned(dense.model.eval(), positional, keywords, seed), dense
-        choices, taught = {"dense": dense.choice}, None
+        result = unpruned(dense.model.eval(), positional, keywords, seed)
     else:
         batches = list(same_pass(task.train, seed, device, CALIBRATION_BATCHES))
         result = prune(dense.model.eval(), positional, keywords, data=batches, compensate=compensate, **reach, **chosen)
         taught = teaches(dense.model, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
-        tuned = fit(
-            result.model,
-            head,
-            task,
-            trainer,
-            stage="tuned",
-            train_only=train_only,
-            teacher=dense.model if taught[0] else None,
-            **lengths,
-        )
-        choices = {"dense": dense.choice, "tuned": tuned.choice}
-    measured = "test" if test is not None else "validation" if validate is not None else "training"
-    batches = test if test is not None else validate if validate is not None else task.train
-    columns = {"dense": dense.model, "pruned": result.model, "tuned": tuned.model}
-    figures = {
-        name: {**(result.report["pruned" if name == "tuned" else name] or {}), "metrics": evaluate(m, batches, device)}
-        for name, m in columns.items()
-        if name != "tuned" or tuned is not dense
-    }
-    interrupted = {"environment": {"interrupted": "tuning was stopped"}} if tuned.interrupted else {}
-    record = describe(head, task, choices, taught=taught, measured=measured)
-    report = result.report.replace(command="sc.adapt(...)", adapted=record, **figures, **interrupted)
+        tuned = fit(result.model, head, task, trainer, stage="tuned", teacher=dense.model if taught[0] else None, **how)
+        choices["tuned"] = tuned.choice
+    record = describe(head, task, choices, taught=taught, measured=_split(test, validate))
+    columns = {"dense": dense.model, "pruned": result.model, **({} if tuned is dense else {"tuned": tuned.model})}
+    batches = next(b for b in (test, validate, task.train) if b is not None)
+    report = result.report.replace(
+        command="sc.adapt(...)",
+        adapted=record,
+        **{name: with_metrics(result.report, name, m, batches, device) for name, m in columns.items()},
+        **({"environment": {"interrupted": "tuning was stopped"}} if tuned.interrupted else {}),
+    )
     remember(tuned.model, "inputs", (positional, keywords))
     histories = {**dense.histories, **tuned.histories}
     return _adapted(result, tuned.model.eval(), report, head, dense.model, choices, histories)
+
+
+def with_metrics(report: Report, name: str, model: nn.Module, batches: Iterable[Any], device: str) -> dict[str, Any]:
+    """A column of a bare report, with the results on some batches; tuning changes no cost."""
+    costs = report["pruned" if name == "tuned" else name] or {}
+    return {**costs, "metrics": evaluate(model, batches, device)}
+
+
+def _split(test: Any, validate: Any) -> str:
+    return "test" if test is not None else "validation" if validate is not None else "training"
 
 
 def example(
@@ -235,7 +234,13 @@ def example(
 
 
 def task_of(
-    train: Iterable[Any], validate: Iterable[Any] | None, classes: int | None, *, seed: int, device: str
+    train: Iterable[Any],
+    validate: Iterable[Any] | None,
+    classes: int | None,
+    *,
+    seed: int,
+    device: str,
+    custom: bool = False,
 ) -> Task:
     """The task that data sets, once its labels are checked.
 
@@ -245,7 +250,7 @@ def task_of(
     counts = count_classes(train, classes)
     if validate is not None:
         count_classes(validate, len(counts), split="validation")
-    return Task(train=train, validate=validate, counts=counts, seed=seed, device=device)
+    return Task(train=train, validate=validate, counts=counts, seed=seed, device=device, custom=custom)
 
 
 def teaches(dense: nn.Module, pruned: nn.Module, task: Task) -> tuple[bool, str]:

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from secateur.adapting.features import Features
 from secateur.adapting.head import Head
+from secateur.adapting.regression import Samples, fit_head
 from secateur.errors import TrainingError
 from secateur.modules import named_tensors
 from secateur.tuning import History, evaluate
-from secateur.tuning.trainable import NAMES
 
 FEW = 50  # samples of a class; with fewer, a head alone is trained where no validation data can tell
-HEAD_EPOCHS = 100  # on features that are computed once
-SLOW_EPOCHS = 10  # of a head behind which the whole network has to run
+HEAD_EPOCHS = 10  # of a head for which the whole network has to run
 
 
 class Trainer(Protocol):
@@ -56,6 +55,7 @@ class Task:
         counts: training samples of each class.
         seed: of everything random.
         device: where it is trained.
+        custom: whether the loss is the user's own.
     """
 
     train: Iterable[Any]
@@ -63,6 +63,7 @@ class Task:
     counts: Tensor
     seed: int
     device: str
+    custom: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,18 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A model after training on the task, with what was chosen, and the training by stage."""
+    """A model after training on the task.
+
+    Attributes:
+        model: the one to go on with.
+        choice: what was trained, and why.
+        tried: all that were trained, by what trained.
+        histories: the trainings, by stage.
+    """
 
     model: nn.Module
     choice: Choice
+    tried: dict[str, nn.Module]
     histories: dict[str, History] = field(default_factory=dict[str, History])
 
     @property
@@ -120,78 +129,72 @@ def fit(
         train_only: "head"; "auto", which decides between "head" and "all" by validation, or without validation data by
             the amount of data; else what `secateur.tuning.trainable` takes.
         epochs: of the training of more than the head; 0 leaves that out.
-        head_epochs: of the head's training; None is many where the network need not run for it.
+        head_epochs: of the head's training where the whole network has to run for it; None is 10.
         teacher: for the training of more than the head.
     """
     model = copy.deepcopy(model)
-    histories = {f"{stage}-head": train_head(model, head, task, trainer, stage=f"{stage}-head", epochs=head_epochs)}
+    alone = train_head(model, head, task, trainer, stage=f"{stage}-head", epochs=head_epochs)
+    histories = {} if alone is None else {f"{stage}-head": alone}
     what, why = _asked(train_only, task, epochs)
-    if what == "head" or histories[f"{stage}-head"].interrupted:
-        rows = () if task.validate is None else (_row("head", model, task),)
-        return Fitted(model=model, choice=_choice("head", why, rows), histories=histories)
-    whole = copy.deepcopy(model)
-    kind = "all" if what == "auto" else what
-    histories[stage] = trainer(
-        whole,
-        task.train,
-        task.validate,
-        stage=stage,
-        epochs=epochs,
-        rate=True,
-        train_only=kind,
-        teacher=teacher,
-        freeze_statistics=False,
-    )
-    if task.validate is None:
-        return Fitted(model=whole, choice=_choice(kind, why, ()), histories=histories)
-    rows = (_row("head", model, task), _row(str(kind), whole, task))
-    if what != "auto" or histories[stage].interrupted:
-        return Fitted(model=whole, choice=_choice(kind, why, rows), histories=histories)
-    winner, why = better(rows[0], rows[1], _size(task.validate))
-    return Fitted(model=model if winner == "head" else whole, choice=_choice(winner, why, rows), histories=histories)
+    tried = {"head": model}
+    if what != "head" and not (alone is not None and alone.interrupted):
+        name = "all" if what == "auto" else str(what)
+        tried[name] = whole = copy.deepcopy(model)
+        histories[stage] = trainer(
+            whole,
+            task.train,
+            task.validate,
+            stage=stage,
+            epochs=epochs,
+            rate=True,
+            train_only="all" if what == "auto" else what,
+            teacher=teacher,
+            freeze_statistics=False,
+        )
+    rows = () if task.validate is None else tuple(_row(name, tried[name], task) for name in tried)
+    last = list(tried)[-1]
+    if what == "auto" and len(rows) == 2 and not histories[stage].interrupted:
+        assert task.validate is not None
+        last, why = better(rows[0], rows[1], _size(task.validate))
+    return Fitted(model=tried[last], choice=_choice(last, why, rows), tried=tried, histories=histories)
 
 
 def train_head(
     model: nn.Module, head: Head, task: Task, trainer: Trainer, *, stage: str, epochs: int | None = None
-) -> History:
-    """Train the head alone, in place. Where it is the model's last layer, on features that are computed once."""
-    fast = _features(model, head, task)
-    if fast is not None:
-        train, validate = fast
-        layer = model.get_submodule(head.layers[0])
-        trained = copy.deepcopy(layer)  # a hook on the model's own would see it
-        history = _head_run(trainer, trained, train, validate, stage, epochs or HEAD_EPOCHS, "all")
-        layer.load_state_dict(trained.state_dict())
-        return history
+) -> History | None:
+    """Train the head alone, in place.
+
+    Where it is the model's last layer, and linear, by logistic regression on features that are computed once, from one
+    pass in evaluation mode; there is no history then. Else the whole network runs in every step.
+    """
+    samples = None if task.custom else _features(model, head, task)
+    if samples is not None:
+        layer: Any = model.get_submodule(head.layers[0])
+        fit_head(layer, *samples, seed=task.seed)
+        return None
     names = [name for name in head.names if isinstance(named_tensors(model)[name], nn.Parameter)]
-    return _head_run(trainer, model, task.train, task.validate, stage, epochs or SLOW_EPOCHS, names)
-
-
-def _head_run(
-    trainer: Trainer, model: nn.Module, train: Any, validate: Any, stage: str, epochs: int, what: Any
-) -> History:
     return trainer(
         model,
-        train,
-        validate,
+        task.train,
+        task.validate,
         stage=stage,
-        epochs=epochs,
+        epochs=HEAD_EPOCHS if epochs is None else epochs,
         rate=False,
-        train_only=what,
+        train_only=names,
         teacher=None,
         freeze_statistics=True,
     )
 
 
-def _features(model: nn.Module, head: Head, task: Task) -> tuple[Any, Any] | None:
+def _features(model: nn.Module, head: Head, task: Task) -> tuple[Samples, Samples | None] | None:
     """Features of the training and the validation data; None where the head can't be trained by itself."""
     if len(head.layers) != 1 or not isinstance(model.get_submodule(head.layers[0]), nn.Linear):
         return None
     features = Features(model, head.layers[0])
-    train = features.of(task.train, seed=task.seed, device=task.device, shuffle=True)
+    train = features.of(task.train, seed=task.seed, device=task.device)
     if train is None or task.validate is None:
         return None if train is None else (train, None)
-    validate = features.of(task.validate, seed=task.seed, device=task.device, shuffle=False)
+    validate = features.of(task.validate, seed=task.seed, device=task.device)
     return None if validate is None else (train, validate)
 
 
@@ -226,7 +229,8 @@ def better(head: Mapping[str, Any], whole: Mapping[str, Any], samples: int) -> t
     """
     first, second = head["accuracy"], whole["accuracy"]
     top = max(first, second)
-    error = (top * (1 - top) / samples) ** 0.5
+    likely = (top * samples + 2) / (samples + 4)  # as Agresti and Coull (1998) advise; see `tuning.best`
+    error = (likely * (1 - likely) / samples) ** 0.5
     said = f"validation accuracy {first:.1%} with the head alone, {second:.1%} with {whole['trained']}"
     if abs(first - second) > error:
         return ("head" if first > second else whole["trained"]), said
@@ -237,16 +241,18 @@ def better(head: Mapping[str, Any], whole: Mapping[str, Any], samples: int) -> t
     )
 
 
-def _choice(trained: Any, why: str, rows: tuple[Mapping[str, Any], ...]) -> Choice:
-    frozen = {"head": "everything but the head", "all": "nothing"}.get(str(trained), f"everything but {trained}")
-    return Choice(trained=str(trained), frozen=frozen, why=why, candidates=rows)
+def _choice(trained: str, why: str, rows: tuple[Mapping[str, Any], ...]) -> Choice:
+    frozen = {"head": "everything but the head", "all": "nothing"}.get(trained, f"everything but {trained}")
+    return Choice(trained=trained, frozen=frozen, why=why, candidates=rows)
 
 
 def _row(name: str, model: nn.Module, task: Task) -> dict[str, Any]:
     assert task.validate is not None
     found = evaluate(model, task.validate, task.device)
     if "accuracy" not in found:
-        raise TrainingError(f"no accuracy on the validation data: its labels do not fit the model. Known: {NAMES}")
+        raise TrainingError(
+            "the accuracy on the validation data can't be told: its labels are not one class for each of the scores"
+        )
     return {"trained": name, **found}
 
 

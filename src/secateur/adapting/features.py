@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from secateur.adapting.classes import target_of
 from secateur.adapting.passes import same_pass
-from secateur.data.batches import Batches, TensorSource
+from secateur.adapting.regression import Samples
 from secateur.modules import kept_modes
 from secateur.objectives import forward, logits_of
 
 MOST_BYTES = 2**30  # of features that are kept in memory
-BATCH = 64  # samples of a step on kept features
 
 
 class Features:
-    """The inputs of a network's last layer over batches, and their labels, as batches of that layer's own.
+    """The inputs of a network's last layer over batches, and their labels.
 
     Args:
         model: the network; it runs in evaluation mode, so without dropout.
@@ -30,24 +29,23 @@ class Features:
     def __init__(self, model: nn.Module, layer: str) -> None:
         self.model, self.head = model, model.get_submodule(layer)
 
-    def of(self, batches: Iterable[Any], *, seed: int, device: str, shuffle: bool) -> Batches | None:
+    def of(self, batches: Iterable[Any], *, seed: int, device: str) -> Samples | None:
         """One pass over the batches.
 
         Returns:
-            Batches of (features, labels), or None where the head can't be trained by itself: what it gives is not what
-            the network gives, samples differ in shape, or they would take more than a gigabyte.
+            Features (N, D) and labels (N,), or None where the head can't be trained by itself: what it gives is not
+            what the network gives, or they would take more than a gigabyte.
         """
         inputs: list[Tensor] = []
         labels: list[Tensor] = []
         for given, target in self._seen(batches, seed, device):
             inputs.append(given)
             labels.append(target)
-            if sum(t.nbytes for t in inputs) > MOST_BYTES or given.shape[1:] != inputs[0].shape[1:]:
+            if sum(t.nbytes for t in inputs) > MOST_BYTES:
                 return None
         if not inputs or sum(map(len, inputs)) < self.expected:
             return None
-        source = TensorSource(torch.cat(inputs), torch.cat(labels))
-        return Batches(source, range(len(source)), batch_size=BATCH, shuffle=shuffle, seed=seed)
+        return torch.cat(inputs), torch.cat(labels)
 
     def _seen(self, batches: Iterable[Any], seed: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
         self.expected = 0
@@ -72,4 +70,4 @@ def _alone(given: Any, gave: Any, scores: Tensor | None, target: Tensor) -> bool
     if len(given) != 1 or not isinstance(given[0], Tensor) or scores is None:
         return False
     same = isinstance(gave, Tensor) and gave.shape == scores.shape and torch.equal(gave, scores)
-    return same and gave.dim() == 2 and target.shape == gave.shape[:1] and len(given[0]) == len(target)
+    return same and given[0].dim() == gave.dim() == 2 and target.shape == gave.shape[:1]
