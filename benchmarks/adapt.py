@@ -41,7 +41,7 @@ from secateur.pruning import prune
 from secateur.tuning import evaluate, tune
 
 SIDE = 224  # pixels
-BATCH = 16
+BATCH = 8
 SHARE = 0.8  # of the training images that are trained on; the others validate
 NAMES = ("ants", "bees")
 PROBE = "linear probe (logistic regression, all training images)"
@@ -49,8 +49,8 @@ HEAD = """# Adapting to a new task, and pruning what it does not need
 
 `{command}`
 
-{setting}. MobileNetV1 (width 0.75, 224 pixels, ImageNet) learns ants from bees: {train} images to train on, {validation} to
-choose by (drawn anew for each seed), 153 to test on, which nothing was chosen or calibrated by. {epochs} epochs of
+{setting}. MobileNetV1 (width 0.75, 224 pixels, ImageNet) learns ants from bees: {train} images to train
+on, {validation} to choose by (drawn anew for each seed), 153 to test on, which nothing was chosen or calibrated by. {epochs} epochs of
 {batch} images before pruning and again after it. Mean ± standard deviation over seeds.
 
 | network | test accuracy in % | MACs | parameters | latency in ms | seconds | seeds |

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.adapting.head import Head
+from secateur.adapting.head import Head, is_plain_name
 from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError
 from secateur.inputs import as_call, run
@@ -143,9 +143,8 @@ def _problem(walk: Walk, traced: Run, names: Names, axis: Expr) -> str:
     if axis.size == 1:
         return "is a single number, which tells no classes apart: let the model give a score for each of two classes"
     if not isinstance(axis, Leaf) or axis.name is None:
-        unknown = f" (no rule knows {traced.tracer.unknown[0][0]}, at {traced.tracer.unknown[0][1]})"
-        why = unknown if traced.tracer.unknown else ""
-        return f"({axis.size}) is not the output of one layer alone{why}"
+        unknown = [f" (no rule knows {name}, at {place})" for name, place in traced.tracer.unknown]
+        return f"({axis.size}) is not the output of one layer alone{''.join(unknown[:1])}"
     modules, odd, makers = dict(walk.places), list[str](), 0
     for tensor, dim in names.infos[axis.name].members:
         path, _, role = tensor.rpartition(".")
@@ -181,12 +180,11 @@ def _settings(walk: Walk, traced: Run, names: Names, axis: Leaf) -> tuple[tuple[
     for use in traced.uses:
         origin = use.origin
         if isinstance(origin, Attribute) and origin.index is None and names.finish(use.target) == axis:
-            if origin.name.isidentifier() and not origin.name.startswith("_"):
-                found[origin.module, origin.name] = None
+            found[origin.module, origin.name] = None
     for path, module in walk.named:
         for name in COUNTS:
             if type(value := vars(module).get(name)) is int and value == axis.size:
                 found[path, name] = None
     own = {id(module) for _, module in walk.named if isinstance(module, (*WEIGHTED, *ALONG))}
     modules = dict(walk.places)
-    return tuple(key for key in found if id(modules[key[0]]) not in own)
+    return tuple(key for key in found if id(modules[key[0]]) not in own and is_plain_name(key[1]))

@@ -108,7 +108,7 @@ class Head:
             if shape is None or dim >= len(shape) or shape[dim] != self.before:
                 found = "missing" if shape is None else f"{shape}"
                 wrong.append(f"{name} is {found}, and should have {self.before} classes along dim {dim}")
-        owned = {name.rpartition(".")[0] for name in self.names}
+        owned = set(map(_owner, self.names))
         for path in self.layers:
             layer = places.get(path)
             if layer is None or path not in owned:
@@ -191,6 +191,11 @@ def name_classes(model: nn.Module, labels: tuple[str, ...], before: int) -> None
         config.problem_type = "single_label_classification"
 
 
+def _owner(name: str) -> str:
+    """The path of the module that a tensor is of."""
+    return name.rpartition(".")[0]
+
+
 def _read(module: nn.Module, name: str) -> Any:
     try:
         return objects.get(module, name)
@@ -211,10 +216,14 @@ def _text(value: Any) -> str:
 
 
 def _attribute(value: Any) -> str:
-    """The name of a plain attribute, which is none of Python's own."""
-    if not _text(value).isidentifier() or value.startswith("_"):
+    if not is_plain_name(_text(value)):
         raise ValueError(f"{value!r} is no attribute that holds a size")
     return value
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of an attribute like any other, neither private nor one of Python's own."""
+    return name.isidentifier() and not name.startswith("_")
 
 
 def _whole(value: Any, least: int, most: int) -> int:

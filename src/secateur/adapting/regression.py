@@ -3,6 +3,8 @@
 Shape letters: N samples, D features, C classes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,16 +42,17 @@ def fit_head(layer: nn.Linear, train: Samples, validate: Samples | None, *, seed
         >>> layer(samples[0]).argmax(1).tolist()
         [0, 0, 1, 1]
     """
+    own: Any = layer.bias  # torch's types deny that it may be None
     given = [_counted(samples) for samples in (train, validate) if samples is not None]
     fitted, judge = given if len(given) == 2 else _held_out(given[0], seed)
     best, chosen, lowest = None, None, float("inf")
     if len(given) == 2:
-        lowest = _loss(layer.weight, layer.bias, judge)
+        lowest = _loss(layer.weight, own, judge)
     path: Tensor | None = None
     before = float("inf")
     for decay in DECAYS:
-        path = logistic(*fitted, layer.out_features, decay, bias=layer.bias is not None, start=path)
-        weight, bias = _plain(path, fitted[0], layer)
+        path = logistic(*fitted, layer.out_features, decay, bias=own is not None, start=path)
+        weight, bias = _plain(path, fitted[0], layer.weight, bias=own is not None)
         loss = _loss(weight, bias, judge)
         if loss < lowest:
             best, chosen, lowest = (weight, bias), decay, loss
@@ -57,13 +60,13 @@ def fit_head(layer: nn.Linear, train: Samples, validate: Samples | None, *, seed
             break
         before = loss
     if best is not None and chosen is not None and len(given) == 1:
-        path = logistic(*given[0], layer.out_features, chosen, bias=layer.bias is not None)
-        best = _plain(path, given[0][0], layer)
+        path = logistic(*given[0], layer.out_features, chosen, bias=own is not None)
+        best = _plain(path, given[0][0], layer.weight, bias=own is not None)
     if best is not None:
         with torch.no_grad():
             layer.weight.copy_(best[0])
-            if layer.bias is not None:
-                layer.bias.copy_(best[1])
+            if own is not None:
+                own.copy_(best[1])
     return chosen
 
 
@@ -106,11 +109,11 @@ def _standard(features: Tensor, *, bias: bool) -> tuple[Tensor, Tensor]:
     return (wide.mean(0) if bias else torch.zeros_like(spread)), spread
 
 
-def _plain(weights: Tensor, features: Tensor, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight (C, D) and bias (C,) on the features as they are, of the layer's kind."""
-    mean, spread = _standard(features, bias=layer.bias is not None)
+def _plain(weights: Tensor, features: Tensor, like: Tensor, *, bias: bool) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias (C,) on the features as they are, of the kind of another tensor."""
+    mean, spread = _standard(features, bias=bias)
     weight = weights[:, :-1] / spread
-    return weight.to(layer.weight), (weights[:, -1] - weight @ mean).to(layer.weight)
+    return weight.to(like), (weights[:, -1] - weight @ mean).to(like)
 
 
 def _loss(weight: Tensor, bias: Tensor | None, samples: Samples) -> float:

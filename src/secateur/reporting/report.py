@@ -34,7 +34,10 @@ class Report(Mapping[str, Any]):
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
     ``"dead_units"``, a number, where units gave zero on all of the data. Where it was pruned bit by bit there is
     ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
-    shares of the original), proof, compensation, results right after the cut, and training.
+    shares of the original), proof, compensation, results right after the cut, and training. Where it was adapted to a
+    new task there is ``"adapted": {"layers", "before", "after", "samples", "choices", "teacher", "measured_on"}``: the
+    layers of the head, the old and the new number of classes, samples of each class, and for "dense" and "tuned" what
+    was trained, what stayed frozen and why.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -69,6 +72,7 @@ class Report(Mapping[str, Any]):
         compensation: Mapping[str, Any] | None = None,
         dead_units: int | None = None,
         gradual: Mapping[str, Any] | None = None,
+        adapted: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
@@ -90,6 +94,7 @@ class Report(Mapping[str, Any]):
                 **({"compensation": compensation} if compensation else {}),
                 **({"dead_units": dead_units} if dead_units else {}),
                 **({"gradual": gradual} if gradual else {}),
+                **({"adapted": adapted} if adapted else {}),
             }
         )
 
