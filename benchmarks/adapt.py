@@ -7,11 +7,13 @@ Everything goes as `sc.adapt` goes: head on fixed features, then all weights, a 
 compensation and tuning on the new data, the adapted network as the teacher. As a control, units are scored at random.
 Validation images are a fifth of the training images, drawn anew for each seed. Test images are looked at once, by
 networks that are finished. The probe is logistic regression on the original's features of all training images. Rows
-are appended to the file of ``--results`` as they come, and what is there is not done again.
+are appended to the file of ``--results`` as they come, networks are saved beside it, and what is there is not done
+again. Latencies are measured in the end, all networks of a seed in turns.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -26,13 +28,16 @@ from accuracy_tasks import SHARED, shared
 from PIL import Image
 from torch import Tensor, nn
 
-from secateur.adapting.adapt import CALIBRATION_BATCHES, task_of, teaches
+import secateur as sc
+from secateur.adapting.adapt import CALIBRATION_BATCHES, RATE
 from secateur.adapting.choosing import Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.passes import same_pass
+from secateur.adapting.stages import task_of, teaches
 from secateur.data.augmenting import mirrored
 from secateur.data.batches import Batches, TensorSource
+from secateur.data.imagefolder import SUFFIXES
 from secateur.data.images import middle
 from secateur.data.splitting import stratified
 from secateur.measuring import measure_all
@@ -50,8 +55,9 @@ HEAD = """# Adapting to a new task, and pruning what it does not need
 `{command}`
 
 {setting}. MobileNetV1 (width 0.75, 224 pixels, ImageNet) learns ants from bees: {train} images to train
-on, {validation} to choose by (drawn anew for each seed), 153 to test on, which nothing was chosen or calibrated by. {epochs} epochs of
-{batch} images before pruning and again after it. Mean ± standard deviation over seeds.
+on, {validation} to choose by (drawn anew for each seed), 153 to test on, which nothing was chosen or
+calibrated by. {epochs} epochs of batches of {batch} at a rate of {rate} before pruning and again after it. Mean ±
+standard deviation over seeds.
 
 | network | test accuracy in % | MACs | parameters | latency in ms | seconds | seeds |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -69,7 +75,8 @@ def pixels(split: str) -> tuple[Tensor, Tensor]:
     images: list[Tensor] = []
     labels: list[int] = []
     for label, name in enumerate(NAMES):
-        for path in sorted((SHARED / "hymenoptera" / split / name).glob("*.jpg")):
+        folder = SHARED / "hymenoptera" / split / name
+        for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
             with Image.open(path) as opened:
                 images.append(torch.from_numpy(np.array(middle(opened, SIDE))).permute(2, 0, 1))
             labels.append(label)
@@ -99,20 +106,25 @@ class Case:
 
     def start(self) -> tuple[nn.Module, Head]:
         """The original network with a fresh head."""
-        original = shared().mobilenet_v1().to(memory_format=torch.channels_last)
-        head = find_head(original, self.example, classes=2, labels=NAMES, seed=self.seed)
-        return with_head(original, head, self.example), head
+        network = original()
+        head = find_head(network, self.example, classes=2, labels=NAMES, seed=self.seed)
+        return with_head(network, head, self.example), head
 
     def accuracy(self, model: nn.Module) -> float:
         """On the test images, in percent."""
         return 100 * evaluate(model, self.test)["accuracy"]
 
 
+def original() -> nn.Module:
+    """ImageNet's network."""
+    return shared().mobilenet_v1().to(memory_format=torch.channels_last)
+
+
 def trainer(seed: int) -> Any:
     """`sc.tune` as `sc.adapt` calls it."""
 
     def train(model: nn.Module, batches: Any, validate: Any, *, stage: str, rate: bool, **how: Any) -> Any:
-        rates: dict[str, Any] = {"lr": 3e-4 if rate else "auto", "optimizer": "adamw"}
+        rates: dict[str, Any] = {"lr": RATE if rate else "auto", "optimizer": "adamw"}
         return tune(model, batches, validate, device="cpu", seed=seed, **rates, **how)
 
     return train
@@ -123,7 +135,7 @@ def probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
     began = time.process_time()
-    network: Any = shared().mobilenet_v1().to(memory_format=torch.channels_last)
+    network: Any = original()
     with torch.no_grad():
         given, asked = (
             torch.cat([network.features(part).mean((2, 3)) for part in images.split(BATCH)]).numpy()
@@ -134,48 +146,68 @@ def probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str
     return {"name": PROBE, "seed": 0, "accuracy": score, "seconds": time.process_time() - began}
 
 
-def rows(case: Case, options: Any) -> list[dict[str, Any]]:
-    """All networks of one seed, tested and measured."""
+class Kept:
+    """Networks that are saved as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name / "artifact.json").exists()
+
+    def put(self, name: str, model: nn.Module, case: Case) -> None:
+        sc.save(model.eval(), self.folder / name, args=case.example)
+
+    def get(self, name: str) -> nn.Module:
+        return sc.load(self.folder / name, model=original()).to(memory_format=torch.channels_last)
+
+
+def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:
+    """The adapted network before pruning: both trainings."""
     began = time.process_time()
     start, head = case.start()
-    how: dict[str, Any] = {"train_only": "auto", "epochs": options.epochs}
-    dense = fit(start, head, case.task, trainer(case.seed), stage="adapted", **how)
+    dense = fit(start, head, case.task, trainer(case.seed), stage="adapted", train_only="auto", epochs=options.epochs)
     seconds = time.process_time() - began
+    kept.put("dense", dense.model, case)
     titles = {"head": "unpruned, head alone", "all": "unpruned, everything"}
-    found = [_row(case, titles[name], model, seconds, dense) for name, model in dense.tried.items()]
-    print(json.dumps(found), file=sys.stderr, flush=True)
-    models = {row["name"]: model for row, model in zip(found, dense.tried.values(), strict=True)}
-    ways = [("auto", "on the new task", b) for b in options.budgets]
-    for importance, words, budget in [*ways, *(("random", "random", b) for b in options.control)]:
-        title = f"{budget:.0%} of the MACs, importance {words}"
-        for row, model in _pruned(case, dense, head, budget, importance, title, how):
-            found.append(row)
-            models[row["name"]] = model
-            print(json.dumps(row), file=sys.stderr, flush=True)
-    taken = measure_all({name: model.eval() for name, model in models.items()}, case.example)
-    for row in found:
-        measured = taken[row["name"]].to_dict()
-        row.update({key: measured[key] for key in ("macs", "params", "latency_ms")})
-    return found
+    for name, model in dense.tried.items():
+        kept.put(titles[name], model, case)
+    return [_row(case, titles[name], model, seconds, dense) for name, model in dense.tried.items()]
 
 
-def _pruned(
-    case: Case, dense: Fitted, head: Head, budget: float, importance: str, title: str, how: dict[str, Any]
-) -> list[tuple[dict[str, Any], nn.Module]]:
+def pruned_rows(case: Case, kept: Kept, budget: float, importance: str, options: Any) -> list[dict[str, Any]]:
+    """A network that was pruned from the adapted one, before and after tuning."""
+    title, dense = _title(budget, importance), kept.get("dense")
+    _, head = case.start()
     began = time.process_time()
     result = prune(
-        dense.model.eval(),
+        dense.eval(),
         case.example,
         importance=importance,
         budget=Budget(macs=budget),
         data=case.calibration,
         seed=case.seed,
     )
-    teacher = dense.model if teaches(dense.model, result.model, case.task)[0] else None
-    tuned = fit(result.model, head, case.task, trainer(case.seed), stage="tuned", teacher=teacher, **how)
+    teacher = dense if teaches(dense, result.model, case.task)[0] else None
+    how: dict[str, Any] = {"train_only": "auto", "epochs": options.epochs, "teacher": teacher}
+    tuned = fit(result.model, head, case.task, trainer(case.seed), stage="tuned", **how)
     seconds = time.process_time() - began
+    kept.put(title, tuned.model, case)
     before = _row(case, f"{title}, before tuning", result.model, 0.0, None)
-    return [(before, result.model), (_row(case, title, tuned.model, seconds, tuned), tuned.model)]
+    costs = {key: result.report["pruned"][key] for key in ("macs", "params")}
+    return [before | costs, _row(case, title, tuned.model, seconds, tuned)]
+
+
+def _title(budget: float, importance: str) -> str:
+    return f"{budget:.0%} of the MACs, importance {'on the new task' if importance == 'auto' else 'random'}"
+
+
+def measured(case: Case, kept: Kept, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Costs and latency of all networks of a seed, in turns."""
+    names = [row["name"] for row in found if row["seed"] == case.seed and kept.has(row["name"])]
+    taken = measure_all({name: kept.get(name) for name in names}, case.example)
+    keys = ("macs", "params", "latency_ms")
+    return [{"name": n, "seed": case.seed, **{key: taken[n].to_dict()[key] for key in keys}} for n in names]
 
 
 def _row(case: Case, name: str, model: nn.Module, seconds: float, fitted: Fitted | None) -> dict[str, Any]:
@@ -189,7 +221,8 @@ def _row(case: Case, name: str, model: nn.Module, seconds: float, fitted: Fitted
     }
 
 
-def document(found: Sequence[dict[str, Any]], options: Any) -> str:
+def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
+    found, costs = [row for row in lines if "accuracy" in row], [row for row in lines if "macs" in row]
     sizes = next(row["images"] for row in found if "images" in row)
     text = HEAD.format(
         command="python benchmarks/adapt.py " + " ".join(sys.argv[1:]),
@@ -198,17 +231,16 @@ def document(found: Sequence[dict[str, Any]], options: Any) -> str:
         validation=sizes[1],
         epochs=options.epochs,
         batch=BATCH,
+        rate=f"{RATE:g}",
     )
     for name in dict.fromkeys(row["name"] for row in found):
         own = [row for row in found if row["name"] == name]
         cells = [name, spread([row["accuracy"] for row in own])]
-        for key, form in (("macs", "{:.3g}M"), ("params", "{:.3g}M"), ("latency_ms", "{:.1f}")):
-            values = [row[key] / (1 if key == "latency_ms" else 1e6) for row in own if key in row]
-            cells.append(
-                form.format(min(values) if key == "latency_ms" else sum(values) / len(values)) if values else ""
-            )
+        for key, form, scale in (("macs", "{:.0f} M", 1e6), ("params", "{:.2f} M", 1e6), ("latency_ms", "{:.1f}", 1)):
+            values = [row[key] / scale for row in costs if row["name"] == name and key in row]
+            cells.append(form.format(min(values) if key == "latency_ms" else statistics.mean(values)) if values else "")
         seconds = [row["seconds"] for row in own if row["seconds"]]
-        cells += [f"{sum(seconds) / len(seconds):.0f}" if seconds else "", str(len(own))]
+        cells += [f"{statistics.mean(seconds):.0f}" if seconds else "", str(len(own))]
         text += f"| {' | '.join(cells)} |\n"
     chosen = [row["choice"]["trained"] for row in found if row["name"] == "unpruned, head alone"]
     return text + TAIL.format(chosen=", ".join({"all": "everything", "head": "the head alone"}[c] for c in chosen))
@@ -223,24 +255,41 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("adapt.jsonl"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    found: list[dict[str, Any]] = []
-    if options.results.exists():
-        found = [json.loads(line) for line in options.results.read_text().splitlines()]
     torch.set_num_threads(1)
     train, test = pixels("train"), pixels("val")
-    todo: list[Any] = [] if any(row["name"] == PROBE for row in found) else [lambda: [probe(train, test)]]
-    done = {row["seed"] for row in found if row["name"] != PROBE}
-    todo += [lambda seed=seed: rows(Case(seed, train, test), options) for seed in options.seeds if seed not in done]
-    for work in todo:
-        new = work()
-        found += new
-        with options.results.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in new)
-    text = document(found, options)
+    ways = [("auto", budget) for budget in options.budgets] + [("random", budget) for budget in options.control]
+
+    def missing(name: str, seed: int, key: str = "accuracy") -> bool:
+        return not any(row["name"] == name and row["seed"] == seed and key in row for row in read(options.results))
+
+    if missing(PROBE, 0):
+        write(options.results, [probe(train, test)])
+    for seed in options.seeds:
+        case, kept = Case(seed, train, test), Kept(options.results.with_suffix("") / f"seed-{seed}")
+        if missing("unpruned, head alone", seed):
+            write(options.results, dense_rows(case, kept, options))
+        for importance, budget in ways:
+            if missing(_title(budget, importance), seed):
+                write(options.results, pruned_rows(case, kept, budget, importance, options))
+        if missing("unpruned, head alone", seed, "latency_ms"):
+            write(options.results, measured(case, kept, read(options.results)))
+    text = document(read(options.results), options)
     if options.out:
         options.out.write_text(text)
     else:
         print(text)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows so far."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows."""
+    with file.open("a") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+    print(*(json.dumps(row) for row in rows), sep="\n", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

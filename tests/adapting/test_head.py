@@ -20,7 +20,7 @@ IMAGE = torch.zeros(2, 3, 8, 8)
 
 
 class ConvHead(nn.Module):
-    """Scores by a 1x1 convolution, then pooling, flattening, dropout and softmax; the head is not the last to be made."""
+    """Scores by a 1x1 convolution, then pooling, flattening, dropout and softmax; the head is not made last."""
 
     def __init__(self) -> None:
         super().__init__()

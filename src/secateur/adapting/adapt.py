@@ -1,6 +1,6 @@
 """``sc.adapt``: a new task for a trained model: another head, training, pruning by what the new data needs, tuning."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -8,28 +8,24 @@ import torch
 from torch import nn
 
 from secateur.adapting.choosing import Choice, Fitted, Task, fit
-from secateur.adapting.classes import count_classes, unlabelled
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.passes import same_pass
-from secateur.calibration.batches import Forward
+from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
 from secateur.data import Data
 from secateur.errors import DataError
 from secateur.importance import Criterion
-from secateur.inputs import as_call, run
-from secateur.misfits import advice
-from secateur.modules import kept_modes
 from secateur.objectives import Loss
-from secateur.planning import Budget, Plan
-from secateur.proof import prove
+from secateur.plain import CHOICES
+from secateur.planning import Budget
 from secateur.provenance import remember
-from secateur.pruning import Result, bare_report, prune
+from secateur.pruning import Result, prune
 from secateur.reporting import Report
-from secateur.tracing import trace
-from secateur.tuning import History, evaluate, tune
+from secateur.tuning import History, tune
 from secateur.tuning.choosing import Rate
 from secateur.tuning.trainable import What
 
+COMMAND = "sc.adapt(...)"
 EPOCHS = 5
 RATE = 3e-4  # keeps what a trained network knows
 CALIBRATION_BATCHES = 32  # of training data that scores and compensation look at
@@ -75,7 +71,6 @@ def adapt(
     optimizer: str = "adamw",
     teacher: Literal["auto"] | bool = "auto",
     loss: Loss | None = None,
-    forward: Forward | None = None,
     seed: int = 0,
     **planning: Any,
 ) -> Adapted:
@@ -83,7 +78,8 @@ def adapt(
 
     The head is found through the graph and replaced by a fresh one for the new classes. It is trained; then, if that
     pays, more is. What was learnt is pruned by its importance for the new data, proved, refitted on the new data, and
-    tuned with the adapted model before pruning as its teacher. The model given is untouched.
+    tuned with the adapted model before pruning as its teacher. The model given is untouched. With fewer than 2,000
+    training samples, batch norms keep the statistics that the model came with.
 
     Args:
         model: a classifier of any kind: the last layer that its class scores come from is a linear or convolutional
@@ -110,13 +106,14 @@ def adapt(
         lr, optimizer: as for `tune`, where more than the head trains.
         teacher: whether the pruned model imitates the adapted one while it is tuned; "auto" where the latter is at
             least as accurate on ``validate``, or there is none.
-        loss, forward: as for `prune`; scores go by them.
+        loss: ``(output, target) -> scalar``; by default the model's own, else cross-entropy.
         seed: of everything random, the new head's weights among it.
         planning: further settings of `prune`: max_drop, uniform, scope, only, ...
 
     Returns:
-        A `Result` with ``head``, ``dense`` (the adapted model before pruning), ``choices`` and ``histories``. Its
-        report holds the accuracies as "dense", "pruned" and "tuned", and what was frozen and why as "adapted".
+        A `Result`, its model in evaluation mode, with ``head``, ``dense`` (the adapted model before pruning),
+        ``choices`` and ``histories``. Its report holds the accuracies as "dense", "pruned" and "tuned", and what was
+        frozen and why as "adapted".
 
     Raises:
         ModelError: the model's output has no class axis, or its code holds the old number of classes.
@@ -136,186 +133,83 @@ def adapt(
     """
     if isinstance(data, Data):
         validate, test, data = validate or data.validation, test or data.test, data.train
+    train, validate, test = (list(b) if isinstance(b, Iterator) else b for b in (data, validate, test))
     device = str(next((p.device for p in model.parameters()), torch.device("cpu")))
-    positional, keywords = example(model, args, kwargs, data, device)
-    task = None if data is None else task_of(data, validate, classes, seed=seed, device=device, custom=loss is not None)
-    count = classes if classes is not None else None if task is None else len(task.counts)
-    if count is None:
-        raise DataError("how many classes the new task has is not known: give classes=, or data with labels")
-    if count < 2:
-        raise DataError(f"classes={count}: a classifier needs at least 2 classes to tell apart")
-    head = find_head(model, positional, keywords, classes=count, labels=_names(labels, count), seed=seed)
-    start = with_head(model, head, positional, keywords)
-    reach = {"budget": budget, "threshold": threshold, "keep": keep}
-    bounded = {name: planning[name] for name in ("max_drop", "max_loss_increase") if planning.get(name) is not None}
-    if bounded and validate is not None:
-        planning["validate"] = validate
-    asked = bounded or any(value is not None for value in reach.values())
-    chosen: dict[str, Any] = {"importance": importance, "seed": seed, "loss": loss, "forward": forward, **planning}
+    inputs = example(model, args, kwargs, train, device)
+    task = None if train is None else task_of(train, validate, classes, seed=seed, device=device, loss=loss)
+    count = classes if task is None else len(task.counts)
+    if count is None or count < 2:
+        unknown = "is not known: give classes=, or data with labels"
+        said = unknown if count is None else f"is {count}: a classifier needs at least 2 classes"
+        raise DataError(f"how many classes the new task has {said}")
+    head = find_head(model, *inputs, classes=count, labels=_names(labels, count), seed=seed)
+    start = with_head(model, head, *inputs)
+    reach: dict[str, Any] = {"budget": budget, "threshold": threshold, "keep": keep, **planning}
+    if validate is not None and (reach.get("max_drop") is not None or reach.get("max_loss_increase") is not None):
+        reach["validate"] = validate
+    reach |= {"importance": importance, "seed": seed, "loss": loss}
     if task is None:
-        whole = not asked or keep == 1.0
-        result = (
-            unpruned(start, positional, keywords, seed)
-            if whole
-            else prune(start, positional, keywords, compensate=None, **reach, **chosen)
-        )
-        record = describe(head, None, {}, taught=None, measured="")
-        report = result.report.replace(command="sc.adapt(...)", adapted=record)
-        return _adapted(result, result.model, report, head, start, {}, {})
+        asked = any(reach.get(name) is not None for name in CHOICES) and keep != 1.0
+        result = prune(start, *inputs, compensate=None, **reach) if asked else unpruned(start, *inputs, seed)
+        report = result.report.replace(command=COMMAND, adapted=describe(head, None, {}))
+        return _adapted(result, result.model, report, head, start)
 
     def trainer(model: nn.Module, train: Any, validate: Any, *, stage: str, rate: bool, **how: Any) -> History:
         rates: dict[str, Any] = {"lr": lr, "optimizer": optimizer} if rate else {"lr": "auto", "optimizer": "adamw"}
         return tune(model, train, validate, device=device, seed=seed, loss=loss, **rates, **how)
 
     how: dict[str, Any] = {"train_only": train_only, "epochs": epochs, "head_epochs": head_epochs}
-    dense = _done(fit(start, head, task, trainer, stage="adapted", **how))
-    choices, taught, tuned = {"dense": dense.choice}, None, dense
+    dense = fit(start, head, task, trainer, stage="adapted", **how)
+    if dense.interrupted:
+        raise KeyboardInterrupt
+    whole = dense.model.eval()
     if keep == 1.0:
-        result = unpruned(dense.model.eval(), positional, keywords, seed)
+        result, tuned, taught = unpruned(whole, *inputs, seed), None, None
     else:
         batches = list(same_pass(task.train, seed, device, CALIBRATION_BATCHES))
-        result = prune(dense.model.eval(), positional, keywords, data=batches, compensate=compensate, **reach, **chosen)
-        taught = teaches(dense.model, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
-        tuned = fit(result.model, head, task, trainer, stage="tuned", teacher=dense.model if taught[0] else None, **how)
-        choices["tuned"] = tuned.choice
-    record = describe(head, task, choices, taught=taught, measured=_split(test, validate))
-    columns = {"dense": dense.model, "pruned": result.model, **({} if tuned is dense else {"tuned": tuned.model})}
-    batches = next(b for b in (test, validate, task.train) if b is not None)
-    report = result.report.replace(
-        command="sc.adapt(...)",
-        adapted=record,
-        **{name: with_metrics(result.report, name, m, batches, device) for name, m in columns.items()},
-        **({"environment": {"interrupted": "tuning was stopped"}} if tuned.interrupted else {}),
-    )
-    remember(tuned.model, "inputs", (positional, keywords))
-    histories = {**dense.histories, **tuned.histories}
-    return _adapted(result, tuned.model.eval(), report, head, dense.model, choices, histories)
+        result = prune(whole, *inputs, data=batches, compensate=compensate, **reach)
+        taught = teaches(whole, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
+        tuned = fit(result.model, head, task, trainer, stage="tuned", teacher=whole if taught[0] else None, **how)
+    return _finished(result, head, task, dense, tuned, taught, inputs, test)
 
 
-def with_metrics(report: Report, name: str, model: nn.Module, batches: Iterable[Any], device: str) -> dict[str, Any]:
-    """A column of a bare report, with the results on some batches; tuning changes no cost."""
-    costs = report["pruned" if name == "tuned" else name] or {}
-    return {**costs, "metrics": evaluate(model, batches, device)}
-
-
-def _split(test: Any, validate: Any) -> str:
-    return "test" if test is not None else "validation" if validate is not None else "training"
-
-
-def example(
-    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, data: Iterable[Any] | None, device: str
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs, positional and by name: those given, else the first sample of the data.
-
-    Raises:
-        DataError: there are none, or the model does not run on the data's.
-    """
-    if args is not None or kwargs:
-        return as_call(args, kwargs)
-    if data is None:
-        raise DataError("no example inputs: give args=, or data= with batches whose first sample is taken")
-    first = next(same_pass(data, 0, device, 1), None)
-    if first is None:
-        raise DataError("the training data holds no batch: give it samples")
-    try:
-        positional, keywords = unlabelled(first)
-    except TypeError as error:
-        raise DataError(f"{error}. Let the loader give pairs, with inputs that are several as a tuple") from error
-    try:
-        with kept_modes(model), torch.no_grad():
-            run(model.eval(), positional, keywords)
-    except Exception as error:
-        said = advice(model, positional or keywords)
-        raise DataError(
-            f"{type(model).__name__} does not run on the first sample of the data: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}. {said + '. ' if said else ''}Bring the data into the form that it takes"
-        ) from error
-    return positional, keywords
-
-
-def task_of(
-    train: Iterable[Any],
-    validate: Iterable[Any] | None,
-    classes: int | None,
-    *,
-    seed: int,
-    device: str,
-    custom: bool = False,
-) -> Task:
-    """The task that data sets, once its labels are checked.
-
-    Raises:
-        DataError: as `count_classes`, of either split.
-    """
-    counts = count_classes(train, classes)
-    if validate is not None:
-        count_classes(validate, len(counts), split="validation")
-    return Task(train=train, validate=validate, counts=counts, seed=seed, device=device, custom=custom)
-
-
-def teaches(dense: nn.Module, pruned: nn.Module, task: Task) -> tuple[bool, str]:
-    """Whether the dense model is worth imitating: on the validation data it is at least as accurate. And why."""
-    if task.validate is None:
-        return True, "there is no validation data to tell"
-    own, other = (evaluate(m, task.validate, task.device).get("accuracy", 0.0) for m in (dense, pruned))
-    return own >= other, f"validation accuracy {own:.1%} before pruning, {other:.1%} after it"
-
-
-def unpruned(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int) -> Result:
-    """The result of removing nothing."""
-    graph, plan = trace(model, args, kwargs), Plan(axes={}, tensors={}, model=type(model).__name__)
-    proof = prove(model, model, graph, plan, args, kwargs)
-    remember(model, "inputs", (args, dict(kwargs)))
-    report = bare_report(model, graph, plan, proof, seed=seed, compensation=None, held_out=None, clock=None, dead=0)
-    return Result(model=model, plan=plan, proof=proof, graph=graph, scores={}, report=report)
-
-
-def describe(
-    head: Head,
-    task: Task | None,
-    choices: Mapping[str, Choice],
-    *,
-    taught: tuple[bool, str] | None,
-    measured: str,
-) -> dict[str, Any]:
-    """What a report says of an adaptation, as plain data.
-
-    Args:
-        taught: whether the pruned model had the dense one as its teacher, and why; None where it was not tuned.
-        measured: which split the accuracies are of.
-    """
-    return {
-        "layers": list(head.layers),
-        "before": head.before,
-        "after": head.after,
-        "samples": None if task is None else task.counts.tolist(),
-        "choices": {name: choice.to_dict() for name, choice in choices.items()},
-        "teacher": None if taught is None else {"used": taught[0], "why": taught[1]},
-        "measured_on": measured or None,
-    }
-
-
-def _adapted(
+def _finished(
     result: Result,
-    model: nn.Module,
-    report: Report,
     head: Head,
-    dense: nn.Module,
-    choices: Mapping[str, Choice],
-    histories: Mapping[str, History],
+    task: Task,
+    dense: Fitted,
+    tuned: Fitted | None,
+    taught: tuple[bool, str] | None,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    test: Iterable[Any] | None,
 ) -> Adapted:
+    """The result with its report: results on the test data, or what there is in its place."""
+    places = {"test": test, "validation": task.validate, "training": task.train}
+    measured, batches = next((name, given) for name, given in places.items() if given is not None)
+    fitted = {"dense": dense, **({} if tuned is None else {"tuned": tuned})}
+    models = {"dense": dense.model, "pruned": result.model, **({} if tuned is None else {"tuned": tuned.model})}
+    costs = {"dense": result.report["dense"], "pruned": result.report["pruned"], "tuned": result.report["pruned"]}
+    choices = {name: one.choice for name, one in fitted.items()}
+    report = result.report.replace(
+        command=COMMAND,
+        adapted=describe(head, task, choices, taught=taught, measured=measured),
+        **{name: {**costs[name], "metrics": task.judge(model, batches)} for name, model in models.items()},
+        **({"environment": {"interrupted": "the tuning was stopped"}} if tuned and tuned.interrupted else {}),
+    )
+    model = result.model if tuned is None else tuned.model
+    remember(model, "inputs", inputs)
+    histories = {stage: history for one in fitted.values() for stage, history in one.histories.items()}
+    return _adapted(result, model.eval(), report, head, dense.model, choices, histories)
+
+
+def _adapted(result: Result, model: nn.Module, report: Report, head: Head, dense: nn.Module, *more: Any) -> Adapted:
+    """A result of pruning with what adapting adds to it: its choices and histories are the last two."""
     kept = {item.name: getattr(result, item.name) for item in fields(Result)}
     kept |= {"model": model, "report": report}
-    return Adapted(**kept, head=head, dense=dense, choices=choices, histories=histories)
+    return Adapted(**kept, head=head, dense=dense, **dict(zip(("choices", "histories"), more, strict=False)))
 
 
 def _names(labels: Sequence[str], classes: int) -> Sequence[str]:
     if labels and len(set(labels)) != classes:
         raise DataError(f"labels has {len(set(labels))} different names for {classes} classes: give one for each")
     return labels
-
-
-def _done(fitted: Fitted) -> Fitted:
-    if fitted.interrupted:
-        raise KeyboardInterrupt
-    return fitted

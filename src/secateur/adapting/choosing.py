@@ -12,7 +12,9 @@ from secateur.adapting.head import Head
 from secateur.adapting.regression import Samples, fit_head
 from secateur.errors import TrainingError
 from secateur.modules import named_tensors
+from secateur.objectives import Loss
 from secateur.tuning import History, evaluate
+from secateur.tuning.parts import size_of
 
 FEW = 50  # samples of a class; with fewer, a head alone is trained where no validation data can tell
 LITTLE = 2000  # training samples; with fewer, batch norms keep the statistics of what the network was trained on
@@ -56,7 +58,7 @@ class Task:
         counts: training samples of each class.
         seed: of everything random.
         device: where it is trained.
-        custom: whether the loss is the user's own.
+        loss: the user's own, ``(output, target) -> scalar``; None is the model's, else cross-entropy.
     """
 
     train: Iterable[Any]
@@ -64,7 +66,13 @@ class Task:
     counts: Tensor
     seed: int
     device: str
-    custom: bool = False
+    loss: Loss | None = None
+
+    def judge(self, model: nn.Module, batches: Iterable[Any] | None = None) -> dict[str, float]:
+        """Loss, and accuracy in [0, 1] where there is one; on the validation data, if no other is given."""
+        given = batches if batches is not None else self.validate
+        assert given is not None
+        return evaluate(model, given, self.device, loss=self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +162,7 @@ def fit(
         )
     rows = () if task.validate is None else tuple(_row(name, tried[name], task) for name in tried)
     last = list(tried)[-1]
-    if what == "auto" and len(rows) == 2 and not histories[stage].interrupted:
-        assert task.validate is not None
+    if what == "auto" and len(rows) == 2 and task.validate is not None and not histories[stage].interrupted:
         last, why = better(rows[0], rows[1], _size(task.validate))
     return Fitted(model=tried[last], choice=_choice(last, why, rows), tried=tried, histories=histories)
 
@@ -168,7 +175,7 @@ def train_head(
     Where it is the model's last layer, and linear, by logistic regression on features that are computed once, from one
     pass in evaluation mode; there is no history then. Else the whole network runs in every step.
     """
-    samples = None if task.custom else _features(model, head, task)
+    samples = None if task.loss is not None else _features(model, head, task)
     if samples is not None:
         layer: Any = model.get_submodule(head.layers[0])
         fit_head(layer, *samples, seed=task.seed)
@@ -248,8 +255,7 @@ def _choice(trained: str, why: str, rows: tuple[Mapping[str, Any], ...]) -> Choi
 
 
 def _row(name: str, model: nn.Module, task: Task) -> dict[str, Any]:
-    assert task.validate is not None
-    found = evaluate(model, task.validate, task.device)
+    found = task.judge(model)
     if "accuracy" not in found:
         raise TrainingError(
             "the accuracy on the validation data can't be told: its labels are not one class for each of the scores"
@@ -258,6 +264,4 @@ def _row(name: str, model: nn.Module, task: Task) -> dict[str, Any]:
 
 
 def _size(batches: Iterable[Any]) -> int:
-    from secateur.tuning.parts import size_of
-
     return sum(size_of(batch) for batch in batches)
