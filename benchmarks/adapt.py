@@ -46,7 +46,7 @@ from secateur.pruning import prune
 from secateur.tuning import evaluate, tune
 
 SIDE = 224  # pixels
-BATCH = 8
+BATCH = 16
 SHARE = 0.8  # of the training images that are trained on; the others validate
 NAMES = ("ants", "bees")
 PROBE = "linear probe (logistic regression, all training images)"
@@ -249,7 +249,7 @@ def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy on a new task after adapting and pruning.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.7, 0.5], help="shares of the MACs that stay")
     parser.add_argument("--control", type=float, nargs="*", default=[0.5], help="the same with units scored at random")
     parser.add_argument("--results", type=Path, default=Path("adapt.jsonl"))

@@ -29,6 +29,9 @@ LIMITS = {
 FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
 """For trained networks of any kind: a low rate keeps what they know."""
 
+ADAPTING = replace(TUNE, epochs=5, lr=1e-4)
+"""For all weights of a trained network behind a head that fits already: there is little to learn, and much to lose."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -425,9 +428,14 @@ class AdaptOptions(TuneOptions):
     Args:
         train_only: what trains after the head: "auto" decides by validation accuracy between nothing more (head) and
             everything (all); or all, head, norms, biases, norms+biases, low-rank, or a pattern of parameter names.
+        epochs: epochs of training more than the head, before pruning and again after it, 0 for none; 5 if not given.
+        lr: highest learning rate of that; 0.0001 if not given. "auto" finds it by a range test on training batches,
+            "search" by short trainings that are judged on the validation split.
     """
 
     train_only: str = "auto"
+    epochs: int | None = None
+    lr: float | Literal["auto", "search"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,8 +480,8 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
         return replace(
             self,
             budget=ADAPTED if none else self.budget,
-            epochs=FINE_TUNING.epochs if self.epochs is None else self.epochs,
-            lr=FINE_TUNING.lr if self.lr is None else self.lr,
+            epochs=ADAPTING.epochs if self.epochs is None else self.epochs,
+            lr=ADAPTING.lr if self.lr is None else self.lr,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
+from secateur.config import ADAPTING
 from secateur.data import Data
 from secateur.errors import DataError
 from secateur.importance import Criterion
@@ -26,8 +27,8 @@ from secateur.tuning.choosing import Rate
 from secateur.tuning.trainable import What
 
 COMMAND = "sc.adapt(...)"
-EPOCHS = 5
-RATE = 3e-4  # keeps what a trained network knows
+EPOCHS = ADAPTING.epochs
+RATE = ADAPTING.lr
 CALIBRATION_BATCHES = 32  # of training data that scores and compensation look at
 
 
@@ -78,8 +79,7 @@ def adapt(
 
     The head is found through the graph and replaced by a fresh one for the new classes. It is trained; then, if that
     pays, more is. What was learnt is pruned by its importance for the new data, proved, refitted on the new data, and
-    tuned with the adapted model before pruning as its teacher. The model given is untouched. With fewer than 2,000
-    training samples, batch norms keep the statistics that the model came with.
+    tuned with the adapted model before pruning as its teacher. The model given is untouched.
 
     Args:
         model: a classifier of any kind: the last layer that its class scores come from is a linear or convolutional

@@ -17,7 +17,6 @@ from secateur.tuning import History, evaluate
 from secateur.tuning.parts import size_of
 
 FEW = 50  # samples of a class; with fewer, a head alone is trained where no validation data can tell
-LITTLE = 2000  # training samples; with fewer, batch norms keep the statistics of what the network was trained on
 HEAD_EPOCHS = 10  # of a head for which the whole network has to run
 
 
@@ -158,7 +157,7 @@ def fit(
             rate=True,
             train_only="all" if what == "auto" else what,
             teacher=teacher,
-            freeze_statistics=int(task.counts.sum()) < LITTLE,
+            freeze_statistics=False,
         )
     rows = () if task.validate is None else tuple(_row(name, tried[name], task) for name in tried)
     last = list(tried)[-1]
