@@ -49,6 +49,7 @@ SIDE = 224  # pixels
 BATCH = 16
 SHARE = 0.8  # of the training images that are trained on; the others validate
 NAMES = ("ants", "bees")
+KNOWN_PROBE = 93.5  # percent, of the notes beside the data
 PROBE = "linear probe (logistic regression, all training images)"
 HEAD = """# Adapting to a new task, and pruning what it does not need
 
@@ -243,7 +244,24 @@ def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
         cells += [f"{statistics.mean(seconds):.0f}" if seconds else "", str(len(own))]
         text += f"| {' | '.join(cells)} |\n"
     chosen = [row["choice"]["trained"] for row in found if row["name"] == "unpruned, head alone"]
-    return text + TAIL.format(chosen=", ".join({"all": "everything", "head": "the head alone"}[c] for c in chosen))
+    return (
+        text
+        + verdict(found)
+        + TAIL.format(chosen=", ".join({"all": "everything", "head": "the head alone"}[c] for c in chosen))
+    )
+
+
+def verdict(found: Sequence[dict[str, Any]]) -> str:
+    """Whether the pruned networks beat the probe that was measured, and the one that the data's own notes speak of."""
+    bar = max(KNOWN_PROBE, *(row["accuracy"] for row in found if row["name"] == PROBE))
+    ours = [row for row in found if "on the new task" in row["name"] and "before" not in row["name"]]
+    lines = [f"\nThe bar is {bar:.1f} %, the better of the probe above and of another one's {KNOWN_PROBE} %."]
+    for name in dict.fromkeys(row["name"] for row in ours):
+        mean = statistics.mean(row["accuracy"] for row in ours if row["name"] == name)
+        lines.append(f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points.")
+    if not ours:
+        lines.append("No pruned network was measured yet.")
+    return " ".join(lines) + "\n"
 
 
 def main() -> None:

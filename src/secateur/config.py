@@ -408,14 +408,12 @@ class TaskSettings(Settings):
     """The new task, and what it starts from.
 
     Args:
-        result: directory of a saved result to adapt, in place of the network that --model names.
         classes: how many there are; by default as many as the data has.
         head_epochs: epochs of training the new head where it is not the network's last layer; else it is fitted to
             features that are computed once.
         trust: let a saved result import the code that its network was built with.
     """
 
-    result: Path | None = None
     classes: int | None = None
     head_epochs: int = 10
     trust: bool = False
@@ -449,6 +447,9 @@ class AdaptRunSettings(RunSettings):
 class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings):
     """All settings of ``secateur adapt``; each is described at the class that it comes from.
 
+    Args:
+        result: directory of a saved result to adapt, in place of the network that ``model`` names.
+
     Raises:
         ConfigError: settings that contradict each other or lie out of range; all of them at once.
 
@@ -457,6 +458,7 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
         'macs=0.5'
     """
 
+    result: Path | None = None
     train_epochs: int | None = 0
 
     def __post_init__(self) -> None:
@@ -486,7 +488,8 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
-        return _sections(self, (TaskSettings, ModelSettings, DataSettings, PlanSettings, TuneOptions, RunSettings))
+        sections = (TaskSettings, ModelSettings, DataSettings, PlanSettings, TuneOptions, RunSettings)
+        return {"result": _plain(self.result), **_sections(self, sections)}
 
     def to_yaml(self) -> str:
         """A YAML file that repeats the run."""
