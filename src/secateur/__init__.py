@@ -4,6 +4,8 @@ nothing else changed.
 
 from secateur import hub as hub
 from secateur import importance as importance
+from secateur.adapting import Adapted as Adapted
+from secateur.adapting import adapt as adapt
 from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save

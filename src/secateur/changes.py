@@ -16,6 +16,7 @@ KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it 
     "widths": "secateur.planning.plan:Plan",
     "depth": "secateur.depth.change:DepthChange",
     "merge": "secateur.surgery.merging:Merge",
+    "head": "secateur.adapting.head:Head",
 }
 
 

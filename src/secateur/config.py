@@ -19,6 +19,7 @@ from secateur.tuning.recipes import SCRATCH, TUNE
 
 EXAMPLE_MODEL = "simplenet"
 THRESHOLD = 0.8
+ADAPTED = "macs=0.5"  # the budget of an adapted network where nobody says
 LIMITS = {
     "min_units": ("a whole number from 1", "hidden=64"),
     "multiple_of": ("a whole number from 1", "hidden=64"),
@@ -27,6 +28,9 @@ LIMITS = {
 """Settings that may differ from axis to axis: what they are, and an example."""
 FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
 """For trained networks of any kind: a low rate keeps what they know."""
+
+ADAPTING = replace(TUNE, epochs=5, lr=1e-4)
+"""For all weights of a trained network behind a head that fits already: there is little to learn, and much to lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,6 +397,112 @@ class TuneSettings(TuneRunSettings, TuneOptions, DataSettings, DenseSettings):
         """
         default = TuneSettings().resolved().to_dict()
         words = ["secateur", "tune", str(self.result)]
+        for name, value in self.to_dict().items():
+            if value != default[name] and name != "result":
+                words += _flags(f"--{name.replace('_', '-')}", value)
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Settings):
+    """The new task, and what it starts from.
+
+    Args:
+        classes: how many there are; by default as many as the data has.
+        head_epochs: epochs of training the new head where it is not the network's last layer; else it is fitted to
+            features that are computed once.
+        trust: let a saved result import the code that its network was built with.
+    """
+
+    classes: int | None = None
+    head_epochs: int = 10
+    trust: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(TuneOptions):
+    """How the adapted network is trained before pruning, and again after it; see `TuneOptions`.
+
+    Args:
+        train_only: what trains after the head: "auto" decides by validation accuracy between nothing more (head) and
+            everything (all); or all, head, norms, biases, norms+biases, low-rank, or a pattern of parameter names.
+        epochs: epochs of training more than the head, before pruning and again after it, 0 for none; 5 if not given.
+        lr: highest learning rate of that; 0.0001 if not given. "auto" finds it by a range test on training batches,
+            "search" by short trainings that are judged on the validation split.
+    """
+
+    train_only: str = "auto"
+    epochs: int | None = None
+    lr: float | Literal["auto", "search"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRunSettings(RunSettings):
+    """Where and with what; see `RunSettings`."""
+
+    out: Path = Path("secateur-adapted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings):
+    """All settings of ``secateur adapt``; each is described at the class that it comes from.
+
+    Args:
+        result: directory of a saved result to adapt, in place of the network that ``model`` names.
+
+    Raises:
+        ConfigError: settings that contradict each other or lie out of range; all of them at once.
+
+    Example:
+        >>> AdaptSettings(model="package.module:Net", classes=2).resolved().budget
+        'macs=0.5'
+    """
+
+    result: Path | None = None
+    train_epochs: int | None = 0
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if self.schedule != "none":
+            problems.append(f"schedule={self.schedule} is for secateur prune: adapting prunes at once")
+        if self.train_epochs:
+            problems.append(f"train_epochs={self.train_epochs} is for secateur prune: adapt takes a trained network")
+        if self.classes is not None and self.classes < 2:
+            problems.append(f"classes={self.classes} must be at least 2")
+        if self.head_epochs < 1:
+            problems.append(f"head_epochs={self.head_epochs} must be at least 1")
+        if self.result is not None and self.weights is not None:
+            problems.append("a saved result has its own weights: leave out either weights or the result")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def resolved(self) -> "AdaptSettings":
+        """The same settings with every default that depends on the others filled in: what a run really uses."""
+        none = all(getattr(self, name) is None for name in CHOICES)
+        return replace(
+            self,
+            budget=ADAPTED if none else self.budget,
+            epochs=ADAPTING.epochs if self.epochs is None else self.epochs,
+            lr=ADAPTING.lr if self.lr is None else self.lr,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
+        sections = (TaskSettings, ModelSettings, DataSettings, PlanSettings, TuneOptions, RunSettings)
+        return {"result": _plain(self.result), **_sections(self, sections)}
+
+    def to_yaml(self) -> str:
+        """A YAML file that repeats the run."""
+        return _yaml("adapt", self.to_dict())
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not its default.
+
+        >>> AdaptSettings(result=Path("half"), data="imagefolder:photos").to_command()
+        'secateur adapt half --data imagefolder:photos'
+        """
+        default = AdaptSettings().resolved().to_dict()
+        words = ["secateur", "adapt", *([] if self.result is None else [str(self.result)])]
         for name, value in self.to_dict().items():
             if value != default[name] and name != "result":
                 words += _flags(f"--{name.replace('_', '-')}", value)

@@ -15,6 +15,9 @@ from secateur.cli import views
 from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
 from secateur.cli.terminal import Terminal
 from secateur.config import (
+    AdaptOptions,
+    AdaptRunSettings,
+    AdaptSettings,
     BlockSettings,
     CheckSettings,
     DataSettings,
@@ -32,6 +35,7 @@ from secateur.config import (
     Settings,
     ShortenSettings,
     ShorterSettings,
+    TaskSettings,
     TrainSettings,
     TuneOptions,
     TuneRunSettings,
@@ -49,6 +53,7 @@ FILE_WIDTH = 140
 COMMANDS = (
     "prune",
     "tune",
+    "adapt",
     "resume",
     "shorten",
     "deepen",
@@ -105,6 +110,8 @@ _RUN = Parameter(name="*", group=Group("Run", sort_key=5))
 _MODEL_DEFAULT, _DATA_DEFAULT, _PLAN_DEFAULT = ModelSettings(), DataSettings(), PlanSettings()
 _TRAIN_DEFAULT, _RUN_DEFAULT, _GRADUAL_DEFAULT = TrainSettings(), RunSettings(), GradualSettings()
 _TUNE_DEFAULT, _DENSE_DEFAULT, _TUNE_RUN_DEFAULT = TuneOptions(), DenseSettings(), TuneRunSettings()
+_TASK_DEFAULT, _ADAPT_DEFAULT, _ADAPT_RUN_DEFAULT = TaskSettings(), AdaptOptions(), AdaptRunSettings()
+_TASK = Parameter(name="*", group=Group("New task", sort_key=0))
 _CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
 _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
 _BLOCKS_DEFAULT, _SHORTER_DEFAULT = BlockSettings(), ShorterSettings()
@@ -221,6 +228,63 @@ def tune(
     except KeyboardInterrupt:
         return _stopped(terminal, settings.out)
     return DONE if outcome is None else _ended(outcome, settings.out)
+
+
+@app.command
+def adapt(
+    result: Annotated[Path | None, Parameter(group=Group("Model", sort_key=1))] = None,
+    /,
+    *,
+    task: Annotated[TaskSettings, _TASK] = _TASK_DEFAULT,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    data: Annotated[DataSettings, _DATA] = _DATA_DEFAULT,
+    plan: Annotated[PlanSettings, _PLAN] = _PLAN_DEFAULT,
+    training: Annotated[AdaptOptions, _TRAIN] = _ADAPT_DEFAULT,
+    run: Annotated[AdaptRunSettings, _RUN] = _ADAPT_RUN_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Teach a trained network new classes, prune what they don't need, prove, tune, test, save and report.
+
+    The layer that gives the class scores is found and replaced. The new one is trained; then, where the validation
+    split says that it pays, everything is. The network is pruned by what counts for the new data (half of its MACs, if
+    nothing is said), and tuned with the unpruned one as its teacher. The result is a directory as `secateur prune`
+    writes it.
+
+    ```sh
+    # a network for 1,000 classes, for the classes of a folder
+    secateur adapt --model torchvision.models:resnet18 --weights imagenet.pt \\
+        --data imagefolder:photos --budget macs=0.7 --out photos
+
+    # a result of secateur's, for another task
+    secateur adapt photos --data imagefolder:drawings --out drawings
+
+    # the head alone, and nothing pruned
+    secateur adapt --model torchvision.models:resnet18 --weights imagenet.pt \\
+        --data imagefolder:photos --train-only head --keep 1.0
+    ```
+
+    Args:
+        result: directory of a saved result to adapt, in place of the network that --model names.
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.adapt import adapt_run
+
+    given = _given.get()
+    values = flag_values(task, model, data, plan, training, run)
+    if result is not None:
+        values["result"], given = result, given | {"result"}
+    file = read_yaml(config) if config is not None else {}
+    settings = merged(AdaptSettings, values, given, file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = adapt_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return _stopped(terminal, settings.out)
+    return _ended(outcome, settings.out)
 
 
 @app.command

@@ -30,6 +30,7 @@ def render(report: Mapping[str, Any]) -> str:
     say = (
         sentences.proof,
         sentences.axes,
+        sentences.adapted,
         sentences.compensation,
         sentences.dead,
         sentences.held_out,

@@ -36,6 +36,10 @@ class Report(Mapping[str, Any]):
     ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
     shares of the original), proof, compensation, results right after the cut, and training. Where whole blocks went or
     came in there is ``"depth": {"dropped", "inserted", "importance", "scores", "blocks", "unsaid"}``.
+    shares of the original), proof, compensation, results right after the cut, and training. Where it was adapted to a
+    new task there is ``"adapted": {"layers", "before", "after", "samples", "choices", "teacher", "measured_on"}``: the
+    layers of the head, the old and the new number of classes, samples of each class, and for "dense" and "tuned" what
+    was trained, what stayed frozen and why.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -70,6 +74,7 @@ class Report(Mapping[str, Any]):
         compensation: Mapping[str, Any] | None = None,
         dead_units: int | None = None,
         gradual: Mapping[str, Any] | None = None,
+        adapted: Mapping[str, Any] | None = None,
     ) -> Self:
         """A report from its parts; version and environment are filled in, and what Ctrl-C cut short is noted there."""
         ratio = latency_cut_per_mac_cut(dense, tuned or pruned)
@@ -91,6 +96,7 @@ class Report(Mapping[str, Any]):
                 **({"compensation": compensation} if compensation else {}),
                 **({"dead_units": dead_units} if dead_units else {}),
                 **({"gradual": gradual} if gradual else {}),
+                **({"adapted": adapted} if adapted else {}),
             }
         )
 

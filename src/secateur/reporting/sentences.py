@@ -133,6 +133,23 @@ def compensation(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def adapted(report: Mapping[str, Any]) -> str | None:
+    """What the network was adapted to, what was trained, and why, where it was."""
+    found: Mapping[str, Any] | None = report.get("adapted")
+    if not found:
+        return None
+    said = f"Adapted: {found['after']} classes in place of {found['before']}, by a new {' and '.join(found['layers'])}."
+    choices: Mapping[str, Mapping[str, Any]] = found.get("choices") or {}
+    names = {"dense": "Before pruning", "tuned": "After pruning"}
+    for name, choice in choices.items():
+        said += f" {names.get(name, name)}, {choice['frozen']} stayed frozen: {choice['why']}."
+    teacher: Mapping[str, Any] | None = found.get("teacher")
+    if teacher and choices.get("tuned", {}).get("trained") != "head":
+        used = "the teacher" if teacher["used"] else "no teacher"
+        said += f" The network before pruning was {used} ({teacher['why']})."
+    return said
+
+
 def dead(report: Mapping[str, Any]) -> str | None:
     """How many units the data never woke, where there are any."""
     count = report.get("dead_units")

@@ -7,7 +7,6 @@ lets it be taken up again lies beside that place until then.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +14,12 @@ import torch
 from torch import nn
 
 from secateur import artifacts
-from secateur.changes import Change
+from secateur.adapting.passes import same_pass
 from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
 from secateur.errors import ConfigError, DataError
 from secateur.files import RunDirectory, write_json, write_text
-from secateur.fit import Moved, check_device, check_fit, example, moved
+from secateur.fit import Moved, check_device, check_fit, example
 from secateur.importance import criterion, score
 from secateur.importance.protocols import needs
 from secateur.importance.scoring import AUTO
@@ -38,7 +37,6 @@ from secateur.tracing import trace
 from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
 from secateur.tuning import tune as fine_tune
 from secateur.tuning.choosing import Rate
-from secateur.tuning.randomness import DataDraws
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
@@ -73,11 +71,32 @@ class Pruned:
         model: which fine-tuning changes.
         report: what ``sc.prune`` reported.
         rewritten: whether the class was replaced by its graph.
+        build: how the architecture that its changes begin with is built; None is as the settings say.
     """
 
     model: nn.Module
     report: Report
     rewritten: bool
+    build: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the changes of a run's networks begin.
+
+    Attributes:
+        model: an instance of the architecture; None where ``build``, or a stored graph, makes it.
+        build: how it is built, as `secateur.save` takes it.
+        trust: whether code that ``build`` names may be imported.
+    """
+
+    model: nn.Module | None = None
+    build: Mapping[str, Any] | None = None
+    trust: bool = False
+
+    def load(self, folder: Path, device: str) -> nn.Module:
+        """A network that was saved on the way."""
+        return artifacts.load(folder, model=self.model, trust=self.trust).to(device)
 
 
 def prune_run(
@@ -118,11 +137,32 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
     pruned = pruned_once(dense, data, settings, watch, unfinished, ticket)
     histories |= gradual.histories(pruned.report)
     untuned = copy.deepcopy(pruned.model)
-    if not _stopped(pruned.report):
+    if not stopped(pruned.report):
         histories |= tune(pruned.model, dense, data, settings, watch, unfinished.checkpoints("tuned"), ticket)
     models = {"dense": dense, "pruned": untuned, **({"tuned": pruned.model} if "tuned" in histories else {})}
-    interrupted = _stopped(pruned.report) or cut_short(histories, settings)
-    report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
+    return finish(models, pruned, histories, data, settings, directory, watch)
+
+
+def finish(
+    models: Mapping[str, nn.Module],
+    pruned: Pruned,
+    histories: Mapping[str, History],
+    data: Data,
+    settings: PruneSettings,
+    directory: RunDirectory,
+    watch: Watch,
+    **more: Any,
+) -> Outcome:
+    """Test, report and save; the end of a run.
+
+    Args:
+        models: the networks that are compared, as "dense", "pruned" and "tuned".
+        pruned: the final one.
+        histories: the trainings.
+        more: further arguments of `make_report`.
+    """
+    interrupted = stopped(pruned.report) or cut_short(histories, settings)
+    report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted, **more)
     with watch("Saving") as step:
         note_steps(pruned.model, report, data, settings)
         save(pruned, report, histories, settings, directory.work)
@@ -145,24 +185,29 @@ def pruned_once(
     watch: Watch,
     unfinished: Unfinished,
     ticket: Rewind | None = None,
+    origin: Origin | None = None,
 ) -> Pruned:
     """The pruned network: what an interrupted run kept of it, or else pruned now, and kept.
 
     Args:
         unfinished: where it is kept. It is read back in any case, so that both ways give the same bits.
         ticket: early weights and learning rates, where steps of pruning go back to them.
+        origin: where the dense network's own changes begin; None where it has none.
     """
+    origin = Origin(model=dense) if origin is None else origin
     keep = unfinished.checkpoints("pruned")
     if not (keep / "artifact.json").exists():
         result = prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
         if gradual.interrupted(result.report):  # the steps that are left are still to be done
-            return Pruned(model=result.model.eval(), report=result.report, rewritten=bool(result.rewritten))
+            rewritten = bool(result.rewritten)
+            return Pruned(model=result.model.eval(), report=result.report, rewritten=rewritten, build=origin.build)
         keep.mkdir(parents=True, exist_ok=True)
         result.report.save(keep / "report.json")
-        artifacts.save(result, keep, overwrite=True)
-    model = artifacts.load(keep, model=dense).to(settings.device)
+        artifacts.save(result, keep, build=origin.build, overwrite=True)
+    model = origin.load(keep, settings.device)
     report = Report.load(keep)
-    return Pruned(model=model, report=report, rewritten=bool(report["plan"]["rewrites"]))
+    rewritten = any(change.rewrites for change in recall(model, "plans"))
+    return Pruned(model=model, report=report, rewritten=rewritten, build=origin.build)
 
 
 def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, Data]:
@@ -191,6 +236,12 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
 
 def fitting_data(model: nn.Module, settings: TrainingSettings) -> Data:
     """The data that the settings name, checked to fit the network; what is odd about it is among its warnings."""
+    data = named_data(settings)
+    return replace(data, warnings=(*data.warnings, *check_fit(model, data, settings)))
+
+
+def named_data(settings: TrainingSettings) -> Data:
+    """The data that the settings name."""
     given: dict[str, Any] = {
         "batch_size": settings.batch_size,
         "seed": settings.seed,
@@ -198,8 +249,7 @@ def fitting_data(model: nn.Module, settings: TrainingSettings) -> Data:
         "augment": settings.augment,
         **settings.data_args,  # whoever names one of these for their own callable means it
     }
-    data = load_data(settings.data, **given)
-    return replace(data, warnings=(*data.warnings, *check_fit(model, data, settings)))
+    return load_data(settings.data, **given)
 
 
 def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
@@ -230,12 +280,7 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
 
 def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
     """The first batches of the training data, the same whatever was drawn before."""
-    draws = DataDraws(settings.seed)
-    draws.start(0)
-    with draws():
-        if callable(set_epoch := getattr(data.train, "set_epoch", None)):
-            set_epoch(0)
-        return [moved(batch, settings.device) for batch in islice(data.train, batches)]
+    return list(same_pass(data.train, settings.seed, settings.device, batches))
 
 
 def train_dense(
@@ -366,9 +411,17 @@ def compare(
 
 
 def make_report(
-    bare: Report, figures: Mapping[str, Mapping[str, Any]], settings: PruneSettings, interrupted: str = ""
+    bare: Report,
+    figures: Mapping[str, Mapping[str, Any]],
+    settings: PruneSettings,
+    interrupted: str = "",
+    adapted: Mapping[str, Any] | None = None,
 ) -> Report:
-    """The report of a run: what ``sc.prune`` reported, with all figures measured side by side."""
+    """The report of a run: what ``sc.prune`` reported, with all figures measured side by side.
+
+    Args:
+        adapted: how the network was adapted to a new task, where it was.
+    """
     known = {name: {**figures[name], **_predicted(bare, name, figures)} for name in PREDICTED if name in figures}
     return Report.build(
         model=settings.model,
@@ -386,6 +439,7 @@ def make_report(
         compensation=bare.get("compensation"),
         dead_units=bare.get("dead_units"),
         gradual=bare.get("gradual"),
+        adapted=adapted,
     )
 
 
@@ -414,7 +468,7 @@ def save(
     pruned: Pruned, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
-    build = {"callable": build_spec(settings), "args": settings.model_args}
+    build = pruned.build or {"callable": build_spec(settings), "args": settings.model_args}
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
     artifacts.save(pruned.model, folder, build=build, figures=figures)
     curves = {name: history.to_dict() for name, history in histories.items()}
@@ -517,12 +571,12 @@ def _lessons(model: nn.Module, teacher: nn.Module | None, settings: TrainingSett
     """
     if teacher is None or not (settings.distill or settings.features):
         return None
-    changes: tuple[Change, ...] = recall(model, "plans") or ()
-    plan = changes[0] if len(changes) == 1 and isinstance(changes[0], Plan) else None
-    if settings.features and changes and plan is None:
+    plans = [change for change in recall(model, "plans") or () if isinstance(change, Plan)]
+    if settings.features and len(plans) > 1:
         raise ConfigError(
             "features can be compared with the dense network's after one pruning of widths only: leave them out"
         )
+    plan = plans[0] if len(plans) == 1 else None
     return Distillation(teacher, plan, weight=settings.distill, features=settings.features)
 
 
@@ -535,7 +589,7 @@ def _kept(history: History, epochs: int) -> str:
     return f"kept epoch {best.epoch} of {epochs}{score}"
 
 
-def _stopped(report: Report) -> str:
+def stopped(report: Report) -> str:
     """Words on a search, or on a pruning in steps, that Ctrl-C ended."""
     if steps := gradual.interrupted(report):
         return steps

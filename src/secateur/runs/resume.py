@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur import artifacts
-from secateur.config import PruneSettings, TuneSettings
+from secateur.config import AdaptSettings, PruneSettings, TuneSettings
 from secateur.errors import OutputError, SecateurError
 from secateur.plain import read_yaml
 from secateur.reporting import Report
@@ -40,6 +40,10 @@ def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
             f"{place.path}. Start it again"
         )
     settings = settings_of(place.settings)
+    if isinstance(settings, AdaptSettings):
+        from secateur.runs.adapt import adapt_run
+
+        return adapt_run(settings, resume=True, watch=watch)
     if isinstance(settings, PruneSettings):
         from secateur.runs.prune import prune_run
 
@@ -52,7 +56,7 @@ def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
 def settings_of(file: Path) -> PruneSettings | TuneSettings:
     """The settings of a run, whichever command it was."""
     values = read_yaml(file)
-    kind = TuneSettings if "result" in values else PruneSettings
+    kind = AdaptSettings if "head_epochs" in values else TuneSettings if "result" in values else PruneSettings
     return kind.from_mapping(values, str(file))
 
 

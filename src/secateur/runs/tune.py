@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from secateur import artifacts
+from secateur.adapting.head import Head
 from secateur.config import FINE_TUNING, TuneSettings
 from secateur.data import Data
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, ConfigError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import check_device
 from secateur.models import build_model
-from secateur.provenance import note_step
+from secateur.provenance import note_step, recall
 from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
@@ -141,6 +142,11 @@ def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, n
             )
         model = artifacts.load(settings.result, model=original, trust=settings.trust).to(settings.device)
         teacher = original.to(settings.device) if original is not None and settings.weights is not None else None
+        if teacher is not None and any(isinstance(change, Head) for change in recall(model, "plans")):
+            raise ConfigError(
+                f"weights are those of a teacher, and {settings.result} was adapted to other classes than that network "
+                "tells apart: leave them out"
+            )
         data = fitting_data(model, settings)
         step.note(". ".join([data.description or settings.data, *data.warnings]))
     return model, teacher, data
@@ -165,6 +171,7 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
         compensation=known.get("compensation"),
         dead_units=known.get("dead_units"),
         gradual=known.get("gradual"),
+        adapted=known.get("adapted"),
     )
 
 

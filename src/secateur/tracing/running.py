@@ -18,6 +18,7 @@ from secateur.axes import Expr
 from secateur.errors import SecateurError, TraceError
 from secateur.inputs import fresh
 from secateur.modules import Walk
+from secateur.objectives import logits_of
 from secateur.tracing import filling as filling
 from secateur.tracing import positions as positions
 from secateur.tracing import whole as whole
@@ -40,12 +41,18 @@ Tensors = Literal["hollow", "fake", "real"]
 
 @dataclass
 class Run:
-    """What one traced forward pass left."""
+    """What one traced forward pass left.
+
+    Attributes:
+        scores: the dims of the output, or of what class scores among several outputs would be; None where there are no
+            such.
+    """
 
     tracer: Tracer
     uses: list[Use]
     dims: dict[str, list[Expr]]
     stand_ins: dict[str, Tensor]
+    scores: list[Expr] | None = None
 
 
 def run_class(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
@@ -130,7 +137,9 @@ def run(walk: Walk, args: tuple[Any, ...], kwargs: dict[str, Any], on: Tensors, 
     if on == "real":
         freeze_alternatives(tracer, model, dims)
     own = {first: dims[first] for first in {id(t): name for name, t in reversed(stand_ins.items())}.values()}
-    return Run(tracer, sizes.uses, {name: own[name] for name in stand_ins if name in own}, stand_ins)
+    found = logits_of(out)
+    scores = list(tracer.dims(found)) if found is not None else None
+    return Run(tracer, sizes.uses, {name: own[name] for name in stand_ins if name in own}, stand_ins, scores)
 
 
 def tensors_in(out: Any, seen: "frozenset[int]" = frozenset()) -> list[Any]:
