@@ -75,6 +75,8 @@ CLASSES: dict[str, Attack] = {
             ("support.networks:Mlp", {"hidden": "8"}),
             ("support.networks:Mlp", {"nonsense": 1}),
             ("torch.nn:Module", {}),
+            ("secateur:load", {"path": "canary.safetensors", "trust": True}),
+            ("support.networks:torch.jit.load", {"f": "canary"}),
             ("torch.nn:Transformer", {"d_model": 2**14, "nhead": 1}),
             ("shutil:rmtree", {"path": "."}),
             ("torch.utils.data:DataLoader", {}),

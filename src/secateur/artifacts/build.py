@@ -84,12 +84,12 @@ def _builds_models(target: Any, module: str) -> bool:
     """
     if isinstance(target, type):
         return issubclass(target, nn.Module)
-    if not inspect.isfunction(target):
-        return False
+    if not inspect.isfunction(target) or target.__module__.partition(".")[0] in ("secateur", "torch"):
+        return False  # `secateur.load` and the like say that they return a module, too
     returned: Any = target.__annotations__.get("return")
     if isinstance(returned, type) and issubclass(returned, nn.Module):
         return True
-    if target.__module__.partition(".")[0] != module.partition(".")[0] or module.partition(".")[0] == "secateur":
+    if target.__module__.partition(".")[0] != module.partition(".")[0]:
         return False
     file = Path(target.__code__.co_filename)
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]

@@ -15,7 +15,7 @@ from secateur.adapting.choosing import Choice, Fitted, Task, Trainer, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.stages import describe, example, task_of, teaches
-from secateur.artifacts.store import read_json
+from secateur.artifacts.record import read_json
 from secateur.config import EXAMPLE_MODEL, AdaptSettings
 from secateur.data import Data
 from secateur.files import RunDirectory, write_json
