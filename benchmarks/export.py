@@ -1,4 +1,4 @@
-"""Must show: half the MACs is less time in onnxruntime, too, the table of docs/export.md.
+"""Must show: what half the MACs is worth in onnxruntime, the table of docs/export.md.
 
     python benchmarks/export.py --data ../shared/data [--threads 1] [--seconds 20]
 

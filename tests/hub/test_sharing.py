@@ -187,6 +187,17 @@ def test_a_class_saves_to_a_directory_and_loads_it(tmp_path: Path) -> None:
     assert same(Shared.from_pretrained(tmp_path / "small"), small, torch.randn(5, 4))
 
 
+def test_a_file_can_not_ask_for_more_than_it_holds(tmp_path: Path) -> None:
+    small = sc.prune(Shared(8), torch.randn(2, 4), keep=0.5).model
+    for arguments, said in (
+        ({"hidden": 10**9}, "pass model=<the dense model>"),
+        ({"width": 8}, "can't be rebuilt: TypeError"),
+    ):
+        sc.save(small, tmp_path / "small", {"callable": f"{__name__}:Shared", "args": arguments}, overwrite=True)
+        with pytest.raises(ArtifactError, match=said):
+            Shared.from_pretrained(tmp_path / "small")
+
+
 class Other(sc.hub.HubMixin, Mlp):
     """Another class than the one that was saved."""
 

@@ -50,9 +50,8 @@ def files(result: Path, formats: tuple[Format, ...], out: Path | None) -> dict[F
     """
     place = out if out is not None else Path(result.resolve().name)
     ending = place.suffix.lower().removeprefix(".")
-    known: Format | None = next((kind for kind in FORMATS if kind == ending), None) if out is not None else None
-    default: Format = known or "onnx"
-    wanted = tuple(dict.fromkeys(formats or (default,)))
+    known = ending if out is not None and ending in FORMATS else None
+    wanted = tuple(dict.fromkeys(formats or (known or FORMATS[0],)))
     if known is not None and len(wanted) == 1 and wanted != (known,):
         raise ConfigError(
             f"--out {out} ends in .{known}, but --format is {wanted[0]}: give --out {place.with_suffix('')}.{wanted[0]}"

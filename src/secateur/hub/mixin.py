@@ -3,16 +3,19 @@
 import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 from torch import nn
 
-from secateur.artifacts import load, read_record, save
+from secateur.artifacts import load, open_saved, save
 from secateur.artifacts.about import About
+from secateur.artifacts.bounds import Limits, Meter
 from secateur.errors import ArtifactError
 from secateur.hub.sharing import Source, fetch, noted, push_to_hub
 
+CONSENT = "If you trust this file, pass model=<the dense model>."
 ARGUMENTS = "secateur_arguments"  # of the constructor, on the instance
 
 
@@ -105,7 +108,8 @@ class HubMixin:
         Raises:
             ArtifactError: it is of another class.
         """
-        record = read_record(folder)
+        saved = open_saved(folder)
+        record = saved.record
         build: Any = record["build"]
         if record["graph"] is not None or build is None:
             return None
@@ -114,7 +118,14 @@ class HubMixin:
                 f"{cls.__name__} builds no {build['callable']}, of which {folder} was made: load it with that class, "
                 "or with sc.from_pretrained"
             )
-        return cast(nn.Module, cls(**build["args"]))
+        try:
+            limits = replace(Limits.of_build(saved.size_bytes), consent=CONSENT)
+            with Meter(limits, strict=False):
+                return cast(nn.Module, cls(**build["args"]))
+        except ArtifactError:
+            raise
+        except Exception as error:  # whatever the arguments of a foreign file may cause
+            raise ArtifactError(f"{folder} can't be rebuilt: {type(error).__name__}: {error}") from error
 
     def _build(self) -> dict[str, Any] | None:
         spec, arguments = _spec(type(self)), self.__dict__.get(ARGUMENTS)
