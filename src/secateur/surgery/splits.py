@@ -40,7 +40,7 @@ def _copies(expr: Expr, units: Mapping[str, Tensor], axes: Collection[str]) -> t
     """The numbers, and one more than the largest that there can be."""
     match expr:
         case Leaf(name, size):
-            if name in axes and name in units:
+            if name is not None and name in axes and name in units:
                 return units[name], size
             after = len(units[name]) if name in units else size
             return torch.arange(after), after

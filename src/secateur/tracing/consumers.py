@@ -31,7 +31,7 @@ class Consumers:
         recomputed: ids of tensors that surgery computes anew, which nothing has to be done to.
     """
 
-    def __init__(self, tracer: Tracer, names: Names, parameters: Mapping[str, Tensor], recomputed: set[int]) -> None:
+    def __init__(self, tracer: Tracer, names: Names, parameters: dict[str, Tensor], recomputed: set[int]) -> None:
         self.tracer, self.names = tracer, names
         self.first = {id(t): (name, t) for name, t in reversed(parameters.items())}
         self.roots: dict[int, frozenset[int]] = {}  # by id of a tensor
