@@ -44,7 +44,7 @@ optimizer (AdamW, a cosine from {rate:g}) on the same batches. Importance, width
 images; settings were chosen on held-out training images of another seed, and the {split} split ({count:,} images) was
 looked at once. The network from scratch had no training before. Mean ± standard deviation over {seeds} seeds.
 
-| network | widths | MACs | accuracy in % | against the same widths |
+| network | widths | MACs | accuracy in % | against as it is |
 | --- | --- | --- | --- | --- |
 """
 

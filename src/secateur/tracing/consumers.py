@@ -31,7 +31,7 @@ class Consumers:
         recomputed: ids of tensors that surgery computes anew, which nothing has to be done to.
     """
 
-    def __init__(self, tracer: Tracer, names: Names, parameters: Mapping[str, Tensor], recomputed: set[int]) -> None:
+    def __init__(self, tracer: Tracer, names: Names, parameters: dict[str, Tensor], recomputed: set[int]) -> None:
         self.tracer, self.names = tracer, names
         self.first = {id(t): (name, t) for name, t in reversed(parameters.items())}
         self.roots: dict[int, frozenset[int]] = {}  # by id of a tensor
@@ -70,7 +70,10 @@ class Consumers:
         found = self.roots.get(id(tensor))
         if found is None:
             made = self.tracer.made.get(id(tensor))
-            if made is None:
+            self.roots[id(tensor)] = frozenset()  # an operation may give what it took
+            if not self.tracer.is_weight(tensor):
+                found = frozenset[int]()
+            elif made is None:
                 found = frozenset({id(tensor)} & self.first.keys())
             elif self._of_weights(made[0]):
                 found = frozenset[int]().union(*map(self._roots, made[0].operands))
@@ -82,7 +85,7 @@ class Consumers:
     def _of_weights(self, op: Op) -> bool:
         """Whether an operation computes a weight from others, numbers apart."""
         wide = [t for t in op.operands if t.dim()]
-        return bool(wide) and all(map(self._roots, wide)) and all(map(self.tracer.is_weight, op.outputs()))
+        return bool(wide) and all(map(self.tracer.is_weight, op.outputs())) and all(map(self._roots, wide))
 
     def _anew(self, tensor: Tensor, recomputed: set[int]) -> bool:
         """Whether a tensor is computed from nothing but what surgery computes anew."""
