@@ -18,6 +18,8 @@ from secateur.planning import plan as plan
 from secateur.planning import schedules as schedules
 from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
+from secateur.replaying import Replay as Replay
+from secateur.replaying import replay as replay
 from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace

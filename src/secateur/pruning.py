@@ -17,6 +17,7 @@ from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceErro
 from secateur.graph import Graph
 from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
+from secateur.importance.keeping import KeptScores, named
 from secateur.importance.scoring import check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk, named_parameters, named_tensors
@@ -290,6 +291,9 @@ def prune(
         if clock is not None:
             clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
+        if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
+            name = named(importance, with_data=data is not None)
+            remember(small, "scores", KeptScores(importance=name, axes=dict(scores)))
         return Result(
             model=small,
             plan=made if compensation is None else replace(made, biases=compensation.biases),

@@ -1,0 +1,93 @@
+"""What is replayed: a plan, a plan's file, or a saved result with all its changes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from secateur import nests
+from secateur.artifacts.store import read_json, read_record
+from secateur.changes import Change, change_from_dict
+from secateur.errors import ArtifactError
+from secateur.importance.keeping import KeptScores
+from secateur.inputs import Args, Kwargs
+from secateur.planning import Plan
+from secateur.provenance import recall
+from secateur.pruning import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What was done to a model, and what else is known of it.
+
+    Attributes:
+        changes: first one first.
+        name: what it is called in messages.
+        shapes: of all tensors after the changes; None where only a plan is known.
+        scores: importance of the dense model's units when it was pruned; None where unknown.
+        inputs: example inputs, positional and keyword; None where unknown.
+    """
+
+    changes: tuple[Change, ...]
+    name: str
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    scores: KeptScores | None = None
+    inputs: tuple[Args, Kwargs] | None = None
+
+
+def source(given: "Plan | Result | Sequence[Change] | str | Path") -> Source:
+    """Read what is to be replayed.
+
+    Args:
+        given: a plan, a result of `secateur.prune`, several changes, a ``plan.json``, or a saved result.
+
+    Raises:
+        ArtifactError: a file that is none of these, or damaged.
+    """
+    if isinstance(given, Result):
+        return Source(
+            changes=recall(given.model, "plans") or (given.plan,),
+            name="the result",
+            scores=recall(given.model, "scores"),
+            inputs=recall(given.model, "inputs"),
+        )
+    if isinstance(given, str | Path):
+        return _file(Path(given))
+    changes = (given,) if isinstance(given, Plan) else tuple(given)
+    return Source(changes=changes, name="the plan")
+
+
+def _file(path: Path) -> Source:
+    if path.is_dir():
+        return _saved(path)
+    if path.suffix == ".json":
+        return Source(changes=(change_from_dict(read_json(path)),), name=str(path))
+    raise ArtifactError(
+        f"{path} is neither a plan (plan.json) nor a saved result; give one that sc.save, plan.save or a run wrote"
+    )
+
+
+def _saved(folder: Path) -> Source:
+    record = read_record(folder)
+    try:
+        changes = tuple(change_from_dict(data) for data in (*record["earlier"], read_json(folder / "plan.json")))
+        shapes = _shapes(folder / "model.safetensors")
+        shapes |= {alias: shapes[name] for alias, name in record["aliases"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder} is no result that secateur wrote: {type(error).__name__}: {error}") from error
+    tensors = load_file(folder / "probe.safetensors")
+    inputs = nests.decode(record["probe"], tensors.__getitem__)
+    return Source(changes=changes, name=str(folder), shapes=shapes, inputs=inputs)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file, which are not read."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            stored: Any = opened
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{file} can't be read: {error}") from error
