@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from accuracy import setting
 from accuracy_table import spread
-from accuracy_tasks import CIFAR_BATCH, Task, chosen, cifar_split, shared, tasks, unlabelled
+from accuracy_tasks import CIFAR_BATCH, CIFAR_IMAGES, Task, chosen, cifar_split, shared, tasks, unlabelled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,8 +40,8 @@ HEAD = """# An old plan on new weights
 steps (SGD with momentum, learning rate {lr:g}, batches of {batch}), and the plan is carried out on the new weights:
 "replayed". "Afresh" is a plan made on the new weights for the same MACs, "random" keeps units drawn at random at the
 widths of the old plan. Each is given "as cut", and refitted by least squares on the same {calibration:,} training
-images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seeds (of the batches, the
-calibration images and the random plans).
+images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seeds (of the batches,
+the calibration images and the random plans).
 
 In the second half the units inside the retrained network's blocks stand in another order. It computes the same, so that
 nothing but the plan is wrong for it: what a plan is worth that has lost its weights, and whether it is noticed.
@@ -89,10 +89,10 @@ def drawn(graph: sc.Graph, plan: sc.Plan, seed: int) -> sc.Plan:
     )
 
 
-def validation(seed: int, size: int) -> list[tuple[Tensor, Tensor]]:
+def validation(seed: int) -> list[tuple[Tensor, Tensor]]:
     """Labelled training images that are not calibrated on."""
     images, labels = cifar_split("train")
-    rows = chosen(size + VALIDATION, len(images), seed)[size:]
+    rows = chosen(CIFAR_IMAGES + VALIDATION, len(images), seed)[CIFAR_IMAGES:]
     return list(zip(shared().normalise(images[rows]).split(CIFAR_BATCH), labels[rows].split(CIFAR_BATCH), strict=True))
 
 
@@ -100,7 +100,7 @@ def case(task: Task, model: nn.Module, old: sc.Result, seed: int, limit: int | N
     """An old plan on one network: accuracies of all plans, and what replaying says of the old one."""
     data = [unlabelled(batch) for batch in task.calibration(seed)]
     started = time.perf_counter()
-    told = sc.replay(model, old, task.example, data=data, seed=seed, validate=validation(seed, sum(map(len, data))))
+    told = sc.replay(model, old, task.example, data=data, seed=seed, validate=validation(seed))
     seconds = time.perf_counter() - started
     fresh, random = told.fresh, drawn(told.graph, old.plan, seed)
     assert fresh is not None, told.stability.left_out
@@ -140,9 +140,8 @@ def table(title: str, rows: list[Mapping[str, Any]]) -> str:
         lines.append(f"| {words} | {spread([row[name] for row in rows])} |")
     for name, words in (("by figures", "verdict without labels"), ("by results", "verdict with labels")):
         lines.append(f"| {words} | {', '.join(row[name] for row in rows)} |")
-    lines.append(
-        f"| seconds to replay, prune afresh, refit both and compare | {statistics.median(row['seconds'] for row in rows):.1f} |"
-    )
+    seconds = statistics.median(row["seconds"] for row in rows)
+    lines.append(f"| seconds to replay, prune afresh, refit both and compare | {seconds:.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -176,7 +175,7 @@ def main() -> None:
         steps=options.steps,
         lr=options.lr,
         batch=options.batch,
-        calibration=sum(map(len, data)),
+        calibration=CIFAR_IMAGES,
         tested=options.limit_eval or len(cifar_split("test")[0]),
         seeds=options.seeds,
     ) + "".join(table(name, rows) for name, rows in halves.items())

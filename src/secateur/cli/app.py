@@ -24,6 +24,11 @@ from secateur.config import (
     PlaceSettings,
     PlanSettings,
     PruneSettings,
+    ReplayDataSettings,
+    ReplayOptions,
+    ReplayRunSettings,
+    ReplaySettings,
+    RetrainedSettings,
     RunSettings,
     Settings,
     TrainSettings,
@@ -88,6 +93,9 @@ _TRAIN_DEFAULT, _RUN_DEFAULT, _GRADUAL_DEFAULT = TrainSettings(), RunSettings(),
 _TUNE_DEFAULT, _DENSE_DEFAULT, _TUNE_RUN_DEFAULT = TuneOptions(), DenseSettings(), TuneRunSettings()
 _CHECK = Parameter(name="*", group=Group("What to check", sort_key=3))
 _CHECK_DEFAULT, _PLACE_DEFAULT = CheckSettings(), PlaceSettings()
+_REPLAY = Parameter(name="*", group=Group("How the plan is carried out and judged", sort_key=3))
+_RETRAINED_DEFAULT, _REPLAY_DATA_DEFAULT = RetrainedSettings(), ReplayDataSettings()
+_REPLAY_DEFAULT, _REPLAY_RUN_DEFAULT = ReplayOptions(), ReplayRunSettings()
 _OTHER = Parameter(group=Group("Run", sort_key=5))
 _INPUT = Parameter(group=Group("Data", sort_key=2))
 
@@ -229,6 +237,61 @@ def resume(path: Path = _RUN_DEFAULT.out, /, *, debug: Annotated[bool, _OTHER] =
         _out().print(Text(f"{path} is finished: there is nothing left to do."), soft_wrap=True)
         return DONE
     return _ended(outcome, path)
+
+
+@app.command
+def replay(
+    plan: Annotated[Path, Parameter(group=Group("Model", sort_key=1))] = _RUN_DEFAULT.out,
+    /,
+    *,
+    network: Annotated[RetrainedSettings, _MODEL] = _RETRAINED_DEFAULT,
+    data: Annotated[ReplayDataSettings, _DATA] = _REPLAY_DATA_DEFAULT,
+    options: Annotated[ReplayOptions, _REPLAY] = _REPLAY_DEFAULT,
+    run: Annotated[ReplayRunSettings, _RUN] = _REPLAY_RUN_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Carry out an earlier plan on the retrained weights of the same network, and say whether it is still good.
+
+    The plan is proved on the new weights, which are refitted where there is data. Whether it is still good is judged
+    beside a fresh plan for the same cost: by the results of both where the data has a validation split, else by how far
+    they keep the same units, and by the rank correlation of old and new scores. It is a result like any other: train it
+    on with `secateur tune`.
+
+    ```sh
+    # the result of an earlier run that says how its network is built
+    secateur replay secateur-run --weights new.safetensors --data digits
+
+    # a plan alone, and a network and data of your own
+    secateur replay photos-half/plan.json --model torchvision.models:resnet18 \\
+        --model-args.num-classes 2 --weights new.pt --data imagefolder:photos
+    ```
+
+    Args:
+        plan: a plan.json, or a saved result, of which all changes are carried out.
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.replay import replay_run
+
+    given = _given.get()
+    values = flag_values(network, data, options, run)
+    file = read_yaml(config) if config is not None else {}
+    if "plan" in given or "plan" not in file:
+        values["plan"] = plan
+        given = given | {"plan"}
+    settings = merged(ReplaySettings, values, given, file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = replay_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        step = f" during: {terminal.current}" if terminal.current else ""
+        _complain("stopped", f"by Ctrl-C{step}. Nothing was kept: {settings.out} was not written")
+        return INTERRUPTED
+    views.finished(_out(), outcome, settings.out)
+    return DONE
 
 
 def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
@@ -408,7 +471,9 @@ def execute(words: list[str]) -> int:
         code = app(words or ["--help"])
     except CycloptsError as error:
         command = (
-            words[0] if words and words[0] in ("prune", "tune", "resume", "hints", "inspect", "measure", "show") else ""
+            words[0]
+            if words and words[0] in ("prune", "tune", "resume", "replay", "hints", "inspect", "measure", "show")
+            else ""
         )
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
         return MISUSED

@@ -14,6 +14,7 @@ from secateur.reporting.numbers import size
 if TYPE_CHECKING:
     from secateur.hints import HintCheck
     from secateur.runs.prune import Outcome
+    from secateur.runs.replay import Replayed
     from secateur.runs.tune import Tuned
 
 _ABOUT = {
@@ -28,7 +29,7 @@ _ABOUT = {
 }
 
 
-def finished(console: Console, outcome: "Outcome | Tuned", out: Path) -> None:
+def finished(console: Console, outcome: "Outcome | Tuned | Replayed", out: Path) -> None:
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)

@@ -42,6 +42,7 @@ class Replay:
             nothing was removed.
         compensation: what refitting the weights did, after the last plan; None where there was none.
         graph: what tracing found of the dense model.
+        inputs: the example inputs, positional and keyword.
         stability: how far the plan agrees with a fresh one.
         verdict: whether the plan is still good, with advice in words.
         fresh: the model pruned afresh to the same cost, compensated only where results were compared; None where that
@@ -54,6 +55,7 @@ class Replay:
     proof: Proof | None
     compensation: Compensation | None
     graph: Graph
+    inputs: tuple[Args, Kwargs]
     stability: Stability
     verdict: Verdict
     fresh: Result | None
@@ -68,7 +70,7 @@ class Replay:
 
 def replay(
     model: nn.Module,
-    plan: "Plan | Result | Sequence[Change] | str | Path",
+    plan: "Source | Plan | Result | Sequence[Change] | str | Path",
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -151,6 +153,7 @@ def replay(
         proof=done.proof,
         compensation=done.compensation,
         graph=graph,
+        inputs=call,
         stability=found,
         verdict=judged,
         fresh=fresh if isinstance(fresh, Result) else None,

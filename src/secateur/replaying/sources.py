@@ -29,6 +29,7 @@ class Source:
         shapes: of all tensors after the changes; None where only a plan is known.
         scores: importance of the dense model's units when it was pruned; None where unknown.
         inputs: example inputs, positional and keyword; None where unknown.
+        build: how the dense model is built, ``{"callable": ..., "args": {...}}``; None where unknown.
     """
 
     changes: tuple[Change, ...]
@@ -36,9 +37,10 @@ class Source:
     shapes: Mapping[str, tuple[int, ...]] | None = None
     scores: KeptScores | None = None
     inputs: tuple[Args, Kwargs] | None = None
+    build: Mapping[str, Any] | None = None
 
 
-def source(given: "Plan | Result | Sequence[Change] | str | Path") -> Source:
+def source(given: "Source | Plan | Result | Sequence[Change] | str | Path") -> Source:
     """Read what is to be replayed.
 
     Args:
@@ -47,6 +49,8 @@ def source(given: "Plan | Result | Sequence[Change] | str | Path") -> Source:
     Raises:
         ArtifactError: a file that is none of these, or damaged.
     """
+    if isinstance(given, Source):
+        return given
     if isinstance(given, Result):
         return Source(
             changes=recall(given.model, "plans") or (given.plan,),
@@ -80,7 +84,7 @@ def _saved(folder: Path) -> Source:
         raise ArtifactError(f"{folder} is no result that secateur wrote: {type(error).__name__}: {error}") from error
     tensors = load_file(folder / "probe.safetensors")
     inputs = nests.decode(record["probe"], tensors.__getitem__)
-    return Source(changes=changes, name=str(folder), shapes=shapes, inputs=inputs)
+    return Source(changes=changes, name=str(folder), shapes=shapes, inputs=inputs, build=record["build"])
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

@@ -69,7 +69,7 @@ def _by_results(results: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
         bound = f"{100 * POINTS:g} point"
     else:
         behind = replayed["loss"] - fresh["loss"]
-        good = behind <= LOSS * abs(fresh["loss"])
+        good = round(behind, 9) <= LOSS * abs(fresh["loss"])
         amount, bound = f"a loss of {plain(replayed['loss'])} instead of {plain(fresh['loss'])}", percent(LOSS)
     side = "as good as" if not behind else "behind" if behind > 0 else "ahead of"
     said = f"it is {side} a network pruned afresh to the same cost" + (f" ({amount})" if behind else "")
@@ -101,9 +101,11 @@ def _drop(results: Mapping[str, Mapping[str, float]]) -> str:
     if "accuracy" in dense and "accuracy" in replayed:
         worse = dense["accuracy"] - replayed["accuracy"]
         change = f"{100 * abs(worse):.1f} points {'less' if worse > 0 else 'more'} than" if worse else "the same as"
-        return f"Its accuracy is {percent(replayed['accuracy'])}, {change} the dense network's."
+        return f"Its accuracy on the validation data is {percent(replayed['accuracy'])}, {change} the dense network's."
     if "loss" in dense and "loss" in replayed:
-        return f"Its loss is {plain(replayed['loss'])}, the dense network's {plain(dense['loss'])}."
+        return (
+            f"Its loss on the validation data is {plain(replayed['loss'])}, the dense network's {plain(dense['loss'])}."
+        )
     return ""
 
 

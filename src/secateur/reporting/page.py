@@ -37,7 +37,7 @@ _HISTORY_TITLES = {
     "masked": "Training while units went",
     "tuned": "Fine-tuning of the pruned network",
 }
-_SENTENCES = (sentences.held_out, sentences.gradual, sentences.compensation, sentences.dead)
+_SENTENCES = (sentences.replay, sentences.held_out, sentences.gradual, sentences.compensation, sentences.dead)
 
 
 def render_page(

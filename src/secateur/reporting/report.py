@@ -34,7 +34,9 @@ class Report(Mapping[str, Any]):
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
     ``"dead_units"``, a number, where units gave zero on all of the data. Where it was pruned bit by bit there is
     ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
-    shares of the original), proof, compensation, results right after the cut, and training.
+    shares of the original), proof, compensation, results right after the cut, and training. Where an earlier plan was
+    replayed there is ``"replay": {"status", "advice", "importance", "scores", "left_out", "correlation", "overlap",
+    "agreement", "axes", "dense", "replayed", "fresh"}``; see `secateur.replaying`.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.

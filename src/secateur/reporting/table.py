@@ -22,6 +22,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
     more = (
+        sentences.replay,
         sentences.compensation,
         sentences.dead,
         sentences.held_out,

@@ -223,10 +223,10 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
     """The first batches of the training data, for a criterion that looks at data."""
     if not needs(criterion(_importance(settings))):
         return None
-    return _first(data, settings, batches)
+    return calibration_batches(data, settings, batches)
 
 
-def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
+def calibration_batches(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
     """The first batches of the training data, the same whatever was drawn before."""
     draws = DataDraws(settings.seed)
     draws.start(0)
@@ -283,7 +283,7 @@ def prune_model(
     looked_at = how is not None or needs(criterion(_importance(settings)))
     given: dict[str, Any] = {
         "importance": _importance(settings),
-        "data": _first(data, settings, CALIBRATION_BATCHES if looked_at else 1),
+        "data": calibration_batches(data, settings, CALIBRATION_BATCHES if looked_at else 1),
         "compensate": how,
         "seed": settings.seed,
         **_choice(settings),
