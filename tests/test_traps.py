@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import secateur as sc
-from secateur.artifacts.store import Build
+from secateur.artifacts.build import Build
 from secateur.errors import ArtifactError, ProofFailed
 
 

@@ -3,6 +3,7 @@ nothing else changed.
 """
 
 from secateur import importance as importance
+from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
 from secateur.errors import SecateurError as SecateurError

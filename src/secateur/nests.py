@@ -1,5 +1,6 @@
 """Inputs of a model, nested as they come, as JSON, in which a name or a shape stands for each tensor."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -65,3 +66,20 @@ def imitate(node: Any) -> Any:
         return torch.empty([int(s) for s in data["shape"]], dtype=dtype, device="meta")
 
     return decode(node, tensor)
+
+
+def plain(value: Any) -> Any:
+    """A deep copy of JSON data: tuples become lists, and numbers that JSON does not have None.
+
+    Raises:
+        TypeError: something is no JSON data.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON data")

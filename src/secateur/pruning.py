@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur import digests
 from secateur.calibration.batches import Forward, checked
 from secateur.carrying import Ancestry, remap_
 from secateur.compensation import Compensation, compensate_, method
@@ -17,15 +18,15 @@ from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceErro
 from secateur.graph import Graph
 from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
-from secateur.importance.keeping import KeptScores, named
-from secateur.importance.scoring import check_weights
+from secateur.importance.keeping import KeptScores
+from secateur.importance.scoring import AUTO, check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
-from secateur.provenance import recall, remember
+from secateur.provenance import note_step, recall, remember
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
@@ -103,6 +104,8 @@ class Result:
             for name, tensor in named_tensors(self.model).items():
                 present[name].copy_(tensor)
         remember(model, "inputs", recall(self.model, "inputs"))
+        remember(model, "history", recall(self.model, "history"))
+        remember(model, "scores", recall(self.model, "scores"))
         for thing in things:
             self.plan.remap_(thing, old, model)
         return model
@@ -292,8 +295,28 @@ def prune(
             clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
-            name = named(importance, with_data=data is not None)
+            name = in_words(importance, with_data=data is not None)
             remember(small, "scores", KeptScores(importance=name, axes=dict(scores)))
+        report = bare_report(
+            model,
+            graph,
+            made,
+            proof,
+            seed=seed,
+            compensation=compensation,
+            held_out=search and search.held_out(),
+            clock=clock,
+            dead=sum(scores.dead.values()),
+        )
+        note_step(
+            small,
+            "prune",
+            figures=report["pruned"],
+            before=report["dense"],
+            importance=in_words(importance, with_data=data is not None),
+            seed=seed,
+            parent=digests.of_model(model),
+        )
         return Result(
             model=small,
             plan=made if compensation is None else replace(made, biases=compensation.biases),
@@ -302,22 +325,23 @@ def prune(
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
             ancestry=Ancestry.of(model),
-            report=bare_report(
-                model,
-                graph,
-                made,
-                proof,
-                seed=seed,
-                compensation=compensation,
-                held_out=search and search.held_out(),
-                clock=clock,
-                dead=sum(scores.dead.values()),
-            ),
+            report=report,
         )
     raise ProofFailed(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
         f"with ignore=[...]"
     )
+
+
+def in_words(importance: str | Criterion, *, with_data: bool) -> str:
+    """A criterion's name: as it was given, or of the function or object that was given."""
+    if importance == "auto":
+        return AUTO["with data" if with_data else "without data"]
+    if isinstance(importance, str):
+        return importance
+    named: Any = getattr(importance, "__name__", None)
+    text = named if isinstance(named, str) else repr(importance)
+    return type(importance).__name__ if " at 0x" in text else text
 
 
 def as_config_says(

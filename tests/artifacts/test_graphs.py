@@ -12,7 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.artifacts.graphs import decode_graph, encode_graph, functions, methods
+from secateur.artifacts.decoding import decode_graph
+from secateur.artifacts.graphs import encode_graph
+from secateur.artifacts.whitelist import functions, methods
 from secateur.errors import ArtifactError
 from secateur.modules import named_tensors
 from support.networks import LiteralNet, example

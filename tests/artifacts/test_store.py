@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.artifacts import store
-from secateur.artifacts.store import _fingerprint
+from secateur.artifacts import forms
+from secateur.artifacts.forms import fingerprint
+from secateur.artifacts.record import seal as sealed
 from secateur.errors import ArtifactError, OutputError
 from secateur.inputs import run
 from secateur.modules import named_tensors
@@ -52,9 +53,9 @@ def stored_graph(tmp_path: Path) -> Path:
 def seal(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: None) -> None:
     """Change the record, and make its hashes fit the files, as an attacker would."""
     record = json.loads((folder / "artifact.json").read_text())
-    record["files"] = {name: _fingerprint(folder / name) for name in record["files"]}
+    record["files"] = {name: fingerprint(folder / name) for name in record["files"]}
     change(record)
-    (folder / "artifact.json").write_text(json.dumps(record))
+    (folder / "artifact.json").write_text(json.dumps(sealed(record)))
 
 
 # ---------------------------------------------------------------------- round trips
@@ -76,7 +77,8 @@ def test_a_kept_class_comes_back_through_a_dense_instance(make: Callable[[], nn.
 
 
 def test_what_is_in_the_directory(saved: Path) -> None:
-    assert {f.name for f in saved.iterdir()} == {"model.safetensors", "plan.json", "artifact.json", "probe.safetensors"}
+    names = {"model.safetensors", "plan.json", "artifact.json", "probe.safetensors", "README.md"}
+    assert {f.name for f in saved.iterdir()} == names
     assert sc.Plan.load(saved / "plan.json").sizes == {"0.weight:0": 4}
 
 
@@ -297,7 +299,7 @@ def test_failing_half_way_leaves_no_result(saved: Path, monkeypatch: pytest.Monk
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(forms, "save_file", full)
     with pytest.raises(OutputError, match="no space left on device"):
         sc.save(pruned(Cnn()), saved, overwrite=True)
     assert not (saved / "artifact.json").exists()
@@ -345,12 +347,15 @@ def test_broken_files_with_hashes_that_fit(saved: Path, name: str) -> None:
         (b"[" * 100_000, "can't be read"),
         (
             b'{"format": "onnx", "version": 1}',
-            "is of format 'onnx', version 1; this secateur reads 'secateur', version 1",
+            "is of format 'onnx', version 1; this secateur reads 'secateur', version 2",
         ),
         (b'{"format": "secateur", "version": 99}', "is of format 'secateur', version 99"),
         (b'{"format": "secateur", "version": 1, "version": 1}', "a key is repeated"),
-        (b'{"format": "secateur", "version": 1, "files": 3}', "is not the file that was saved"),
-        (b'{"format": "secateur", "version": 1, "files": {}}', "is not the file that was saved"),
+        (b'{"format": "secateur", "version": 1, "files": 3}', "class, build, .*, files missing or malformed"),
+        (b'{"format": "secateur", "version": 2, "files": {}}', "is not the record that was saved: it was truncated"),
+        (b'{"format": "secateur", "version": true}', "is of format 'secateur', version True"),
+        (b'{"format": "secateur", "version": 1, "seed": NaN}', "NaN is no number of JSON"),
+        (b'{"format": "secateur", "version": 1, "seed": 1e999}', "1e999 is no number of JSON"),
     ],
 )
 def test_records_that_are_none(saved: Path, content: bytes, message: str) -> None:
@@ -382,9 +387,9 @@ def test_another_model_than_saved(saved: Path) -> None:
 def test_weights_that_do_not_fit(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     for change, message in (
-        ({"2.bias": None}, r"1 missing, 0 unknown, 0 of another shape; 2\.bias first"),
-        ({"2.bias": torch.zeros(3)}, r"0 missing, 0 unknown, 1 of another shape; 2\.bias first"),
-        ({"more": torch.zeros(3)}, r"0 missing, 1 unknown, 0 of another shape; more first"),
+        ({"2.bias": None}, r"1 missing, 0 unknown, 0 of another shape: 2\.bias is missing"),
+        ({"2.bias": torch.zeros(3)}, r"0 missing, 0 unknown, 1 of another shape: 2\.bias is \[3\], not \[2\]"),
+        ({"more": torch.zeros(3)}, r"0 missing, 1 unknown, 0 of another shape: more is unknown"),
     ):
         save_file({n: t for n, t in {**weights, **change}.items() if t is not None}, saved / "model.safetensors")
         seal(saved)

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from secateur import nests
-from secateur.artifacts import load, read_record
+from secateur.artifacts import load, read_inputs, read_record
 from secateur.config import DataSettings, ModelSettings
 from secateur.data import load_data
 from secateur.errors import ArtifactError, ConfigError
@@ -68,5 +66,4 @@ def load_saved(path: Path, model: ModelSettings | None, *, trust: bool) -> nn.Mo
 
 def saved_inputs(path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example inputs that a result was saved with, positional and keyword."""
-    record = read_record(path)
-    return nests.decode(record["probe"], load_file(path / "probe.safetensors").__getitem__)
+    return read_inputs(path)

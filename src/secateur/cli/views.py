@@ -1,17 +1,17 @@
 """What the commands print when they are done."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from secateur.artifacts import read_record
+from secateur.artifacts import loading, open_saved, read_record
 from secateur.reporting import Report
 from secateur.reporting.numbers import size
 
 if TYPE_CHECKING:
+    from secateur.artifacts import Saved
     from secateur.hints import HintCheck
     from secateur.runs.prune import Outcome
     from secateur.runs.replay import Replayed
@@ -23,6 +23,7 @@ _ABOUT = {
     "plan.json": "which units stay",
     "artifact.json": "how to build the network again",
     "probe.safetensors": "an input and its output, checked on loading",
+    "README.md": "the model card",
     "report.html": "the report as a page",
     "report.json": "the report as data",
     "training.json": "the training curves",
@@ -41,7 +42,7 @@ def finished(console: Console, outcome: "Outcome | Tuned | Replayed", out: Path)
         {
             "Saved in": str(out),
             "Look at": str(out / "report.html"),
-            "Load it": loading(out, read_record(outcome.path)),
+            "Load it": loading(str(out), read_record(outcome.path)),
             "Repeat it": str(outcome.report["command"]),
         },
     )
@@ -58,36 +59,34 @@ def checked(console: Console, check: "HintCheck", out: Path | None) -> None:
 
 def saved(console: Console, path: Path) -> None:
     """A saved result, once its files are checked: its report, its files, how to load it and to make it again."""
-    record = read_record(path)
+    found = open_saved(path)
     report = Report.load(path) if (path / "report.json").exists() else None
     if report is not None:
         console.print(report)
     else:
-        console.print(Text(f"A network saved by itself, without a report: {record['class']}"))
+        console.print(Text(f"A network saved by itself, without a report: {found.record['class']}"))
     console.print()
-    order = [*_ABOUT, *sorted(file.name for file in path.iterdir() if file.name not in _ABOUT)]
-    for file in [path / name for name in order if (path / name).is_file()]:
-        about = (_ABOUT.get(file.name, "not written by secateur"), "dim")
-        console.print(Text.assemble(f"{file.name:<20}{size(file.stat().st_size):>9}  ", about))
+    for name, weight in _sizes(found).items():
+        about = _ABOUT.get(name, "further tensors" if name in found.record["files"] else "not written by secateur")
+        console.print(Text.assemble(f"{name:<20}{size(weight):>9}  ", (about, "dim")))
     console.print()
     about_run: dict[str, Any] = (report or {}).get("environment") or {}
     _facts(
         console,
         {
-            "Load it": loading(path, record),
+            "Load it": loading(str(path), found.record),
             "Made by": str((report or {}).get("command") or ""),
             "Cut short": str(about_run.get("interrupted") or ""),
         },
     )
 
 
-def loading(path: Path, record: Mapping[str, Any]) -> str:
-    """Python that loads a saved result, in a line."""
-    if record["graph"] is not None:
-        return f'sc.load("{path}")'
-    if record["build"] is not None:
-        return f'sc.load("{path}", trust=True), which imports {record["build"]["callable"].partition(":")[0]}'
-    return f'sc.load("{path}", model=...), given an instance of {record["class"]} with its original sizes'
+def _sizes(found: "Saved") -> dict[str, int]:
+    """The size in bytes of each file of a result; in a single file, of each that was folded into it."""
+    if found.single:
+        return {name: entry["bytes"] for name, entry in found.record["files"].items()}
+    order = [*_ABOUT, *sorted(file.name for file in found.path.iterdir() if file.name not in _ABOUT)]
+    return {name: (found.path / name).stat().st_size for name in order if (found.path / name).is_file()}
 
 
 def _facts(console: Console, facts: dict[str, str]) -> None:

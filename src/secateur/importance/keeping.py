@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from secateur.importance.protocols import Criterion
-from secateur.importance.scoring import ALIASES, AUTO
+from secateur.errors import ArtifactError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class KeptScores:
     """Importance of the units of a dense model.
 
     Attributes:
-        importance: the criterion, as `named` calls it.
+        importance: the criterion, as `secateur.pruning.in_words` calls it.
         axes: for each prunable axis a float32 vector (units,), higher = kept longer.
     """
 
@@ -22,13 +22,35 @@ class KeptScores:
     axes: Mapping[str, Tensor]
 
 
-def named(importance: "str | Criterion", *, with_data: bool) -> str:
-    """What a criterion is called: a name of `secateur.importance.names`, or what its object prints as.
+NAME = "importance"
+"""The entry of a file of scores that holds the criterion's name, as bytes; names of axes have a colon in them."""
 
-    >>> named("auto", with_data=False), named("hessian", with_data=True)
-    ('l2', 'fisher')
+
+def to_tensors(kept: KeptScores) -> dict[str, Tensor]:
+    """Scores as tensors by name, for a file.
+
+    >>> to_tensors(KeptScores(importance="l2", axes={"0.weight:0": torch.ones(2)}))["importance"]
+    tensor([108,  50], dtype=torch.uint8)
     """
-    if not isinstance(importance, str):
-        return repr(importance)
-    name = AUTO["with data" if with_data else "without data"] if importance == "auto" else importance
-    return ALIASES.get(name, name)
+    scores = {axis: values.detach().float().cpu().contiguous() for axis, values in kept.axes.items()}
+    return {**scores, NAME: torch.tensor(list(kept.importance.encode()), dtype=torch.uint8)}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> KeptScores:
+    """Read what `to_tensors` gave.
+
+    Raises:
+        ArtifactError: it is something else.
+    """
+    name = tensors.get(NAME)
+    scores = {axis: values for axis, values in tensors.items() if axis != NAME}
+    wrong = [axis for axis, values in scores.items() if values.dim() != 1 or values.dtype != torch.float32]
+    if name is None or name.dtype != torch.uint8 or name.dim() != 1 or wrong:
+        raise ArtifactError(
+            f"these are no scores of units: {', '.join(wrong) or 'the name of the criterion is missing'}"
+        )
+    try:
+        text = bytes(name.tolist()).decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"these are no scores of units: the name of their criterion is no text: {error}") from error
+    return KeptScores(importance=text, axes=scores)

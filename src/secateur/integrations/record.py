@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.artifacts.store import read_json
+from secateur.artifacts.record import read_json
 from secateur.axes import size_of
 from secateur.carrying.copies import own_names
 from secateur.errors import ArtifactError, RemapError, SurgeryError

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from secateur.errors import ModelError, PlanError, ProofFailed
 from secateur.graph import Graph
 from secateur.importance import Criterion, score
-from secateur.importance.keeping import KeptScores, named
+from secateur.importance.keeping import KeptScores
 from secateur.importance.protocols import needs
 from secateur.importance.scoring import NAMED
 from secateur.importance.scoring import criterion as criterion_of
 from secateur.inputs import Args, Kwargs
 from secateur.planning import Budget
-from secateur.pruning import Result, prune
+from secateur.pruning import Result, in_words, prune
 from secateur.replaying.agreement import Stability, stability
 from secateur.replaying.carrying_out import widths
 
@@ -31,7 +31,7 @@ class Scoring:
     @property
     def name(self) -> str:
         """What the criterion is called."""
-        return named(self.importance, with_data=self.data is not None)
+        return in_words(self.importance, with_data=self.data is not None)
 
     def of(self, model: nn.Module, graph: Graph) -> Mapping[str, Tensor]:
         """The scores of a model."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-
 from secateur import nests
-from secateur.artifacts.store import read_json, read_record
+from secateur.artifacts import open_saved
+from secateur.artifacts.forms import ENDING
+from secateur.artifacts.keeping import kept_scores
+from secateur.artifacts.record import MODEL, PLAN, PROBE, parse, read_text
 from secateur.changes import Change, change_from_dict
 from secateur.errors import ArtifactError
 from secateur.importance.keeping import KeptScores
@@ -65,33 +65,26 @@ def source(given: "Source | Plan | Result | Sequence[Change] | str | Path") -> S
 
 
 def _file(path: Path) -> Source:
-    if path.is_dir():
-        return _saved(path)
-    if path.suffix == ".json":
-        return Source(changes=(change_from_dict(read_json(path)),), name=str(path))
-    raise ArtifactError(
-        f"{path} is neither a plan (plan.json) nor a saved result; give one that sc.save, plan.save or a run wrote"
-    )
-
-
-def _saved(folder: Path) -> Source:
-    record = read_record(folder)
+    if path.suffix == ".json" and not path.is_dir():
+        return Source(changes=(change_from_dict(parse(read_text(path), str(path))),), name=str(path))
+    if path.exists() and not (path.is_dir() or path.suffix == ENDING):
+        raise ArtifactError(
+            f"{path} is neither a plan (plan.json) nor a saved result; give one that sc.save, plan.save or a run wrote"
+        )
+    saved = open_saved(path)
+    record, probed = saved.record, saved.tensors(PROBE)
     try:
-        changes = tuple(change_from_dict(data) for data in (*record["earlier"], read_json(folder / "plan.json")))
-        shapes = _shapes(folder / "model.safetensors")
+        changes = tuple(change_from_dict(data) for data in (*record["earlier"], saved.json(PLAN)))
+        shapes = {name: tuple(tensor.shape) for name, tensor in saved.tensors(MODEL).items()}
         shapes |= {alias: shapes[name] for alias, name in record["aliases"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{folder} is no result that secateur wrote: {type(error).__name__}: {error}") from error
-    tensors = load_file(folder / "probe.safetensors")
-    inputs = nests.decode(record["probe"], tensors.__getitem__)
-    return Source(changes=changes, name=str(folder), shapes=shapes, inputs=inputs, build=record["build"])
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a file, which are not read."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            stored: Any = opened
-            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{file} can't be read: {error}") from error
+        inputs = nests.decode(record["probe"], probed.__getitem__)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is no result that secateur wrote: {type(error).__name__}: {error}") from error
+    return Source(
+        changes=changes,
+        name=str(path),
+        shapes=shapes,
+        scores=kept_scores(saved),
+        inputs=inputs,
+        build=record["build"],
+    )

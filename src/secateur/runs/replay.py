@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur import artifacts
-from secateur.artifacts.store import Build
+from secateur.artifacts.build import Build
 from secateur.config import PruneSettings, ReplaySettings
 from secateur.data import Data
 from secateur.errors import ArtifactError, ConfigError

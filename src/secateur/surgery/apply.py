@@ -12,7 +12,7 @@ from secateur import nests, objects
 from secateur.errors import SurgeryError
 from secateur.modules import Walk, named_tensors, parts
 from secateur.origins import Attribute, NodeArgument, Site
-from secateur.provenance import recall, remember
+from secateur.provenance import inherit, recall, remember
 from secateur.surgery.layers import update
 from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
@@ -36,6 +36,7 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
     _settle(plan, small, recall(model, "plans"))
+    inherit(small, model)
     return small
 
 

@@ -12,7 +12,7 @@ from secateur.importance import Scores
 from secateur.modules import named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan
-from secateur.provenance import recall, remember
+from secateur.provenance import inherit, recall, remember
 from secateur.tracing.shadow import copy_with, own_tensor
 from secateur.tuning import randomness
 from secateur.tuning.callbacks import Callback
@@ -356,6 +356,7 @@ class Course:
         if plan is not None:
             remember(model, "plans", (*(recall(original, "plans") or ()), plan))
             remember(model, "inputs", self.surgeon.inputs)
+            inherit(model, original)
         return State(
             model=model,
             plan=plan,

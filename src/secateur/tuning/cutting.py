@@ -25,7 +25,7 @@ from secateur.modules import Walk, named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, make_plan
 from secateur.proof import Proof, check_outputs, prove
-from secateur.provenance import recall, remember
+from secateur.provenance import inherit, recall, remember
 from secateur.pruning import ROUNDS, as_config_says, bare_report, culprits, planned, without
 from secateur.reporting import Report
 from secateur.timing.settling import Clock
@@ -247,6 +247,7 @@ class Surgeon:
             made = replace(made, biases=(*made.biases, *compensation.biases))
         remember(small, "plans", (*(recall(self.model, "plans") or ()), made))
         remember(small, "inputs", self.inputs)  # the probe of sc.save
+        inherit(small, self.model)
         return Cut(plan=made, model=small, proof=proof, compensation=compensation)
 
     # ------------------------------------------------------------------ what can't go further

@@ -9,15 +9,18 @@ from typing import Any, Literal
 
 from torch import nn
 
+from secateur import digests
 from secateur.compensation import How, method
 from secateur.errors import PlanError, TrainingError
 from secateur.graph import Graph
 from secateur.importance import Criterion
+from secateur.importance.keeping import KeptScores
 from secateur.objectives import Loss
 from secateur.planning import Budget
 from secateur.planning.schedules import Schedule, budgets
 from secateur.progress import progress_bar
-from secateur.pruning import Result
+from secateur.provenance import note_step, recall, remember
+from secateur.pruning import Result, in_words
 from secateur.timing.whole import whole_seconds
 from secateur.tuning import randomness
 from secateur.tuning.checkpoints import EVERY
@@ -192,7 +195,22 @@ def prune_gradually(
     course = Course(surgeon, train, validate, way, Stages(checkpoints, asked, every))
     with progress_bar("Pruning gradually") as bar:
         course.go(on_step=on_step, on_epoch=on_epoch, progress=progress or bar)
-    return _result(course, asked)
+    result = _result(course, asked)
+    if recall(model, "plans") is None:
+        name = in_words(importance, with_data=data is not None)
+        remember(result.model, "scores", KeptScores(importance=name, axes=dict(result.scores)))
+    note_step(
+        result.model,
+        "prune",
+        figures=result.report["pruned"],
+        before=result.report["dense"],
+        importance=in_words(importance, with_data=data is not None),
+        seed=seed,
+        parent=digests.of_model(model),
+        steps=len(result.steps),
+        mode=mode,
+    )
+    return result
 
 
 def _result(course: Course, asked: Mapping[str, Any]) -> Gradual:

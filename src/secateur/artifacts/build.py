@@ -1,0 +1,96 @@
+"""How a dense model is built again by a callable of the user's, and when a file may ask for that."""
+
+import importlib
+import inspect
+import json
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import ArtifactError
+
+OURS = ("secateur.examples",)  # modules of our own whose models are built without being asked for
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the dense model is built again: ``package.module:callable`` and JSON keyword arguments."""
+
+    callable: str
+    args: dict[str, Any]
+
+    @staticmethod
+    def of(build: "str | Mapping[str, Any]") -> "Build":
+        """Read what a user wrote, or what `vars` of a Build gave.
+
+        Raises:
+            ArtifactError: it names no callable, or arguments that JSON does not have.
+        """
+        spec, args = (build, {}) if isinstance(build, str) else (build.get("callable"), build.get("args") or {})
+        if not isinstance(spec, str) or spec.count(":") != 1 or not all(spec.split(":")):
+            raise ArtifactError(
+                f'build={build!r}: write "package.module:callable", or {{"callable": ..., "args": {{...}}}}'
+            )
+        try:
+            json.dumps(args, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"the arguments of build={spec} are no JSON: {error}") from error
+        return Build(spec, dict(args))
+
+    def __call__(self, *, trust: bool) -> nn.Module:
+        """Build the dense model. Without ``trust`` nothing is imported, and nothing is called that need not be a model.
+
+        Raises:
+            ArtifactError: it wants trust, or does not build a module.
+        """
+        module, _, name = self.callable.partition(":")
+        if not (trust or module in sys.modules or module in OURS):
+            raise ArtifactError(
+                f"this result is built by {self.callable}, and loading it would import {module}. If you trust that "
+                "code, pass trust=True or import it first; or pass model=<an instance of the original architecture>."
+            )
+        try:
+            target: Any = importlib.import_module(module)
+            for part in name.split("."):
+                target = getattr(target, part)
+        except (ImportError, AttributeError) as error:
+            raise ArtifactError(f"{self.callable}, which builds the model, can't be found: {error}") from error
+        if not (trust or _builds_models(target, module)):
+            raise ArtifactError(
+                f"{self.callable} need not build a model: it is neither a module class, nor code of your own, nor a "
+                "function that says it returns a module. If you trust it, pass trust=True."
+            )
+        try:
+            built = target(**self.args)
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"{self.callable} could not build the model: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(built, nn.Module):
+            raise ArtifactError(f"{self.callable} gave a {type(built).__name__}, not a torch.nn.Module")
+        return built
+
+
+def _builds_models(target: Any, module: str) -> bool:
+    """Whether something that a file names may be called: a file could name ``os.system`` too, or, through a module of
+    the user's, whatever that module imported.
+    """
+    if isinstance(target, type):
+        return issubclass(target, nn.Module)
+    if not inspect.isfunction(target):
+        return False
+    returned: Any = target.__annotations__.get("return")
+    if isinstance(returned, type) and issubclass(returned, nn.Module):
+        return True
+    if target.__module__.partition(".")[0] != module.partition(".")[0] or module.partition(".")[0] == "secateur":
+        return False
+    file = Path(target.__code__.co_filename)
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return file.is_file() and not any(file.is_relative_to(place) for place in installed)
