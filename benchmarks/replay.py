@@ -1,6 +1,6 @@
 """Must show: last month's plan on retrained weights does as well as pruning afresh, and it shows where it does not.
 
-    python benchmarks/replay.py --out docs/replay.md
+    python benchmarks/replay.py --results replay.jsonl --out docs/replay.md
 
 ResNet-20 on CIFAR-10 is pruned; then the dense network is trained on, and the plan is replayed on its new weights,
 beside a plan made afresh for the same MACs, and a random plan of the same widths. As the control of the figures that
@@ -8,14 +8,17 @@ say whether a plan is still good, the same is done with the units of the retrain
 the same, and the plan is worth nothing to it.
 
 Calibration and validation images are training images, drawn by the seed; the accuracy is that of test images.
+
+Results are appended to the file of ``--results`` as they come, one JSON object a line; what is there is not done again.
 """
 
 import argparse
 import copy
+import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from secateur.planning import make_plan
 from secateur.replaying import verdict
 
 VALIDATION = 2048
+TITLES = ("Retrained weights", "The same with its units in another order")
 PLANS = ("replayed", "afresh", "random")
 HEAD = """# An old plan on new weights
 
@@ -43,8 +47,9 @@ widths of the old plan. Each is given "as cut", and refitted by least squares on
 images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seeds (of the batches,
 the calibration images and the random plans).
 
-In the second half the units inside the retrained network's blocks stand in another order. It computes the same, so that
-nothing but the plan is wrong for it: what a plan is worth that has lost its weights, and whether it is noticed.
+In the second half ({controls} of these seeds) the units inside the retrained network's blocks stand in another order. It
+computes the same, so that nothing but the plan is wrong for it: what a plan is worth that has lost its weights, and
+whether it is noticed.
 """
 
 
@@ -124,7 +129,23 @@ def case(task: Task, model: nn.Module, old: sc.Result, seed: int, limit: int | N
     }
 
 
-def table(title: str, rows: list[Mapping[str, Any]]) -> str:
+def work(task: Task, seed: int, titles: list[str], options: Any) -> list[dict[str, Any]]:
+    """The rows of a seed."""
+    data = [unlabelled(batch) for batch in task.calibration(seed)]
+    old = sc.prune(task.dense(seed), task.example, budget=sc.Budget(macs=options.macs), data=data, seed=seed)
+    new = retrained(task, seed, options.steps, options.lr, options.batch)
+    rows: list[dict[str, Any]] = []
+    for title in titles:
+        model = new if title == TITLES[0] else reordered(new, seed)
+        rows.append({"seed": seed, "title": title, **case(task, model, old, seed, options.limit_eval)})
+        print(time.strftime("%H:%M:%S"), rows[-1], file=sys.stderr, flush=True)
+        if options.results is not None:
+            with options.results.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    return rows
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One half of the page."""
     lines = [f"\n## {title}\n", "| plan | as cut | refitted |", "| --- | --- | --- |"]
     for name in PLANS:
@@ -148,26 +169,26 @@ def table(title: str, rows: list[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="An old plan on retrained weights, beside pruning afresh.")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--controls", type=int, default=1, help="seeds with the units in another order, too")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--limit-eval", type=int, help="test on so many images only, for a quick look")
+    parser.add_argument("--results", type=Path, help="rows that are there, and where new ones are appended")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     task = tasks()["resnet20"]
-    halves: dict[str, list[Mapping[str, Any]]] = {
-        "Retrained weights": [],
-        "The same with its units in another order": [],
-    }
+    rows: list[dict[str, Any]] = []
+    if options.results is not None and options.results.exists():
+        rows = [json.loads(line) for line in options.results.read_text().splitlines()]
     for seed in range(options.seeds):
-        data = [unlabelled(batch) for batch in task.calibration(seed)]
-        old = sc.prune(task.dense(seed), task.example, budget=sc.Budget(macs=options.macs), data=data, seed=seed)
-        new = retrained(task, seed, options.steps, options.lr, options.batch)
-        for name, model in zip(halves, (new, reordered(new, seed)), strict=True):
-            halves[name].append(case(task, model, old, seed, options.limit_eval))
-            print(time.strftime("%H:%M:%S"), seed, name, halves[name][-1], file=sys.stderr, flush=True)
+        wanted = [title for title, seeds in zip(TITLES, (options.seeds, options.controls), strict=True) if seed < seeds]
+        there = [row["title"] for row in rows if row["seed"] == seed]
+        if missing := [title for title in wanted if title not in there]:
+            rows += work(task, seed, missing, options)
+    halves = {title: [row for row in rows if row["title"] == title] for title in TITLES}
     text = HEAD.format(
         command="python benchmarks/replay.py " + " ".join(sys.argv[1:]),
         setting=setting(),
@@ -178,7 +199,8 @@ def main() -> None:
         calibration=CIFAR_IMAGES,
         tested=options.limit_eval or len(cifar_split("test")[0]),
         seeds=options.seeds,
-    ) + "".join(table(name, rows) for name, rows in halves.items())
+        controls=options.controls,
+    ) + "".join(table(title, found) for title, found in halves.items() if found)
     if options.out:
         options.out.write_text(text)
     else:

@@ -6,6 +6,8 @@ from secateur import importance as importance
 from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
+from secateur.comparing import Difference as Difference
+from secateur.comparing import diff as diff
 from secateur.errors import SecateurError as SecateurError
 from secateur.graph import Graph as Graph
 from secateur.hints import HintCheck as HintCheck

@@ -465,6 +465,26 @@ def show(path: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
     return DONE
 
 
+@app.command
+def diff(first: Path, second: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
+    """Compare two saved results: which axes differ, by how much, and how the figures moved.
+
+    ```sh
+    secateur diff secateur-run secateur-tuned
+    secateur diff last-month.safetensors this-month.safetensors
+    ```
+
+    Args:
+        first: a saved result, a directory or a single file.
+        second: the one that it is compared with.
+        debug: show the whole traceback of an error.
+    """
+    import secateur as sc
+
+    _out().print(sc.diff(first, second))
+    return DONE
+
+
 def execute(words: list[str]) -> int:
     """Carry out one command line; the exit code."""
     try:
@@ -472,7 +492,8 @@ def execute(words: list[str]) -> int:
     except CycloptsError as error:
         command = (
             words[0]
-            if words and words[0] in ("prune", "tune", "resume", "replay", "hints", "inspect", "measure", "show")
+            if words
+            and words[0] in ("prune", "tune", "resume", "replay", "diff", "undo", "hints", "inspect", "measure", "show")
             else ""
         )
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")

@@ -30,6 +30,7 @@ class Source:
         scores: importance of the dense model's units when it was pruned; None where unknown.
         inputs: example inputs, positional and keyword; None where unknown.
         build: how the dense model is built, ``{"callable": ..., "args": {...}}``; None where unknown.
+        record: what artifact.json says; None where only a plan is known.
     """
 
     changes: tuple[Change, ...]
@@ -38,6 +39,7 @@ class Source:
     scores: KeptScores | None = None
     inputs: tuple[Args, Kwargs] | None = None
     build: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] | None = None
 
 
 def source(given: "Source | Plan | Result | Sequence[Change] | str | Path") -> Source:
@@ -87,4 +89,5 @@ def _file(path: Path) -> Source:
         scores=kept_scores(saved),
         inputs=inputs,
         build=record["build"],
+        record=record,
     )
