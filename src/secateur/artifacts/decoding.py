@@ -9,6 +9,12 @@ from torch import fx, nn
 from secateur.artifacts.whitelist import MAX_NODES, READ_ATTRIBUTES, functions, methods
 from secateur.errors import ArtifactError
 
+MAX_DEPTH = 50  # of lists in lists, and of modules in modules
+MAX_LAYERS = 8  # in one recurrent layer or transformer, where the file holds hardly any tensors
+# Of torch.nn, but no layers.
+CONTAINERS = {"Module", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Container",
+              "DataParallel", "TransformerEncoder", "TransformerDecoder", "UninitializedParameter"}  # fmt: skip
+
 
 def decode_graph(data: Mapping[str, Any], tensors: Mapping[str, tuple[torch.Tensor, bool]]) -> fx.GraphModule:
     """Build the module that `encode_graph` described.
@@ -20,13 +26,15 @@ def decode_graph(data: Mapping[str, Any], tensors: Mapping[str, tuple[torch.Tens
     Raises:
         ArtifactError: a call, layer or value that is not on the white list, or tensors that don't fit.
     """
+    if not isinstance(data.get("nodes"), list) or not isinstance(data.get("layers"), dict):
+        raise ArtifactError("the stored graph has no calls or no layers")
     nodes: list[Any] = data["nodes"]
     if len(nodes) > MAX_NODES:
         raise ArtifactError(f"a stored graph of {len(nodes)} calls; at most {MAX_NODES} are read")
     root = nn.Module()
     for path, layer in data["layers"].items():
         parent, name = _parent(root, str(path))
-        parent.add_module(name, _decode_layer(layer, str(path)))
+        parent.add_module(name, _decode_layer(layer, str(path), len(tensors)))
     for path, (tensor, parameter) in tensors.items():
         _place(root, path, tensor, parameter)
     graph = fx.Graph()
@@ -53,7 +61,7 @@ def _identifier(name: Any) -> str:
 def _parts(path: str) -> list[str]:
     """The parts of a qualified name; fx turns them into source code, so nothing but names and numbers may pass."""
     parts = path.split(".")
-    if not all(part.isidentifier() or (part.isascii() and part.isdigit()) for part in parts):
+    if len(parts) > MAX_DEPTH or not all(part.isidentifier() or (part.isascii() and part.isdigit()) for part in parts):
         raise ArtifactError(f"{path!r} is no qualified name")
     return parts
 
@@ -95,17 +103,24 @@ def _decode_plain(args: Any) -> list[Any]:
     return cast("list[Any]", items)
 
 
-def _decode_layer(layer: Mapping[str, Any], path: str) -> nn.Module:
+def _decode_layer(layer: Mapping[str, Any], path: str, tensors: int) -> nn.Module:
+    """A layer of torch's without values: every tensor of it has to come from the file.
+
+    Args:
+        layer: class and arguments.
+        path: its name, for errors.
+        tensors: how many the file has, and so the most layers that one of several layers can have.
+    """
     name = str(layer["class"])
     kind = getattr(nn, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or name in (
-        "Module",
-        "Sequential",
-        "ModuleList",
-        "ModuleDict",
-    ):
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or name in CONTAINERS or name.startswith("Lazy"):
         raise ArtifactError(f"the layer {path} is of class {name!r}, which is no layer of torch.nn")
     arguments = {str(k): _decode(v, {}) for k, v in layer["arguments"].items()}
+    for key, value in arguments.items():
+        if key in ("device", "dtype") or key.startswith("_"):
+            raise ArtifactError(f"the layer {path} has the argument {key}, which no stored layer has")
+        if "layers" in key and isinstance(value, int) and value > max(tensors, MAX_LAYERS):
+            raise ArtifactError(f"the layer {path} has {value} layers, but the file only {tensors} tensors")
     with torch.device("meta"):
         return kind(**arguments)
 
@@ -139,9 +154,11 @@ def _place(root: nn.Module, path: str, tensor: torch.Tensor, parameter: bool) ->
         parent.register_buffer(name, tensor)
 
 
-def _decode(value: Any, made: Mapping[str, fx.Node]) -> Any:
+def _decode(value: Any, made: Mapping[str, fx.Node], depth: int = MAX_DEPTH) -> Any:
+    if not depth:
+        raise ArtifactError(f"a stored graph has lists within more than {MAX_DEPTH} lists")
     if isinstance(value, list):
-        return [_decode(v, made) for v in cast("list[Any]", value)]
+        return [_decode(v, made, depth - 1) for v in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
     ((kind, inner),) = cast("dict[str, Any]", value).items()
@@ -149,19 +166,19 @@ def _decode(value: Any, made: Mapping[str, fx.Node]) -> Any:
         case "node":
             return made[inner]
         case "tuple":
-            return tuple(_decode(v, made) for v in inner)
+            return tuple(_decode(v, made, depth - 1) for v in inner)
         case "dict":
-            return {k: _decode(v, made) for k, v in inner.items()}
+            return {k: _decode(v, made, depth - 1) for k, v in inner.items()}
         case "slice":
-            return slice(*(_decode(v, made) for v in inner))
-        case "float":
+            return slice(*(_decode(v, made, depth - 1) for v in inner))
+        case "float" if inner in ("inf", "-inf", "nan"):
             return float(inner)
         case "dtype" | "memory_format":
-            found = getattr(torch, inner)
+            found: Any = getattr(torch, str(inner), None)
             if isinstance(found, torch.dtype | torch.memory_format):
                 return found
         case "device":
-            return torch.device(inner)
+            return torch.device(str(inner))
         case "ellipsis":
             return Ellipsis
         case _:

@@ -1,7 +1,7 @@
 """A probe: example inputs with the outputs that the saved model gave, so that loading can be checked."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,37 +49,67 @@ def encode(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[
         raise ArtifactError(str(error)) from error
 
 
+def decode(inputs: Any, tensors: Mapping[str, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs that `encode` described.
+
+    Raises:
+        ArtifactError: it describes none.
+    """
+    try:
+        made = nests.decode(inputs, tensors.__getitem__)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"the probe has no inputs: {type(error).__name__}: {error}") from error
+    match made:
+        case (tuple() as args, dict() as kwargs):
+            return cast("tuple[Any, ...]", args), cast("dict[str, Any]", kwargs)
+        case _:
+            raise ArtifactError("the probe has no inputs: it describes no call")
+
+
 def check(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> None:
     """Run the probe and compare.
 
     Raises:
         ArtifactError: the loaded model does not run it, or gives other outputs.
     """
-    args, kwargs = nests.decode(inputs, tensors.__getitem__)
-    expected = [
-        tensors[name] for name in sorted((n for n in tensors if n.startswith("output.")), key=lambda n: int(n[7:]))
-    ]
+    args, kwargs = decode(inputs, tensors)
+    count = sum(name.startswith("output.") for name in tensors)
+    expected = [tensors[name] for k in range(count) if (name := f"output.{k}") in tensors]
+    if not count or len(expected) != count:
+        raise ArtifactError("the probe has no outputs, or not all of them")
     try:
         got = outputs_of(model, args, kwargs)
     except Exception as error:
         raise ArtifactError(f"the loaded model does not run its probe: {type(error).__name__}: {error}") from error
-    if [tuple(t.shape) for t in got] != [tuple(t.shape) for t in expected]:
+    shapes, wanted = ([_shown(t) for t in outputs] for outputs in (got, expected))
+    if shapes != wanted:
         raise ArtifactError(
-            f"the loaded model gives outputs of other shapes than when it was saved: {[list(t.shape) for t in got]}"
+            f"the loaded model gives outputs of other shapes than when it was saved: {', '.join(shapes)}, not "
+            f"{', '.join(wanted)}"
         )
-    for a, b in zip(expected, got, strict=True):
-        if not _close(a, b.cpu()):
+    for k, (a, b) in enumerate(zip(expected, got, strict=True)):
+        if off := _difference(a, b.cpu()):
             raise ArtifactError(
-                "the loaded model gives other outputs on its probe than when it was saved: its code or "
-                "its weights are not those "
-                "that were saved. Load it with the code of that time."
+                f"the loaded model gives other outputs on its probe than when it was saved: output {k} {off}. Its code "
+                "or its weights are not those that were saved. Load it with the code of that time."
             )
 
 
-def _close(expected: Tensor, got: Tensor) -> bool:
-    if not expected.is_floating_point():
-        return bool(torch.equal(expected, got))
-    scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 0.0
-    return torch.allclose(
-        expected, got, rtol=0, atol=TOLERANCE.get(expected.dtype, 1e-4) * max(scale, 1e-30), equal_nan=True
-    )
+def _shown(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _difference(expected: Tensor, got: Tensor) -> str:
+    """How far two tensors of one kind are apart, in words; empty where they are close enough."""
+    if not (expected.is_floating_point() or expected.is_complex()):
+        unequal = int((expected != got).sum())
+        return f"differs in {unequal} of {expected.numel()} values" if unequal else ""
+    finite = expected[expected.isfinite()].abs()
+    scale = max(finite.max().item(), 1e-30) if finite.numel() else 1e-30
+    allowed = TOLERANCE.get(expected.dtype, 1e-4)
+    if torch.allclose(expected, got, rtol=0, atol=allowed * scale, equal_nan=True):
+        return ""
+    if not torch.equal(expected.isfinite(), got.isfinite()):
+        return "has NaN or infinite values in other places"
+    apart = (expected - got)[expected.isfinite()].abs().max().item() / scale
+    return f"is off by {apart:.2g} of its scale {scale:.3g}, where {allowed:g} is allowed"

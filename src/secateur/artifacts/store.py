@@ -6,6 +6,7 @@ each of the others.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, fx, nn
 from secateur import nests
 from secateur.artifacts import forms, probe
 from secateur.artifacts.about import About
+from secateur.artifacts.bounds import Limits, Meter
 from secateur.artifacts.build import Build
 from secateur.artifacts.card import card
 from secateur.artifacts.decoding import decode_graph
@@ -21,6 +23,7 @@ from secateur.artifacts.forms import Saved, open_saved
 from secateur.artifacts.graphs import encode_graph
 from secateur.artifacts.keeping import kept, remember_kept
 from secateur.artifacts.record import FORMAT, MODEL, PLAN, PROBE, VERSION, is_file_name
+from secateur.artifacts.rehearsal import rehearse
 from secateur.artifacts.weights import fill, stored
 from secateur.changes import Change, change_from_dict
 from secateur.errors import ArtifactError, SecateurError
@@ -226,8 +229,11 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         weights, tensors = saved.tensors(MODEL), saved.tensors(PROBE)
         made = _rebuild(saved, weights, model, trust)
         fill(made, weights, record)
+        inputs = probe.decode(record["probe"], tensors)
+        if not trust:
+            rehearse(made, inputs[0], inputs[1], Limits.of_probe(saved.size_bytes))
         probe.check(made, record["probe"], tensors)
-        remember(made, "inputs", nests.decode(record["probe"], tensors.__getitem__))
+        remember(made, "inputs", inputs)
         remember(made, "history", tuple(record["history"]))
         remember(made, "about", About.of(record["about"]))
         remember_kept(made, saved)
@@ -246,21 +252,24 @@ def _rebuild(saved: Saved, weights: Mapping[str, Tensor], model: nn.Module | Non
     if model is None and record["graph"] is not None:
         made = _from_graph(record, weights)
     else:
-        made = model if model is not None else _build(record)(trust=trust)
+        made = model if model is not None else _build(saved, trust=trust)
         for plan in plans:
             made = plan.apply(made).eval()
     remember(made, "plans", tuple(plans))
     return made
 
 
-def _build(record: Mapping[str, Any]) -> Build:
+def _build(saved: Saved, *, trust: bool) -> nn.Module:
+    """The dense model, by the callable that the record names."""
+    record = saved.record
     if record["build"] is None:
         raise ArtifactError(
             f"this result keeps its class, {record['class']}, and does not say how to build it: pass "
             f"model=<an instance of it with the "
             'original sizes>, or save it with build="package.module:callable"'
         )
-    return Build.of(record["build"])
+    with nullcontext() if trust else Meter(Limits.of_build(saved.size_bytes), strict=False):
+        return Build.of(record["build"])(trust=trust)
 
 
 def loading(place: str, record: Mapping[str, Any]) -> str:
@@ -291,11 +300,7 @@ def read_inputs(path: str | Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
         ArtifactError: as `read_record`, or it describes no inputs.
     """
     saved = open_saved(path)
-    tensors = saved.tensors(PROBE)
-    try:
-        return nests.decode(saved.record["probe"], tensors.__getitem__)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"{path} has no example inputs: {type(error).__name__}: {error}") from error
+    return probe.decode(saved.record["probe"], saved.tensors(PROBE))
 
 
 def read_tensors(path: str | Path, name: str) -> dict[str, Tensor]:

@@ -18,13 +18,21 @@ NAMESPACES: dict[str, Any] = {
     "torch.linalg": torch.linalg,
     "torch.fft": torch.fft,
 }
-# Methods that run code, hand out memory or change what a tensor is.
+# What runs code, hands out memory, changes what a tensor is, or loops as often as an argument says.
 DENIED = {
     "__reduce_ex__", "__reduce__", "__setstate__", "apply_", "map_", "map2_", "register_hook", "backward",
     "module_load", "register_post_accumulate_grad_hook", "numpy", "storage", "untyped_storage", "storage_type",
     "data_ptr", "const_data_ptr", "set_", "resize", "resize_", "resize_as", "resize_as_", "resize_as_sparse_",
     "sparse_resize_", "sparse_resize_and_clear_", "share_memory_", "pin_memory",
+    "tolist", "record_stream", "retain_grad", "is_shared", "is_pinned", "autocast", "lobpcg", "svd_lowrank",
+    "pca_lowrank", "combinations", "cartesian_prod", "histogramdd", "unravel_index", "slice_inverse", "orgqr", "ormqr",
+    "geqrf", "choose_qparams_optimized", "int_repr", "hash_tensor", "norm_except_dim", "dequantize", "to_sparse",
+    "to_mkldnn", "smm", "hsmm", "dsmm", "spmm", "hspmm", "saddmm", "sspaddmm", "sparse_mask", "sparse_dim", "dense_dim",
+    "coalesce", "indices", "values", "lu_unpack",
 }  # fmt: skip
+# Beginnings of what works on packed, quantized or sparse memory, or belongs to one kind of device.
+DENIED_KINDS = ("fbgemm_", "quantize", "fake_quantize", "fused_moving", "q_", "miopen_", "cudnn_", "mkldnn_", "sym_",
+                "batch_norm_", "crow_", "ccol_", "row_", "col_")  # fmt: skip
 MAX_NODES = 200_000
 
 
@@ -37,17 +45,16 @@ def functions() -> dict[str, Any]:
     for prefix, namespace in NAMESPACES.items():
         for name in dir(namespace):
             function = getattr(namespace, name)
-            if (
-                not name.startswith("_")
-                and name not in DENIED
-                and callable(function)
-                and _in(function, tensor_functions)
-            ):
+            if not _denied(name) and callable(function) and _in(function, tensor_functions):
                 table[f"{prefix}.{name}"] = function
     table |= {f"operator.{name}": getattr(operator, name) for name in OPERATORS}
     for name in FACTORIES:
         table[f"torch.{name}"] = getattr(torch, name)
     return table | {"getattr": getattr, "operator.not_": operator.not_, "torch._assert": torch._assert}
+
+
+def _denied(name: str) -> bool:
+    return name.startswith(("_", *DENIED_KINDS)) or name in DENIED
 
 
 def _in(function: Any, allowed: set[Any]) -> bool:
@@ -62,4 +69,4 @@ def methods() -> frozenset[str]:
     """The tensor methods that a stored graph may call."""
     found = torch.overrides.get_overridable_functions()[torch.Tensor]
     names = {getattr(f, "__name__", "") for f in found}
-    return frozenset(n for n in names if n and not n.startswith("_") and n not in DENIED)
+    return frozenset(n for n in names if n and not _denied(n))

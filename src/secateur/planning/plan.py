@@ -18,6 +18,11 @@ from secateur.surgery.reindex import index
 
 VERSION = 1
 MAX_SIZE = 2**40  # of an axis that is read from a file
+_SET_BY_NOBODY = frozenset(vars(nn.Module())) | {
+    "call_super_init",
+    "dump_patches",
+    "forward",
+}  # what makes a module one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +213,7 @@ class Plan:
                     n: PlannedTensor(names=_names(t["names"]), dims=tuple(_decode(d) for d in t["dims"]))
                     for n, t in data["tensors"].items()
                 },
-                settings=tuple((_decode_site(s), _whole(s["value"])) for s in data["settings"]),
+                settings=tuple((_decode_site(s), _size(s["value"])) for s in data["settings"]),
                 rewrites=tuple(map(str, data["rewrites"])),
                 scales=tuple(map(_decode_scale, data.get("scales", []))),
                 model=str(data["model"]),
@@ -298,17 +303,26 @@ def _encode(expr: Expr) -> Any:
 
 
 def _decode(data: Any) -> Expr:
-    if type(data) is int and data >= 0:
+    if type(data) is int and 0 <= data <= MAX_SIZE:
         return Leaf(None, data)
     if isinstance(data, dict):
         node = cast("dict[str, Any]", data)
-        if "axis" in node and type(node["size"]) is int and node["size"] >= 0:
+        if "axis" in node and type(node["size"]) is int and 0 <= node["size"] <= MAX_SIZE:
             return Leaf(str(node["axis"]), node["size"])
-        if "product" in node:
-            return product(_decode(f) for f in node["product"])
-        if node.get("sum"):
+        if "product" in node and isinstance(node["product"], list):
+            return _product([_decode(f) for f in node["product"]])
+        if node.get("sum") and isinstance(node["sum"], list):
             return concat(_decode(p) for p in node["sum"])
     raise ValueError(f"{data!r} is no dim expression")
+
+
+def _product(factors: list[Expr]) -> Expr:
+    """A product that, however its factors are taken together, is no larger than a dim can be."""
+    size = 1
+    for factor in factors:
+        if (size := size * factor.size) > MAX_SIZE or (len(factors) > 1 and not factor.size):
+            raise ValueError(f"a product of {len(factors)} sizes that no dim has")
+    return product(factors)
 
 
 def _encode_site(site: Site) -> dict[str, Any]:
@@ -323,9 +337,14 @@ def _decode_site(data: Mapping[str, Any]) -> Site:
         if any(type(key) not in (int, str) for key in path):
             raise ValueError(f"{path!r} is no path to an argument")
         return NodeArgument(str(data["node"]), tuple(path), _whole(data["before"]))
-    at = data["index"]
-    place = None if at is None else _whole(at)
-    return Attribute(str(data["module"]), str(data["attribute"]), place, _whole(data["before"]))
+    at, name = data["index"], str(data["attribute"])
+    place = None if at is None else _size(at)
+    steps = name.split(".")
+    if not all(step.isidentifier() or step.isdigit() for step in steps) or not _SET_BY_NOBODY.isdisjoint(steps):
+        raise ValueError(f"{name!r} is no attribute that holds a size")
+    if any(step.startswith("__") for step in steps):
+        raise ValueError(f"{name!r} is no attribute that holds a size")
+    return Attribute(str(data["module"]), name, place, _whole(data["before"]))
 
 
 def _decode_scale(data: Mapping[str, Any]) -> PlannedScale:
@@ -339,6 +358,12 @@ def _decode_scale(data: Mapping[str, Any]) -> PlannedScale:
     if not 0 < scale.after <= scale.before or scale.dim < 0:
         raise ValueError(f"scale of {scale.tensor}: {scale.after} of {scale.before} along dim {scale.dim}")
     return scale
+
+
+def _size(value: Any) -> int:
+    if not 0 <= _whole(value) <= MAX_SIZE:
+        raise ValueError(f"{value} is no size")
+    return value
 
 
 def _whole(value: Any) -> int:

@@ -1,6 +1,7 @@
 """One operation: a new index vector for an axis, carried to every dim that the axis runs through."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def index(expr: Expr, kept: Mapping[str, Tensor]) -> Tensor:
                 at = (at[:, None] * factor.size + index(factor, kept)[None, :]).flatten()
             return at
         case Sum():
-            starts = [sum(p.size for p in expr.parts[:k]) for k in range(len(expr.parts))]
+            starts = accumulate((p.size for p in expr.parts[:-1]), initial=0)
             return torch.cat([start + index(part, kept) for start, part in zip(starts, expr.parts, strict=True)])
         case _:
             raise TypeError(f"{expr!r} is not a finished expression")
