@@ -47,8 +47,8 @@ widths of the old plan. Each is given "as cut", and refitted by least squares on
 images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seeds (of the batches,
 the calibration images and the random plans).
 
-In the second half ({controls} of these seeds) the units inside the retrained network's blocks stand in another order. It
-computes the same, so that nothing but the plan is wrong for it: what a plan is worth that has lost its weights, and
+In the second half ({controls} of these seeds) the units inside the retrained network's blocks stand in another order.
+It computes the same, so that nothing but the plan is wrong for it: what a plan is worth that has lost its weights, and
 whether it is noticed.
 """
 

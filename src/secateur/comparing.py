@@ -16,7 +16,7 @@ from secateur.printing import as_text
 from secateur.replaying.fitting import dense_shapes
 from secateur.replaying.sources import Source, source
 from secateur.reporting import Report
-from secateur.reporting.figures import Figure, before_and_after, figures
+from secateur.reporting.figures import LATENCY, Figure, before_and_after, figures
 
 SHOWN = 8  # differences of architecture that are listed
 _COLORS = {1: "green", 0: "dim", -1: "yellow"}
@@ -103,6 +103,8 @@ class Difference:
         count = len(self.axes)
         alike = f"{self.alike} narrower {'axis keeps' if self.alike == 1 else 'axes keep'} the same units in both"
         said = [f"{count} {'axis differs' if count == 1 else 'axes differ'}, {alike}."]
+        if all(LATENCY.of(column) is not None for column in self.figures):
+            said.append("Times and memory were measured in two runs: secateur measure takes them again.")
         if self.same_weights:
             said.append("Their weights are the same.")
         elif self.same_parent is not None:

@@ -54,6 +54,29 @@ def note_step(model: nn.Module, step: str, *, figures: Mapping[str, Any] | None 
     remember(model, "history", (*history(model), done))
 
 
+def amend_step(model: nn.Module, step: str, **details: Any) -> None:
+    """Add to the last step of that name what was found out later, such as results on data; without one do nothing.
+
+    Args:
+        model: whose history it is.
+        step: its word.
+        details: as in `note_step`; those that are None are left out.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> note_step(net, "prune", seed=0)
+        >>> amend_step(net, "prune", figures={"params": 2})
+        >>> history(net)
+        ({'step': 'prune', 'figures': {'params': 2}, 'seed': 0},)
+    """
+    past = list(history(model))
+    for at in reversed(range(len(past))):
+        if past[at]["step"] == step:
+            past[at] = {**past[at], **{name: value for name, value in details.items() if value is not None}}
+            remember(model, "history", tuple(past))
+            return
+
+
 def inherit(model: nn.Module, parent: nn.Module) -> None:
     """Give a model the history of the one that it was made of."""
     if past := history(parent):

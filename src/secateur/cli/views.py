@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secateur.artifacts import loading, open_saved, read_record
-from secateur.reporting import Report
+from secateur.reporting import Report, lineage
 from secateur.reporting.numbers import size
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _ABOUT = {
     "artifact.json": "how to build the network again",
     "probe.safetensors": "an input and its output, checked on loading",
     "README.md": "the model card",
+    "scores.safetensors": "the importance of the dense network's units",
+    "removed.safetensors": "what undoing needs",
     "report.html": "the report as a page",
     "report.json": "the report as data",
     "training.json": "the training curves",
@@ -66,6 +68,8 @@ def saved(console: Console, path: Path) -> None:
     else:
         console.print(Text(f"A network saved by itself, without a report: {found.record['class']}"))
     console.print()
+    if found.record["history"]:
+        console.print(lineage.table(found.record["history"]))
     for name, weight in _sizes(found).items():
         about = _ABOUT.get(name, "further tensors" if name in found.record["files"] else "not written by secateur")
         console.print(Text.assemble(f"{name:<20}{size(weight):>9}  ", (about, "dim")))

@@ -7,18 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur import digests
 from secateur.calibration.batches import Forward
 from secateur.changes import Change
 from secateur.compensation import Compensation, method
 from secateur.errors import PlanError
 from secateur.graph import Graph
 from secateur.importance import Criterion
+from secateur.importance.keeping import KeptScores
 from secateur.inputs import Args, Kwargs, as_call
 from secateur.measuring import device_of
 from secateur.objectives import Loss
 from secateur.planning import Plan
 from secateur.proof import Proof
-from secateur.provenance import recall
+from secateur.provenance import note_step, recall, remember
 from secateur.pruning import Result
 from secateur.replaying.afresh import Scoring, afresh, chosen_importance, compare
 from secateur.replaying.agreement import Stability
@@ -147,6 +149,20 @@ def replay(
         else {}
     )
     judged = verdict(found, **results)
+    report = _report(model, done, call, graph, kept, found, judged, seed)
+    if done.model is not model:
+        note_step(
+            done.model,
+            "replay",
+            figures=report["pruned"],
+            before=report["dense"],
+            importance=scoring.name,
+            seed=seed,
+            verdict=judged.status,
+            parent=digests.of_model(model),
+        )
+        if isinstance(fresh, Result):
+            remember(done.model, "scores", KeptScores(importance=scoring.name, axes=fresh.scores))
     return Replay(
         model=done.model,
         changes=recall(done.model, "plans") or (),
@@ -157,7 +173,7 @@ def replay(
         stability=found,
         verdict=judged,
         fresh=fresh if isinstance(fresh, Result) else None,
-        report=_report(model, done, call, graph, kept, found, judged, seed),
+        report=report,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from secateur import artifacts
+from secateur import artifacts, digests
 from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
 from secateur.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
 from secateur.planning import Plan, plan
-from secateur.provenance import recall
+from secateur.provenance import amend_step, note_step, recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
@@ -123,6 +123,7 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
     interrupted = _stopped(pruned.report) or cut_short(histories, settings)
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
     with watch("Saving") as step:
+        note_results(pruned.model, untuned, report, settings)
         save(pruned, report, histories, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
@@ -393,12 +394,33 @@ def _predicted(bare: Report, name: str, figures: Mapping[str, Mapping[str, Any]]
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
+def note_results(model: nn.Module, untuned: nn.Module, report: Report, settings: PruneSettings) -> None:
+    """Write the results on data, and the fine-tuning, into the network's history.
+
+    Args:
+        model: the final network.
+        untuned: it before the fine-tuning.
+    """
+    amend_step(model, "prune", figures=report["pruned"], before=report["dense"], data=settings.data)
+    if report["tuned"]:
+        note_step(
+            model,
+            "tune",
+            figures=report["tuned"],
+            data=settings.data,
+            seed=settings.seed,
+            epochs=settings.epochs,
+            parent=digests.of_model(untuned),
+        )
+
+
 def save(
     pruned: Pruned, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
     build = {"callable": build_spec(settings), "args": settings.model_args}
-    artifacts.save(pruned.model, folder, build=build)
+    figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
+    artifacts.save(pruned.model, folder, build=build, figures=figures)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)

@@ -18,6 +18,7 @@ from secateur.fit import Moved, check_device, example, moved
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec, load_weights
 from secateur.plain import read_yaml
+from secateur.provenance import amend_step
 from secateur.replaying import Replay, replay
 from secateur.replaying.sources import Source, source
 from secateur.reporting import Report, render_page
@@ -66,6 +67,13 @@ def replay_run(settings: ReplaySettings, *, overwrite: bool = False, watch: Watc
             step.note("no data" if data is None else ". ".join([data.description, *data.warnings]))
         done = replayed(dense, given, old, data, settings, watch)
         report = make_report(done, dense, data, settings, watch)
+        amend_step(
+            done.model,
+            "replay",
+            figures=report["pruned"],
+            before=report["dense"],
+            data=None if data is None else settings.data,
+        )
         with watch("Saving") as step:
             save(done, report, given, settings, directory.work)
             path = directory.publish()
@@ -172,7 +180,8 @@ def save(done: Replay, report: Report, given: Source, settings: ReplaySettings, 
     """Write everything but config.yaml into a run's directory."""
     named = settings.network(given.build)
     build = {"callable": build_spec(named), "args": named.model_args}
-    artifacts.save(done.model, folder, build=build)
+    figures = {name: report[name] for name in ("dense", "pruned")}
+    artifacts.save(done.model, folder, build=build, figures=figures)
     report.save(folder / "report.json")
     rewritten = any(change.rewrites for change in done.changes)
     page = render_page(report, load=load_code(settings.out, build, rewritten=rewritten), settings=settings.to_yaml())

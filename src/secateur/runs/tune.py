@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from secateur import artifacts
+from secateur import artifacts, digests
 from secateur.config import FINE_TUNING, TuneSettings
 from secateur.data import Data
 from secateur.errors import ArtifactError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import check_device
 from secateur.models import build_model
+from secateur.provenance import note_step
 from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
@@ -85,6 +86,15 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
     figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
     interrupted = cut_short({"tuned": history}, settings)
     report = make_report(settings, figures, interrupted)
+    note_step(
+        model,
+        "tune",
+        figures=report["tuned"],
+        data=settings.data,
+        seed=settings.seed,
+        epochs=len(history.epochs),
+        parent=digests.of_model(before),
+    )
     with watch("Saving") as step:
         save(model, report, history, settings, directory.work)
         path = directory.publish()
@@ -170,7 +180,8 @@ def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def save(model: nn.Module, report: Report, history: History, settings: TuneSettings, folder: Path) -> None:
     """Write everything but config.yaml into a run's directory."""
     record = artifacts.read_record(settings.result)
-    artifacts.save(model, folder, build=record["build"])
+    figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
+    artifacts.save(model, folder, build=record["build"], figures=figures)
     write_json(folder / "training.json", {"tuned": history.to_dict()})
     report.save(folder / "report.json")
     page = render_page(
