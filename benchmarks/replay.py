@@ -169,6 +169,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="An old plan on retrained weights, beside pruning afresh.")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="leave out those before, for several processes")
     parser.add_argument("--controls", type=int, default=1, help="seeds with the units in another order, too")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=128)
@@ -183,7 +184,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if options.results is not None and options.results.exists():
         rows = [json.loads(line) for line in options.results.read_text().splitlines()]
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.seeds):
         wanted = [title for title, seeds in zip(TITLES, (options.seeds, options.controls), strict=True) if seed < seeds]
         there = [row["title"] for row in rows if row["seed"] == seed]
         if missing := [title for title in wanted if title not in there]:

@@ -27,5 +27,6 @@ from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace
 from secateur.tuning import tune as tune
+from secateur.undoing import undo as undo
 
 __version__ = "0.1.0"

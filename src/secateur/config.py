@@ -118,6 +118,7 @@ class PlanSettings(Settings):
         uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
         only: axes or modules to prune, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
+        keep_removed: keep what goes, and the old values of the rest, so that `secateur undo` gives the dense network.
     """
 
     importance: str = "auto"
@@ -135,6 +136,7 @@ class PlanSettings(Settings):
     uniform: bool = False
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    keep_removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,10 +442,12 @@ class ReplayOptions(Settings):
         importance: criterion that scores each unit, as for `secateur prune`; "auto" is the one of the saved scores.
         compensate: how the weights that stay make up for those that went, on 32 batches of the training data; "auto" is
             lstsq where there is data.
+        keep_removed: keep what goes, and the old values of the rest, so that `secateur undo` gives the dense network.
     """
 
     importance: str = "auto"
     compensate: Literal["auto", "lstsq", "merge", "mean", "none"] = "auto"
+    keep_removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import sys
 from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
@@ -482,6 +482,43 @@ def diff(first: Path, second: Path, /, *, debug: Annotated[bool, _OTHER] = False
     import secateur as sc
 
     _out().print(sc.diff(first, second))
+    return DONE
+
+
+@app.command
+def undo(
+    path: Path,
+    /,
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    restore: Annotated[Literal["auto", "dense", "trained"], _OTHER] = "auto",
+    out: Annotated[Path, _OTHER] = Path("secateur-undone"),
+    trust: Annotated[bool, _OTHER] = False,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Put the units that were removed back, from a result that was saved with --keep-removed, and save the network.
+
+    ```sh
+    secateur prune --budget params=0.1 --keep-removed --out tenth
+    secateur undo tenth --out whole
+    ```
+
+    Args:
+        path: a saved result, a directory or a single file.
+        restore: "dense" is the network that was pruned, bit for bit; "trained" the weights as they are now, with the
+            removed ones between them; "auto" is "dense" where that is possible.
+        out: where the network is saved: a directory, or a file that ends in .safetensors.
+        trust: let the saved result import the code that its network was built with.
+        overwrite: replace a result in the same place.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.undo import undo_run
+
+    named = _settings(ModelSettings, model) if "model" in _given.get() else None
+    done = undo_run(path, out, model=named, restore=restore, trust=trust, overwrite=overwrite)
+    _out().print(Text(done.describe()), soft_wrap=True)
+    views.kept(_out(), out)
     return DONE
 
 

@@ -50,6 +50,11 @@ def finished(console: Console, outcome: "Outcome | Tuned | Replayed", out: Path)
     )
 
 
+def kept(console: Console, out: Path) -> None:
+    """Where a network was saved, and how to load it."""
+    _facts(console, {"Saved in": str(out), "Load it": loading(str(out), read_record(out))})
+
+
 def checked(console: Console, check: "HintCheck", out: Path | None) -> None:
     """The end of a check of hints: its tables, and where the pictures are."""
     console.print()

@@ -124,7 +124,7 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
     with watch("Saving") as step:
         note_results(pruned.model, untuned, report, settings)
-        save(pruned, report, histories, settings, directory.work)
+        save(pruned, dense, report, histories, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
     return Outcome(
@@ -415,12 +415,18 @@ def note_results(model: nn.Module, untuned: nn.Module, report: Report, settings:
 
 
 def save(
-    pruned: Pruned, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
+    pruned: Pruned,
+    dense: nn.Module,
+    report: Report,
+    histories: Mapping[str, History],
+    settings: PruneSettings,
+    folder: Path,
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
     build = {"callable": build_spec(settings), "args": settings.model_args}
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
-    artifacts.save(pruned.model, folder, build=build, figures=figures)
+    kept: dict[str, Any] = {"keep_removed": True, "dense": dense} if settings.keep_removed else {}
+    artifacts.save(pruned.model, folder, build=build, figures=figures, **kept)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)

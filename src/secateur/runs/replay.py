@@ -75,7 +75,7 @@ def replay_run(settings: ReplaySettings, *, overwrite: bool = False, watch: Watc
             data=None if data is None else settings.data,
         )
         with watch("Saving") as step:
-            save(done, report, given, settings, directory.work)
+            save(done, dense, report, given, settings, directory.work)
             path = directory.publish()
             step.note(str(settings.out))
     return Replayed(path=path, model=done.model, report=report, replay=done)
@@ -176,12 +176,12 @@ def make_report(done: Replay, dense: nn.Module, data: Data | None, settings: Rep
     ).replace(replay=bare["replay"])
 
 
-def save(done: Replay, report: Report, given: Source, settings: ReplaySettings, folder: Path) -> None:
+def save(done: Replay, dense: nn.Module, report: Report, given: Source, settings: ReplaySettings, folder: Path) -> None:
     """Write everything but config.yaml into a run's directory."""
     named = settings.network(given.build)
     build = {"callable": build_spec(named), "args": named.model_args}
     figures = {name: report[name] for name in ("dense", "pruned")}
-    artifacts.save(done.model, folder, build=build, figures=figures)
+    artifacts.save(done.model, folder, build=build, figures=figures, keep_removed=settings.keep_removed, dense=dense)
     report.save(folder / "report.json")
     rewritten = any(change.rewrites for change in done.changes)
     page = render_page(report, load=load_code(settings.out, build, rewritten=rewritten), settings=settings.to_yaml())

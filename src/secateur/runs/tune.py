@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from secateur import artifacts, digests
+from secateur.artifacts.removed import Keep, Removed
 from secateur.config import FINE_TUNING, TuneSettings
 from secateur.data import Data
 from secateur.errors import ArtifactError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import check_device
 from secateur.models import build_model
-from secateur.provenance import note_step
+from secateur.provenance import note_step, recall
 from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
@@ -181,7 +182,7 @@ def save(model: nn.Module, report: Report, history: History, settings: TuneSetti
     """Write everything but config.yaml into a run's directory."""
     record = artifacts.read_record(settings.result)
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
-    artifacts.save(model, folder, build=record["build"], figures=figures)
+    artifacts.save(model, folder, build=record["build"], figures=figures, keep_removed=_kept(model))
     write_json(folder / "training.json", {"tuned": history.to_dict()})
     report.save(folder / "report.json")
     page = render_page(
@@ -191,3 +192,9 @@ def save(model: nn.Module, report: Report, history: History, settings: TuneSetti
         settings=settings.to_yaml(),
     )
     write_text(folder / "report.html", page)
+
+
+def _kept(model: nn.Module) -> Keep:
+    """Whether the result keeps what was removed: as the one that was trained on did."""
+    removed: Removed | None = recall(model, "removed")
+    return False if removed is None else True if removed.complete else "slices"
