@@ -60,7 +60,14 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--help"], *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "show"))],
+    [
+        [],
+        ["--help"],
+        *(
+            [command, "--help"]
+            for command in ("prune", "hints", "inspect", "measure", "show", "replay", "diff", "undo")
+        ),
+    ],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
