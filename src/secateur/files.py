@@ -17,6 +17,7 @@ from typing import Any, Self
 from secateur.errors import OutputError
 
 _OUR_SUFFIXES = (".json", ".yaml", ".html", ".svg", ".safetensors")
+CARD_MARK = "library_name: secateur"  # in the metadata of every model card of ours
 _MARKS = ("config.yaml", "artifact.json", "hints.json")  # a directory that we wrote has one of these
 
 
@@ -177,8 +178,17 @@ def _moved_aside(path: Path) -> Generator[None]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def is_our_card(file: Path) -> bool:
+    """Whether a README.md is a model card that we wrote, and no README of the user's own."""
+    return CARD_MARK in file.read_text(encoding="utf-8", errors="replace")
+
+
 def _is_ours(entry: Path) -> bool:
-    return entry.name == ".DS_Store" or (entry.is_file() and not entry.is_symlink() and entry.suffix in _OUR_SUFFIXES)
+    if entry.name == ".DS_Store":
+        return True
+    if not entry.is_file() or entry.is_symlink():
+        return False
+    return entry.suffix in _OUR_SUFFIXES or (entry.name == "README.md" and is_our_card(entry))
 
 
 def _names(entries: list[Path]) -> str:

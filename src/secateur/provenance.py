@@ -54,27 +54,20 @@ def note_step(model: nn.Module, step: str, *, figures: Mapping[str, Any] | None 
     remember(model, "history", (*history(model), done))
 
 
-def amend_step(model: nn.Module, step: str, **details: Any) -> None:
-    """Add to the last step of that name what was found out later, such as results on data; without one do nothing.
-
-    Args:
-        model: whose history it is.
-        step: its word.
-        details: as in `note_step`; those that are None are left out.
+def complete_step(model: nn.Module, *, figures: Mapping[str, Any] | None, **details: Any) -> None:
+    """Say more of a model's last step: figures that were measured since, and details, in place of those before.
 
     Example:
         >>> net = nn.Linear(1, 1)
         >>> note_step(net, "prune", seed=0)
-        >>> amend_step(net, "prune", figures={"params": 2})
+        >>> complete_step(net, figures={"params": 2}, data="digits")
         >>> history(net)
-        ({'step': 'prune', 'figures': {'params': 2}, 'seed': 0},)
+        ({'step': 'prune', 'figures': {'params': 2}, 'seed': 0, 'data': 'digits'},)
     """
-    past = list(history(model))
-    for at in reversed(range(len(past))):
-        if past[at]["step"] == step:
-            past[at] = {**past[at], **{name: value for name, value in details.items() if value is not None}}
-            remember(model, "history", tuple(past))
-            return
+    if past := history(model):
+        known = {name: value for name, value in details.items() if value is not None}
+        measured = {} if figures is None else {"figures": dict(figures)}
+        remember(model, "history", (*past[:-1], {**past[-1], **measured, **known}))
 
 
 def inherit(model: nn.Module, parent: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Pruning in steps behind `secateur prune`: its files, its settings, resuming, and Ctrl-C."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from secateur.runs.prune import Outcome, prune_run
 from secateur.runs.resume import resume_run
 from secateur.runs.unfinished import Unfinished
 from secateur.tuning import course
+from support.results import hashes
 
-KEPT = ("model.safetensors", "plan.json", "artifact.json", "probe.safetensors")
 SHORT: dict[str, Any] = {
     "budget": "params=0.3",
     "schedule": "cubic",
@@ -33,10 +32,6 @@ SHORT: dict[str, Any] = {
 
 class CutOff(Exception):
     """Stands for a power cut."""
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in KEPT}
 
 
 @pytest.fixture(scope="module")

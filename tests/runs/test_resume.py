@@ -1,6 +1,5 @@
 """Killed at any moment and resumed, a run ends with the same bits as one that nothing disturbed."""
 
-import hashlib
 import os
 import random
 import shutil
@@ -18,15 +17,11 @@ from secateur.runs.prune import prune_run
 from secateur.runs.resume import resume_run
 from secateur.runs.tune import Tuned, tune_run
 from secateur.runs.unfinished import Unfinished
+from support.results import hashes
 
 COMMAND = [sys.executable, "-c", "import sys; from secateur.cli import main; sys.exit(main())"]
 SHORT = ["--budget", "params=0.3", "--train-epochs", "6", "--epochs", "6", "--checkpoint-every", "7"]
-KEPT = ("model.safetensors", "plan.json", "artifact.json", "probe.safetensors")
 LIMIT_S = 300
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in KEPT}
 
 
 def started(*words: str) -> subprocess.Popen[bytes]:

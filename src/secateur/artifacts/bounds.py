@@ -50,7 +50,7 @@ class Limits:
     def of_probe(size_bytes: int) -> "Limits":
         """For one run of a model that came in a file of this size: activations may be larger than weights."""
         return Limits(
-            memory=64 * MIB + 64 * size_bytes, work=2 * 10**9 + 2**15 * size_bytes, calls=20_000 + size_bytes // 32
+            memory=64 * MIB + 64 * size_bytes, work=10**9 + 2**15 * size_bytes, calls=20_000 + size_bytes // 32
         )
 
     @staticmethod

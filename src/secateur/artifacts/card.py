@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from secateur.artifacts.about import About
+from secateur.files import CARD_MARK
 from secateur.reporting.numbers import size
 
 COLUMNS = ("dense", "pruned", "tuned")
@@ -45,7 +46,7 @@ def _front(about: About, record: Mapping[str, Any], title: str) -> str:
         "tags": list(dict.fromkeys(["pruning", "structured-pruning", "pytorch", *about.tags])),
         "metrics": sorted(_metrics(record["figures"])),
     }
-    lines = ["library_name: secateur"]
+    lines = [CARD_MARK]
     for name, value in entries.items():
         if isinstance(value, list):
             lines += [f"{name}:", *(f"- {json.dumps(item)}" for item in value)] if value else []

@@ -29,10 +29,9 @@ from secateur.artifacts.record import (
     seal,
 )
 from secateur.errors import ArtifactError, OutputError
-from secateur.files import atomic, write_text
+from secateur.files import atomic, is_our_card, write_text
 
 ENDING = ".safetensors"
-OURS = "library_name: secateur"  # in a model card that we wrote
 MAX_EMPTY = 2**31  # places of a dim, or of all dims but the empty ones, of a tensor without values
 ALTERED = "is not the file that was saved: it was truncated or altered. Copy it again from where it was made."
 
@@ -275,8 +274,8 @@ def _write_directory(
         _write_tensors(folder / name, held)
     for name, text in texts.items():
         write_text(folder / name, text)
-    if not (folder / CARD).exists() or OURS in (folder / CARD).read_text(encoding="utf-8", errors="replace"):
-        write_text(folder / CARD, card)  # a README of the user's own stays
+    if not (folder / CARD).exists() or is_our_card(folder / CARD):
+        write_text(folder / CARD, card)
     files = {name: fingerprint(folder / name) for name in dict.fromkeys((*FILES, *texts, *tensors))}
     write_text(folder / RECORD, dumped(seal({**record, "files": files})))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from secateur.artifacts.forms import ENDING, Saved
-from secateur.artifacts.removed import Keep, Removed, all_names, check_parent, joined, prunings, removed_of, split
+from secateur.artifacts.removed import MARK, Keep, Removed, all_names, check_parent, joined, prunings, removed_of, split
 from secateur.artifacts.weights import stored
 from secateur.errors import ArtifactError
 from secateur.importance.keeping import KeptScores, from_tensors, to_tensors
@@ -57,8 +57,12 @@ def remember_kept(model: nn.Module, saved: Saved) -> None:
     """
     if (scores := kept_scores(saved)) is not None:
         remember(model, "scores", scores)
-    if (found := kept_removed(saved)) is None:
+    if f"{REMOVED}{ENDING}" not in saved.record["files"]:
         return
+    tensors = saved.tensors(f"{REMOVED}{ENDING}")
+    if MARK not in tensors:  # tensors of the user's own, saved with extra=
+        return
+    found = Removed.from_tensors(tensors)
     plans = prunings(recall(model, "plans") or ())
     dense = dense_tensors(found, all_names(model), plans, stored(model)[0]) if found.complete else None
     remember(model, REMOVED, Removed(removed=found.removed, kept=found.kept, complete=found.complete, dense=dense))

@@ -16,6 +16,7 @@ from secateur.tracing.surroundings import quiet_backends
 
 MOST_BITS = 64  # of a whole number
 MOST_ITEMS = 100_000  # of lists and tuples in lists and tuples, as plain Python values
+SPLITS = {"tensor_split", "hsplit", "vsplit", "dsplit", "chunk", "unsafe_chunk"}
 MOST_DIMS = 64  # that a tensor has
 
 
@@ -52,20 +53,19 @@ class Rehearsal(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
+        self.extra_traceback = False
         self.known: dict[int, int] = {}
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_count((args, kwargs), 10 * MOST_ITEMS)
         if getattr(operator, getattr(target, "__name__", ""), None) is target:
             _check_operands(target.__name__, args)
-        if target is torch.tensordot:
-            dims = kwargs.get("dims", args[2] if len(args) > 2 else 2)
-            if isinstance(dims, int) and dims > MOST_DIMS:
-                raise ArtifactError(f"this result's graph asks for {dims} dims of a tensor; it has at most {MOST_DIMS}")
+        _check_parts(getattr(target, "__name__", ""), args, kwargs)
         return _bounded(super().call_function(target, args, kwargs))
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_count((args, kwargs), 10 * MOST_ITEMS)
+        _check_parts(str(target), args, kwargs)
         if not (args and isinstance(args[0], Tensor | torch.Size)):
             raise ArtifactError(f"this result's graph calls the method {target} of what is no tensor")
         return _bounded(super().call_method(target, args, kwargs))
@@ -77,6 +77,15 @@ class Rehearsal(fx.Interpreter):
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_count(args, MOST_ITEMS)
         return super().output(target, args, kwargs)
+
+
+def _check_parts(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse numbers that make room for as many things before the first operation that a meter sees."""
+    numbers = [a for a in (*args, *kwargs.values()) if type(a) is int]
+    if name in SPLITS and any(n > MOST_ITEMS for n in numbers):
+        raise ArtifactError(f"this result's graph asks for {max(numbers)} parts of a tensor ({name})")
+    if name == "tensordot" and any(n > MOST_DIMS for n in numbers):
+        raise ArtifactError(f"this result's graph asks for {max(numbers)} dims of a tensor; it has at most {MOST_DIMS}")
 
 
 def _check_operands(name: str, args: tuple[Any, ...]) -> None:

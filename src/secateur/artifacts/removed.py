@@ -19,6 +19,7 @@ from secateur.planning.plan import Plan
 from secateur.surgery.lengths import recomputed
 from secateur.surgery.reindex import take
 
+MARK = "complete"  # the entry that says whether all old values are there
 Keep = bool | Literal["slices"]
 Shape = tuple[int, ...]
 
@@ -47,7 +48,7 @@ class Removed:
         """For a file."""
         mark = torch.tensor([self.complete])
         groups = {"removed": self.removed, "kept": self.kept}
-        return {"complete": mark} | {f"{g}/{n}": t for g, tensors in groups.items() for n, t in tensors.items()}
+        return {MARK: mark} | {f"{g}/{n}": t for g, tensors in groups.items() for n, t in tensors.items()}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> "Removed":
@@ -57,12 +58,12 @@ class Removed:
             ArtifactError: it is something else.
         """
         groups: dict[str, dict[str, Tensor]] = {"removed": {}, "kept": {}}
-        mark = tensors.get("complete")
+        mark = tensors.get(MARK)
         for key, tensor in tensors.items():
             group, _, name = key.partition("/")
-            if key != "complete" and (group not in groups or not name or tensor.dim() != 1):
+            if key != MARK and (group not in groups or not name or tensor.dim() != 1):
                 raise ArtifactError(f"these are no removed slices: {key} is not called removed/NAME or kept/NAME")
-            if key != "complete":
+            if key != MARK:
                 groups[group][name] = tensor
         if mark is None or mark.dtype != torch.bool or mark.numel() != 1:
             raise ArtifactError("these are no removed slices: nothing says whether they are complete")

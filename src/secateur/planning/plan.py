@@ -18,6 +18,7 @@ from secateur.surgery.reindex import index
 
 VERSION = 1
 MAX_SIZE = 2**40  # of an axis that is read from a file
+MAX_PARTS = 10_000  # of a dim
 _SET_BY_NOBODY = frozenset(vars(nn.Module())) | {
     "call_super_init",
     "dump_patches",
@@ -309,11 +310,16 @@ def _decode(data: Any) -> Expr:
         node = cast("dict[str, Any]", data)
         if "axis" in node and type(node["size"]) is int and 0 <= node["size"] <= MAX_SIZE:
             return Leaf(str(node["axis"]), node["size"])
-        if "product" in node and isinstance(node["product"], list):
+        if "product" in node and _is_list(node["product"]):
             return _product([_decode(f) for f in node["product"]])
-        if node.get("sum") and isinstance(node["sum"], list):
+        if node.get("sum") and _is_list(node["sum"]):
             return concat(_decode(p) for p in node["sum"])
+        raise ValueError("a dim of too many parts, or none of ours")
     raise ValueError(f"{data!r} is no dim expression")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and len(cast("list[Any]", value)) <= MAX_PARTS
 
 
 def _product(factors: list[Expr]) -> Expr:

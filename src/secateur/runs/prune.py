@@ -26,7 +26,7 @@ from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
 from secateur.planning import Plan, plan
-from secateur.provenance import amend_step, note_step, recall
+from secateur.provenance import complete_step, note_step, recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
@@ -123,7 +123,7 @@ def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unf
     interrupted = _stopped(pruned.report) or cut_short(histories, settings)
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted)
     with watch("Saving") as step:
-        note_results(pruned.model, untuned, report, settings)
+        note_steps(pruned.model, untuned, report, data, settings)
         save(pruned, dense, report, histories, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
@@ -394,24 +394,25 @@ def _predicted(bare: Report, name: str, figures: Mapping[str, Mapping[str, Any]]
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
-def note_results(model: nn.Module, untuned: nn.Module, report: Report, settings: PruneSettings) -> None:
-    """Write the results on data, and the fine-tuning, into the network's history.
+def note_steps(model: nn.Module, untuned: nn.Module, report: Report, data: Data, settings: PruneSettings) -> None:
+    """Write into the network's history what the run knows of its pruning and fine-tuning.
 
     Args:
         model: the final network.
         untuned: it before the fine-tuning.
     """
-    amend_step(model, "prune", figures=report["pruned"], before=report["dense"], data=settings.data)
+    about = {"seed": settings.seed, "data": described(data, settings)}
+    complete_step(model, figures=report["pruned"], before=report["dense"], importance=_importance(settings), **about)
     if report["tuned"]:
-        note_step(
-            model,
-            "tune",
-            figures=report["tuned"],
-            data=settings.data,
-            seed=settings.seed,
-            epochs=settings.epochs,
-            parent=digests.of_model(untuned),
-        )
+        parent = digests.of_model(untuned)
+        note_step(model, "tune", figures=report["tuned"], epochs=settings.epochs, parent=parent, **about)
+
+
+def described(data: Data, settings: TrainingSettings) -> str:
+    """The data in words, without the place where they lie on this machine."""
+    _, _, place = settings.data.partition(":")
+    words = data.description or settings.data
+    return words.replace(place, Path(place).name) if place else words
 
 
 def save(

@@ -18,11 +18,11 @@ from secateur.fit import Moved, check_device, example, moved
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec, load_weights
 from secateur.plain import read_yaml
-from secateur.provenance import amend_step
+from secateur.provenance import complete_step
 from secateur.replaying import Replay, replay
 from secateur.replaying.sources import Source, source
 from secateur.reporting import Report, render_page
-from secateur.runs.prune import CALIBRATION_BATCHES, calibration_batches, compare, fitting_data, load_code
+from secateur.runs.prune import CALIBRATION_BATCHES, calibration_batches, compare, described, fitting_data, load_code
 from secateur.runs.steps import Watch, silent
 
 
@@ -67,12 +67,11 @@ def replay_run(settings: ReplaySettings, *, overwrite: bool = False, watch: Watc
             step.note("no data" if data is None else ". ".join([data.description, *data.warnings]))
         done = replayed(dense, given, old, data, settings, watch)
         report = make_report(done, dense, data, settings, watch)
-        amend_step(
+        complete_step(
             done.model,
-            "replay",
             figures=report["pruned"],
             before=report["dense"],
-            data=None if data is None else settings.data,
+            data=None if data is None else described(data, settings.training()),
         )
         with watch("Saving") as step:
             save(done, dense, report, given, settings, directory.work)

@@ -19,7 +19,7 @@ from secateur.models import build_model
 from secateur.provenance import note_step, recall
 from secateur.reporting import Report, render_page
 from secateur.runs import several
-from secateur.runs.prune import compare, cut_short, fitting_data, load_code, train
+from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, workplace
 from secateur.tuning import History
@@ -87,16 +87,16 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
     figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
     interrupted = cut_short({"tuned": history}, settings)
     report = make_report(settings, figures, interrupted)
-    note_step(
-        model,
-        "tune",
-        figures=report["tuned"],
-        data=settings.data,
-        seed=settings.seed,
-        epochs=len(history.epochs),
-        parent=digests.of_model(before),
-    )
     with watch("Saving") as step:
+        note_step(
+            model,
+            "tune",
+            figures=report["tuned"],
+            seed=settings.seed,
+            data=described(data, settings),
+            epochs=settings.epochs or FINE_TUNING.epochs,
+            parent=digests.of_model(before),
+        )
         save(model, report, history, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
