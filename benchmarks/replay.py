@@ -15,7 +15,6 @@ Results are appended to the file of ``--results`` as they come, one JSON object 
 import argparse
 import copy
 import json
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ HEAD = """# An old plan on new weights
 steps (SGD with momentum, learning rate {lr:g}, batches of {batch}), and the plan is carried out on the new weights:
 "replayed". "Afresh" is a plan made on the new weights for the same MACs, "random" keeps units drawn at random at the
 widths of the old plan. Each is given "as cut", and refitted by least squares on the same {calibration:,} training
-images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seeds (of the batches,
+images. Accuracy in per cent on {tested:,} test images, mean ± standard deviation over {seeds} seed(s) (of the batches,
 the calibration images and the random plans).
 
 In the second half ({controls} of these seeds) the units inside the retrained network's blocks stand in another order.
@@ -104,9 +103,7 @@ def validation(seed: int) -> list[tuple[Tensor, Tensor]]:
 def case(task: Task, model: nn.Module, old: sc.Result, seed: int, limit: int | None) -> dict[str, Any]:
     """An old plan on one network: accuracies of all plans, and what replaying says of the old one."""
     data = [unlabelled(batch) for batch in task.calibration(seed)]
-    started = time.perf_counter()
     told = sc.replay(model, old, task.example, data=data, seed=seed, validate=validation(seed))
-    seconds = time.perf_counter() - started
     fresh, random = told.fresh, drawn(told.graph, old.plan, seed)
     assert fresh is not None, told.stability.left_out
     networks = {
@@ -125,7 +122,6 @@ def case(task: Task, model: nn.Module, old: sc.Result, seed: int, limit: int | N
         "agreement": told.stability.agreement,
         "by figures": verdict(told.stability).status,
         "by results": told.verdict.status,
-        "seconds": seconds,
     }
 
 
@@ -161,8 +157,6 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {words} | {spread([row[name] for row in rows])} |")
     for name, words in (("by figures", "verdict without labels"), ("by results", "verdict with labels")):
         lines.append(f"| {words} | {', '.join(row[name] for row in rows)} |")
-    seconds = statistics.median(row["seconds"] for row in rows)
-    lines.append(f"| seconds to replay, prune afresh, refit both and compare | {seconds:.1f} |")
     return "\n".join(lines) + "\n"
 
 

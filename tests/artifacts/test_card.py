@@ -56,7 +56,7 @@ def test_what_is_known_stands_in_it(tmp_path: Path) -> None:
     assert "| parameters | 58 | 30 |\n| MACs | 96 | 48 |\n| size | 232 B | 120 B |\n| latency | 0.25 ms |  |" in text
     assert "| accuracy | 0.5 | 0.4375 |" in text
     assert "- prune (importance l2, seed 0)" in text
-    assert "sc.load('net', model=...)" in text
+    assert 'sc.load("net", model=...)' in text
     assert "Digits, by hand." in text
 
 

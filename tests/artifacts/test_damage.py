@@ -15,7 +15,7 @@ from support.networks import Attention, LiteralNet, Mlp, example
 PROGRAM = Path(__file__).parents[1] / "support" / "loads_damaged.py"
 SECONDS = 3.0  # of processor time for one
 MEMORY = 160 * 2**20  # bytes beyond what the process had; limits allow 64 MiB of results, and operations need scratch
-TOLERANCE = 1e-4  # of the probe
+TOLERANCE = 1e-4  # of the probe, where hashes were made to fit
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def run(folder: Path, *which: str) -> list[dict[str, Any]]:
 def check(outcomes: list[dict[str, Any]], folder: Path) -> None:
     def wrong(outcome: dict[str, Any]) -> bool:
         neither = not outcome["outcome"].startswith(("loaded", "refused: "))
-        changed = outcome["off"] is not None and not outcome["off"] <= TOLERANCE
+        by_accident = any(f" {kind} " in outcome["how"] for kind in ("_bits", "_cut", "_swap"))
+        changed = outcome["off"] is not None and not outcome["off"] <= (0 if by_accident else TOLERANCE)
         harm = outcome["seen"] or outcome["seconds"] > SECONDS or outcome["bytes"] > MEMORY
         return bool(neither or changed or harm)
 

@@ -5,6 +5,7 @@ outputs, ``README.md`` the model card, and ``artifact.json``, written last, what
 each of the others.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -285,11 +286,12 @@ def _build(saved: Saved, *, trust: bool) -> nn.Module:
 
 def loading(place: str, record: Mapping[str, Any]) -> str:
     """Python that loads a saved result, in a line."""
+    quoted = json.dumps(place)
     if record["graph"] is not None:
-        return f"sc.load({place!r})"
+        return f"sc.load({quoted})"
     if record["build"] is not None:
-        return f"sc.load({place!r}, trust=True)  # imports {record['build']['callable'].partition(':')[0]}"
-    return f"sc.load({place!r}, model=...)  # an instance of {record['class']} with its original sizes"
+        return f"sc.load({quoted}, trust=True)  # imports {record['build']['callable'].partition(':')[0]}"
+    return f"sc.load({quoted}, model=...)  # an instance of {record['class']} with its original sizes"
 
 
 # ---------------------------------------------------------------------- what else is in it

@@ -455,10 +455,11 @@ def show(path: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
 
     ```sh
     secateur show secateur-run
+    secateur show small.safetensors
     ```
 
     Args:
-        path: directory of a saved result.
+        path: directory or single file of a saved result.
         debug: show the whole traceback of an error.
     """
     views.saved(_out(), path)

@@ -93,7 +93,8 @@ def saved(console: Console, path: Path) -> None:
 def _sizes(found: "Saved") -> dict[str, int]:
     """The size in bytes of each file of a result; in a single file, of each that was folded into it."""
     if found.single:
-        return {name: entry["bytes"] for name, entry in found.record["files"].items()}
+        files = found.record["files"]
+        return {name: files[name]["bytes"] for name in dict.fromkeys((*_ABOUT, *files)) if name in files}
     order = [*_ABOUT, *sorted(file.name for file in found.path.iterdir() if file.name not in _ABOUT)]
     return {name: (found.path / name).stat().st_size for name in order if (found.path / name).is_file()}
 
