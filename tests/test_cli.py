@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import secateur as sc
 from secateur.cli import main
+from secateur.cli.app import COMMANDS
 from secateur.examples import SimpleNet
 
 QUICK = ["--train-epochs", "1", "--epochs", "1"]
@@ -63,7 +64,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -
     [
         [],
         ["--help"],
-        *([command, "--help"] for command in ("prune", "hints", "inspect", "measure", "export", "grow", "show")),
+        *([command, "--help"] for command in COMMANDS),
     ],
 )
 def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

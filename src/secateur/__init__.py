@@ -9,6 +9,8 @@ from secateur.adapting import adapt as adapt
 from secateur.artifacts import About as About
 from secateur.artifacts import load as load
 from secateur.artifacts import save as save
+from secateur.comparing import Difference as Difference
+from secateur.comparing import diff as diff
 from secateur.depth import deepen as deepen
 from secateur.depth import shorten as shorten
 from secateur.errors import SecateurError as SecateurError
@@ -32,9 +34,12 @@ from secateur.pruning import Result as Result
 from secateur.pruning import prune as prune
 from secateur.reallocating import Reallocation as Reallocation
 from secateur.reallocating import reallocate as reallocate
+from secateur.replaying import Replay as Replay
+from secateur.replaying import replay as replay
 from secateur.reporting import Report as Report
 from secateur.tracing import rule as rule
 from secateur.tracing import trace as trace
 from secateur.tuning import tune as tune
+from secateur.undoing import undo as undo
 
 __version__ = "0.1.0"

@@ -122,6 +122,7 @@ class PlanSettings(Settings):
         uniform: repeated blocks keep equal widths, and a model that is built from a config has them there.
         only: axes or modules to prune, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
+        keep_removed: keep what goes, and the old values of the rest, so that `secateur undo` gives the dense network.
     """
 
     importance: str = "auto"
@@ -139,6 +140,7 @@ class PlanSettings(Settings):
     uniform: bool = False
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    keep_removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,6 +516,132 @@ TrainingSettings = PruneSettings | TuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainedSettings(Settings):
+    """The network with its new weights.
+
+    Args:
+        model: the network that the plan was made for: "simplenet", or "package.module:callable". A saved result that
+            says how to build its network needs none.
+        model_args: keyword arguments for that callable.
+        weights: the new weights of the dense network: a .safetensors file, or a checkpoint that torch.load reads with
+            weights_only=True.
+        old_weights: the weights that the plan was made on: their units are scored where the result holds no scores.
+        trust: let the saved result import the code that its network was built with.
+    """
+
+    model: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict[str, Any])
+    weights: Path | None = None
+    old_weights: Path | None = None
+    trust: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayDataSettings(DataSettings):
+    """Which data; see `DataSettings`.
+
+    Args:
+        data: "none", so that nothing is refitted and results are not compared; "digits", the embedded example;
+            "imagefolder:PATH", "npz:PATH", "hf:PATH", or "package.module:callable" that returns loaders.
+    """
+
+    data: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(Settings):
+    """How the plan is carried out and judged.
+
+    Args:
+        importance: criterion that scores each unit, as for `secateur prune`; "auto" is the one of the saved scores.
+        compensate: how the weights that stay make up for those that went, on 32 batches of the training data; "auto" is
+            lstsq where there is data.
+        keep_removed: keep what goes, and the old values of the rest, so that `secateur undo` gives the dense network.
+    """
+
+    importance: str = "auto"
+    compensate: Literal["auto", "lstsq", "merge", "mean", "none"] = "auto"
+    keep_removed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayRunSettings(Settings):
+    """Where and with what.
+
+    Args:
+        out: directory for the result; it must not hold anything yet.
+        seed: of everything that is random.
+        device: where the network runs: cpu, cuda, cuda:1, mps.
+    """
+
+    out: Path = Path("secateur-replayed")
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings(ReplayRunSettings, ReplayOptions, ReplayDataSettings, RetrainedSettings):
+    """All settings of ``secateur replay``; each is described at the class that it comes from.
+
+    Args:
+        plan: a plan.json, or a saved result.
+
+    Raises:
+        ConfigError: settings that contradict each other or lie out of range; all of them at once.
+    """
+
+    plan: Path = RunSettings.out
+
+    def __post_init__(self) -> None:
+        problems = list(_problems_of_data(self))
+        if self.weights is None:
+            problems.append("give the new weights of the dense network: --weights new.safetensors")
+        if self.data == "none" and self.compensate not in ("auto", "none"):
+            problems.append(f"compensate={self.compensate} needs data: name it with --data")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def network(self, build: "Mapping[str, Any] | None", *, old: bool = False) -> ModelSettings:
+        """The dense network, as `secateur.models.build_model` takes it.
+
+        Args:
+            build: what the saved result says of it, for where no model was named.
+            old: with the weights that the plan was made on.
+        """
+        weights = self.old_weights if old else self.weights
+        if self.model is not None or build is None:
+            return ModelSettings(model=self.model or EXAMPLE_MODEL, model_args=self.model_args, weights=weights)
+        return ModelSettings(model=build["callable"], model_args={**build["args"], **self.model_args}, weights=weights)
+
+    def training(self) -> PruneSettings:
+        """The settings of a run that reads the same data."""
+        names = (*(item.name for item in fields(DataSettings)), "seed", "device")
+        return PruneSettings(model=self.model or EXAMPLE_MODEL, **{name: getattr(self, name) for name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the order in which the settings are documented; ``from_mapping`` reads it."""
+        sections = (RetrainedSettings, ReplayDataSettings, ReplayOptions, ReplayRunSettings)
+        return {"plan": str(self.plan), **_sections(self, sections)}
+
+    def to_yaml(self) -> str:
+        """A YAML file that repeats the run."""
+        return _yaml("replay", self.to_dict())
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not its default.
+
+        >>> ReplaySettings(plan=Path("half"), weights=Path("new.pt"), data="digits").to_command()
+        'secateur replay half --weights new.pt --data digits'
+        """
+        default = ReplaySettings(weights=Path()).to_dict()
+        words = ["secateur", "replay", str(self.plan)]
+        for name, value in self.to_dict().items():
+            if value != default[name] and name != "plan":
+                words += _flags(f"--{name.replace('_', '-')}", value)
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckSettings(Settings):
     """What is checked.
 
@@ -852,10 +980,16 @@ def _gradual_problems(settings: PruneSettings) -> Iterable[str]:
         yield f"compensate={settings.compensate} has nothing to make up for with {why}: leave it out"
 
 
+def _problems_of_data(settings: DataSettings) -> Iterable[str]:
+    for name in ("batch_size", "image_size"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            yield f"{name}={value} must be at least 1"
+
+
 def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
+    yield from _problems_of_data(settings)
     ranges: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-        ("batch_size", "at least 1", lambda value: value >= 1),
-        ("image_size", "at least 1", lambda value: value >= 1),
         ("epochs", "at least 0", lambda value: value >= 0),
         ("lr", "above 0, auto or search", lambda value: value in ("auto", "search") or value > 0),
         ("search_seconds", "above 0", lambda value: value > 0),

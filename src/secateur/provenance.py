@@ -2,6 +2,7 @@
 
 Under "plans" stand the changes of its architecture, under "inputs" example inputs, and under "history" what was done to
 it, oldest first: each step a mapping ``{"step": "prune" | "tune" | ..., "figures": {...} or None, ...}`` of plain data.
+Under "scores" stand the importances of the dense model's units (`secateur.importance.keeping.KeptScores`).
 """
 
 from collections.abc import Mapping

@@ -18,6 +18,7 @@ from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceErro
 from secateur.graph import Graph
 from secateur.heldout import Metric, bound
 from secateur.importance import Criterion, score
+from secateur.importance.keeping import KeptScores
 from secateur.importance.scoring import AUTO, check_weights
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk, named_parameters, named_tensors
@@ -104,6 +105,7 @@ class Result:
                 present[name].copy_(tensor)
         remember(model, "inputs", recall(self.model, "inputs"))
         remember(model, "history", recall(self.model, "history"))
+        remember(model, "scores", recall(self.model, "scores"))
         for thing in things:
             self.plan.remap_(thing, old, model)
         return model
@@ -292,6 +294,9 @@ def prune(
         if clock is not None:
             clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
+        if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
+            name = in_words(importance, with_data=data is not None)
+            remember(small, "scores", KeptScores(importance=name, axes=dict(scores)))
         report = bare_report(
             model,
             graph,

@@ -77,7 +77,7 @@ def test_a_kept_class_comes_back_through_a_dense_instance(make: Callable[[], nn.
 
 
 def test_what_is_in_the_directory(saved: Path) -> None:
-    names = {"model.safetensors", "plan.json", "artifact.json", "probe.safetensors", "README.md"}
+    names = {"model.safetensors", "plan.json", "artifact.json", "probe.safetensors", "scores.safetensors", "README.md"}
     assert {f.name for f in saved.iterdir()} == names
     assert sc.Plan.load(saved / "plan.json").sizes == {"0.weight:0": 4}
 

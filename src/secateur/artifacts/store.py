@@ -22,14 +22,17 @@ from secateur.artifacts.card import card
 from secateur.artifacts.decoding import decode_graph
 from secateur.artifacts.forms import Saved, open_saved
 from secateur.artifacts.graphs import encode_graph
+from secateur.artifacts.keeping import kept, remember_kept
 from secateur.artifacts.record import FORMAT, MODEL, PLAN, PROBE, VERSION, is_file_name
 from secateur.artifacts.rehearsal import rehearse
+from secateur.artifacts.removed import Keep
 from secateur.artifacts.weights import fill, stored
 from secateur.changes import Change, Changed, change_from_dict, model_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.inputs import as_call
 from secateur.planning.plan import Plan
 from secateur.provenance import history, recall, remember
+from secateur.pruning import Result
 
 # ---------------------------------------------------------------------- saving
 
@@ -44,6 +47,8 @@ def save(
     about: About | Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+    keep_removed: Keep = False,
+    dense: nn.Module | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a pruned model so that it loads anywhere.
@@ -60,11 +65,17 @@ def save(
             the model's history, where none are given.
         extra: further tensors to keep beside the model, each group in a file of its own: ``{"removed": tensors}``. Read
             them with `read_tensors`.
+        keep_removed: keep what `secateur.undo` needs: True for the removed slices and the old values of whatever has
+            changed since (refitted weights, training), so that undoing gives the dense model to the bit, in at most its
+            size; "slices" for the removed slices alone.
+        dense: the model that was pruned, for ``keep_removed``; not needed for a result of `prune` while that model is
+            still there, or for a loaded model whose result keeps them.
         overwrite: replace a result that is there.
 
     Raises:
         OutputError: the place is taken or can't be written.
-        ArtifactError: no example inputs are known, or something can't be stored.
+        ArtifactError: no example inputs are known, what was removed is not known any more, or something can't be
+            stored.
 
     Example:
         >>> import tempfile, torch, secateur as sc
@@ -79,6 +90,8 @@ def save(
     known = None
     if not isinstance(model_or_result, nn.Module):
         known = {k: model_or_result.report[k] for k in ("dense", "pruned")}
+    if dense is None and isinstance(model_or_result, Result):
+        dense = model_or_result.ancestry.model if keep_removed else None
     plans, positional, keywords = _provenance(model, args, kwargs)
     place = Path(path)
     forms.check_free(place, overwrite=overwrite)
@@ -109,7 +122,7 @@ def save(
         place,
         record,
         texts,
-        {MODEL: weights, PROBE: probed, **_named(extra or {})},
+        {MODEL: weights, PROBE: probed, **_named({**kept(model, keep_removed, dense), **(extra or {})})},
         card(record, loading(place.name, record)),
         overwrite=overwrite,
     )
@@ -237,6 +250,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         remember(made, "inputs", inputs)
         remember(made, "history", tuple(record["history"]))
         remember(made, "about", About.of(record["about"]))
+        remember_kept(made, saved)
     except SecateurError as error:
         raise (
             error if isinstance(error, ArtifactError) else ArtifactError(f"{saved.path} does not fit: {error}")

@@ -1,4 +1,4 @@
-"""The parameters of the dense model, by name, without keeping the model alive."""
+"""The dense model and its parameters, by name, without keeping them alive."""
 
 import weakref
 from collections.abc import Mapping
@@ -16,15 +16,22 @@ class Ancestry:
 
     Args:
         parameters: by qualified name.
+        model: that has them.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor] | None = None, model: nn.Module | None = None) -> None:
         self._held = {name: weakref.ref(tensor) for name, tensor in (parameters or {}).items()}
+        self._model = None if model is None else weakref.ref(model)
 
     @staticmethod
     def of(model: nn.Module) -> "Ancestry":
         """The parameters of a model, tied ones under each of their names."""
-        return Ancestry(named_parameters(model))
+        return Ancestry(named_parameters(model), model)
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The dense model, if it is still alive."""
+        return None if self._model is None else self._model()
 
     def __len__(self) -> int:
         return len(self._held)

@@ -31,6 +31,11 @@ from secateur.config import (
     PlaceSettings,
     PlanSettings,
     PruneSettings,
+    ReplayDataSettings,
+    ReplayOptions,
+    ReplayRunSettings,
+    ReplaySettings,
+    RetrainedSettings,
     RunSettings,
     Settings,
     ShortenSettings,
@@ -62,6 +67,9 @@ COMMANDS = (
     "measure",
     "export",
     "grow",
+    "replay",
+    "diff",
+    "undo",
     "show",
 )
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -118,6 +126,9 @@ _BLOCKS_DEFAULT, _SHORTER_DEFAULT = BlockSettings(), ShorterSettings()
 _INSERT, _INSERT_DEFAULT = Parameter(name="*", group=Group("What comes in", sort_key=3)), InsertSettings()
 _DEEPER_DEFAULT = DeeperSettings()
 _GROW = Parameter(group=Group("What to grow", sort_key=3))
+_REPLAY = Parameter(name="*", group=Group("How the plan is carried out and judged", sort_key=3))
+_RETRAINED_DEFAULT, _REPLAY_DATA_DEFAULT = RetrainedSettings(), ReplayDataSettings()
+_REPLAY_DEFAULT, _REPLAY_RUN_DEFAULT = ReplayOptions(), ReplayRunSettings()
 _OTHER = Parameter(group=Group("Run", sort_key=5))
 _INPUT = Parameter(group=Group("Data", sort_key=2))
 
@@ -316,6 +327,61 @@ def resume(path: Path = _RUN_DEFAULT.out, /, *, debug: Annotated[bool, _OTHER] =
         _out().print(Text(f"{path} is finished: there is nothing left to do."), soft_wrap=True)
         return DONE
     return _ended(outcome, path)
+
+
+@app.command
+def replay(
+    plan: Annotated[Path, Parameter(group=Group("Model", sort_key=1))] = _RUN_DEFAULT.out,
+    /,
+    *,
+    network: Annotated[RetrainedSettings, _MODEL] = _RETRAINED_DEFAULT,
+    data: Annotated[ReplayDataSettings, _DATA] = _REPLAY_DATA_DEFAULT,
+    options: Annotated[ReplayOptions, _REPLAY] = _REPLAY_DEFAULT,
+    run: Annotated[ReplayRunSettings, _RUN] = _REPLAY_RUN_DEFAULT,
+    config: Annotated[Path | None, _OTHER] = None,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Carry out an earlier plan on the retrained weights of the same network, and say whether it is still good.
+
+    The plan is proved on the new weights, which are refitted where there is data. Whether it is still good is judged
+    beside a fresh plan for the same cost: by the results of both where the data has a validation split, else by how far
+    they keep the same units, and by the rank correlation of old and new scores. It is a result like any other: train it
+    on with `secateur tune`.
+
+    ```sh
+    # the result of an earlier run that says how its network is built
+    secateur replay secateur-run --weights new.safetensors --data digits
+
+    # a plan alone, and a network and data of your own
+    secateur replay photos-half/plan.json --model torchvision.models:resnet18 \\
+        --model-args.num-classes 2 --weights new.pt --data imagefolder:photos
+    ```
+
+    Args:
+        plan: a plan.json, or a saved result, of which all changes are carried out.
+        config: YAML file with any of these settings; flags win over it. Every run writes one.
+        overwrite: replace an earlier run in the output directory.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.replay import replay_run
+
+    given = _given.get()
+    values = flag_values(network, data, options, run)
+    file = read_yaml(config) if config is not None else {}
+    if "plan" in given or "plan" not in file:
+        values["plan"] = plan
+        given = given | {"plan"}
+    settings = merged(ReplaySettings, values, given, file, str(config or "flags"))
+    terminal = Terminal(_out())
+    try:
+        outcome = replay_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        step = f" during: {terminal.current}" if terminal.current else ""
+        _complain("stopped", f"by Ctrl-C{step}. Nothing was kept: {settings.out} was not written")
+        return INTERRUPTED
+    views.finished(_out(), outcome, settings.out)
+    return DONE
 
 
 def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
@@ -719,6 +785,63 @@ def show(path: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
         debug: show the whole traceback of an error.
     """
     views.saved(_out(), path)
+    return DONE
+
+
+@app.command
+def diff(first: Path, second: Path, /, *, debug: Annotated[bool, _OTHER] = False) -> int:
+    """Compare two saved results: which axes differ, by how much, and how the figures moved.
+
+    ```sh
+    secateur diff secateur-run secateur-tuned
+    secateur diff last-month.safetensors this-month.safetensors
+    ```
+
+    Args:
+        first: a saved result, a directory or a single file.
+        second: the one that it is compared with.
+        debug: show the whole traceback of an error.
+    """
+    import secateur as sc
+
+    _out().print(sc.diff(first, second))
+    return DONE
+
+
+@app.command
+def undo(
+    path: Path,
+    /,
+    *,
+    model: Annotated[ModelSettings, _MODEL] = _MODEL_DEFAULT,
+    restore: Annotated[Literal["auto", "dense", "trained"], _OTHER] = "auto",
+    out: Annotated[Path, _OTHER] = Path("secateur-undone"),
+    trust: Annotated[bool, _OTHER] = False,
+    overwrite: Annotated[bool, _OTHER] = False,
+    debug: Annotated[bool, _OTHER] = False,
+) -> int:
+    """Put the units that were removed back, from a result that was saved with --keep-removed, and save the network.
+
+    ```sh
+    secateur prune --budget params=0.1 --keep-removed --out tenth
+    secateur undo tenth --out whole
+    ```
+
+    Args:
+        path: a saved result, a directory or a single file.
+        restore: "dense" is the network that was pruned, bit for bit; "trained" the weights as they are now, with the
+            removed ones between them; "auto" is "dense" where that is possible.
+        out: where the network is saved: a directory, or a file that ends in .safetensors.
+        trust: let the saved result import the code that its network was built with.
+        overwrite: replace a result in the same place.
+        debug: show the whole traceback of an error.
+    """
+    from secateur.runs.undo import undo_run
+
+    named = _settings(ModelSettings, model) if "model" in _given.get() else None
+    done = undo_run(path, out, model=named, restore=restore, trust=trust, overwrite=overwrite)
+    _out().print(Text(done.describe()), soft_wrap=True)
+    views.kept(_out(), out)
     return DONE
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secateur.artifacts import loading, open_saved, read_record
-from secateur.reporting import Report
+from secateur.reporting import Report, lineage
 from secateur.reporting.numbers import size
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from secateur.pruning import Result
     from secateur.runs.depth import Changed
     from secateur.runs.prune import Outcome
+    from secateur.runs.replay import Replayed
     from secateur.runs.tune import Tuned
 
 _ABOUT = {
@@ -25,13 +26,15 @@ _ABOUT = {
     "artifact.json": "how to build the network again",
     "probe.safetensors": "an input and its output, checked on loading",
     "README.md": "the model card",
+    "scores.safetensors": "the importance of the dense network's units",
+    "removed.safetensors": "what undoing needs",
     "report.html": "the report as a page",
     "report.json": "the report as data",
     "training.json": "the training curves",
 }
 
 
-def finished(console: Console, outcome: "Outcome | Tuned | Changed", out: Path) -> None:
+def finished(console: Console, outcome: "Outcome | Tuned | Changed | Replayed", out: Path) -> None:
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)
@@ -54,6 +57,11 @@ def grown(console: Console, result: "Result", out: Path) -> None:
     console.print()
     console.print(result)
     console.print()
+    kept(console, out)
+
+
+def kept(console: Console, out: Path) -> None:
+    """Where a network was saved, and how to load it."""
     _facts(console, {"Saved in": str(out), "Load it": loading(str(out), read_record(out))})
 
 
@@ -75,6 +83,8 @@ def saved(console: Console, path: Path) -> None:
     else:
         console.print(Text(f"A network saved by itself, without a report: {found.record['class']}"))
     console.print()
+    if found.record["history"]:
+        console.print(lineage.table(found.record["history"]))
     for name, weight in _sizes(found).items():
         about = _ABOUT.get(name, "further tensors" if name in found.record["files"] else "not written by secateur")
         console.print(Text.assemble(f"{name:<20}{size(weight):>9}  ", (about, "dim")))

@@ -47,7 +47,14 @@ _HISTORY_TITLES = {
     "masked": "Training while units went",
     "tuned": "Fine-tuning of the pruned network",
 }
-_SENTENCES = (sentences.adapted, sentences.held_out, sentences.gradual, sentences.compensation, sentences.dead)
+_SENTENCES = (
+    sentences.adapted,
+    sentences.replay,
+    sentences.held_out,
+    sentences.gradual,
+    sentences.compensation,
+    sentences.dead,
+)
 
 
 def render_page(

@@ -35,11 +35,12 @@ class Report(Mapping[str, Any]):
     ``"dead_units"``, a number, where units gave zero on all of the data. Where it was pruned bit by bit there is
     ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
     shares of the original), proof, compensation, results right after the cut, and training. Where whole blocks went or
-    came in there is ``"depth": {"dropped", "inserted", "importance", "scores", "blocks", "unsaid"}``.
-    shares of the original), proof, compensation, results right after the cut, and training. Where it was adapted to a
-    new task there is ``"adapted": {"layers", "before", "after", "samples", "choices", "teacher", "measured_on"}``: the
-    layers of the head, the old and the new number of classes, samples of each class, and for "dense" and "tuned" what
-    was trained, what stayed frozen and why.
+    came in there is ``"depth": {"dropped", "inserted", "importance", "scores", "blocks", "unsaid"}``. Where it was
+    adapted to a new task there is ``"adapted": {"layers", "before", "after", "samples", "choices", "teacher",
+    "measured_on"}``: the layers of the head, the old and the new number of classes, samples of each class, and for
+    "dense" and "tuned" what was trained, what stayed frozen and why. Where an earlier plan was replayed there is
+    ``"replay": {"status", "advice", "importance", "scores", "left_out", "correlation", "overlap", "agreement", "axes",
+    "dense", "replayed", "fresh"}``; see `secateur.replaying`.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.

@@ -150,6 +150,22 @@ def adapted(report: Mapping[str, Any]) -> str | None:
     return said
 
 
+def replay(report: Mapping[str, Any]) -> str | None:
+    """Whether an earlier plan is still good for these weights, where one was replayed."""
+    found: Mapping[str, Any] | None = report.get("replay")
+    if not found:
+        return None
+    figures = [
+        f"rank correlation of old and new scores ({found['importance']}) {found['correlation']:.2f}"
+        if found.get("correlation") is not None
+        else "",
+        f"a fresh plan keeps {percent(found['overlap'])} of its units" if found.get("overlap") is not None else "",
+        f"agreement beyond chance {found['agreement']:.2f}" if found.get("agreement") is not None else "",
+        str(found.get("left_out") or ""),
+    ]
+    return f"The plan was made for other weights. {found['advice']} ({'; '.join(filter(None, figures))}.)"
+
+
 def dead(report: Mapping[str, Any]) -> str | None:
     """How many units the data never woke, where there are any."""
     count = report.get("dead_units")

@@ -23,6 +23,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         lines.append(Text(sentences.axes(report)))
     more = (
         sentences.adapted,
+        sentences.replay,
         sentences.compensation,
         sentences.dead,
         sentences.held_out,

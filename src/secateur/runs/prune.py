@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from secateur import artifacts
+from secateur import artifacts, digests
 from secateur.adapting.passes import same_pass
 from secateur.config import PruneSettings, TrainingSettings
 from secateur.data import Data, load_data
@@ -164,8 +164,8 @@ def finish(
     interrupted = stopped(pruned.report) or cut_short(histories, settings)
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted, **more)
     with watch("Saving") as step:
-        note_steps(pruned.model, report, data, settings)
-        save(pruned, report, histories, settings, directory.work)
+        note_steps(pruned.model, models["pruned"], report, data, settings)
+        save(pruned, models["dense"], report, histories, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
     return Outcome(
@@ -275,10 +275,10 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
     """The first batches of the training data, for a criterion that looks at data."""
     if not needs(criterion(_importance(settings))):
         return None
-    return _first(data, settings, batches)
+    return calibration_batches(data, settings, batches)
 
 
-def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
+def calibration_batches(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
     """The first batches of the training data, the same whatever was drawn before."""
     return list(same_pass(data.train, settings.seed, settings.device, batches))
 
@@ -330,7 +330,7 @@ def prune_model(
     looked_at = how is not None or needs(criterion(_importance(settings)))
     given: dict[str, Any] = {
         "importance": _importance(settings),
-        "data": _first(data, settings, CALIBRATION_BATCHES if looked_at else 1),
+        "data": calibration_batches(data, settings, CALIBRATION_BATCHES if looked_at else 1),
         "compensate": how,
         "seed": settings.seed,
         **_choice(settings),
@@ -449,12 +449,18 @@ def _predicted(bare: Report, name: str, figures: Mapping[str, Mapping[str, Any]]
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
-def note_steps(model: nn.Module, report: Report, data: Data, settings: PruneSettings) -> None:
-    """Write into the network's history what the run knows of its pruning and fine-tuning."""
+def note_steps(model: nn.Module, untuned: nn.Module, report: Report, data: Data, settings: PruneSettings) -> None:
+    """Write into the network's history what the run knows of its pruning and fine-tuning.
+
+    Args:
+        model: the final network.
+        untuned: it before the fine-tuning.
+    """
     about = {"seed": settings.seed, "data": described(data, settings)}
     complete_step(model, figures=report["pruned"], before=report["dense"], importance=_importance(settings), **about)
     if report["tuned"]:
-        note_step(model, "tune", figures=report["tuned"], epochs=settings.epochs, **about)
+        parent = digests.of_model(untuned)
+        note_step(model, "tune", figures=report["tuned"], epochs=settings.epochs, parent=parent, **about)
 
 
 def described(data: Data, settings: TrainingSettings) -> str:
@@ -465,12 +471,18 @@ def described(data: Data, settings: TrainingSettings) -> str:
 
 
 def save(
-    pruned: Pruned, report: Report, histories: Mapping[str, History], settings: PruneSettings, folder: Path
+    pruned: Pruned,
+    dense: nn.Module,
+    report: Report,
+    histories: Mapping[str, History],
+    settings: PruneSettings,
+    folder: Path,
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
     build = pruned.build or {"callable": build_spec(settings), "args": settings.model_args}
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
-    artifacts.save(pruned.model, folder, build=build, figures=figures)
+    kept: dict[str, Any] = {"keep_removed": True, "dense": dense} if settings.keep_removed else {}
+    artifacts.save(pruned.model, folder, build=build, figures=figures, **kept)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)

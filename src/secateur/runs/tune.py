@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from secateur import artifacts
+from secateur import artifacts, digests
 from secateur.adapting.head import Head
+from secateur.artifacts.removed import Keep, Removed
 from secateur.config import FINE_TUNING, TuneSettings
 from secateur.data import Data
 from secateur.errors import ArtifactError, ConfigError
@@ -95,6 +96,7 @@ def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfin
             seed=settings.seed,
             data=described(data, settings),
             epochs=settings.epochs or FINE_TUNING.epochs,
+            parent=digests.of_model(before),
         )
         save(model, report, history, settings, directory.work)
         path = directory.publish()
@@ -187,7 +189,7 @@ def save(model: nn.Module, report: Report, history: History, settings: TuneSetti
     """Write everything but config.yaml into a run's directory."""
     record = artifacts.read_record(settings.result)
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
-    artifacts.save(model, folder, build=record["build"], figures=figures)
+    artifacts.save(model, folder, build=record["build"], figures=figures, keep_removed=_kept(model))
     write_json(folder / "training.json", {"tuned": history.to_dict()})
     report.save(folder / "report.json")
     page = render_page(
@@ -197,3 +199,9 @@ def save(model: nn.Module, report: Report, history: History, settings: TuneSetti
         settings=settings.to_yaml(),
     )
     write_text(folder / "report.html", page)
+
+
+def _kept(model: nn.Module) -> Keep:
+    """Whether the result keeps what was removed: as the one that was trained on did."""
+    removed: Removed | None = recall(model, "removed")
+    return False if removed is None else True if removed.complete else "slices"

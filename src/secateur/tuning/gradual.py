@@ -3,22 +3,24 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from secateur import digests
+from secateur.carrying import Ancestry
 from secateur.compensation import How, method
 from secateur.errors import PlanError, TrainingError
 from secateur.graph import Graph
 from secateur.importance import Criterion
+from secateur.importance.keeping import KeptScores
 from secateur.objectives import Loss
 from secateur.planning import Budget
 from secateur.planning.schedules import Schedule, budgets
 from secateur.progress import progress_bar
-from secateur.provenance import note_step
+from secateur.provenance import note_step, recall, remember
 from secateur.pruning import Result, in_words
 from secateur.timing.whole import whole_seconds
 from secateur.tuning import randomness
@@ -194,7 +196,10 @@ def prune_gradually(
     course = Course(surgeon, train, validate, way, Stages(checkpoints, asked, every))
     with progress_bar("Pruning gradually") as bar:
         course.go(on_step=on_step, on_epoch=on_epoch, progress=progress or bar)
-    result = _result(course, asked)
+    result = replace(_result(course, asked), ancestry=Ancestry.of(model))
+    if recall(model, "plans") is None:
+        name = in_words(importance, with_data=data is not None)
+        remember(result.model, "scores", KeptScores(importance=name, axes=dict(result.scores)))
     note_step(
         result.model,
         "prune",
