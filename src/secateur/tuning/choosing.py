@@ -17,8 +17,8 @@ from secateur.tuning import randomness
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.checkpoints import Checkpoints
 from secateur.tuning.distilling import Distillation, Lesson
+from secateur.tuning.gradients import Objective
 from secateur.tuning.history import History
-from secateur.tuning.loop import Objective
 from secateur.tuning.optimizers import NAMED, MakeOptimizer
 from secateur.tuning.parts import size_of
 from secateur.tuning.processes import Processes
