@@ -88,6 +88,11 @@ class Gradients:
                 loss, output, target = self.objective(self.wrapped, part.batch)
                 if self.processes.sharded:
                     _seen(output)
+                if not loss.requires_grad:
+                    raise TrainingError(
+                        "no gradient comes from the loss: it must be computed from the model's output, without "
+                        "detach(), item() or torch.no_grad(), and hang on parameters that train"
+                    )
                 # DDP averages over processes, each of which has its share.
                 labels = self.weigh(part.batch) if part.counts else 0
                 weight = labels * self.processes.count / whole
