@@ -132,9 +132,7 @@ def test_settings_that_would_be_passed_over_in_silence() -> None:
 def test_patience_ends_a_run_that_keeps_its_last_state() -> None:
     """A metric that never gets better: after the first epoch nothing does."""
     model = nn.Linear(3, 2)
-    history = tune(
-        model, BATCHES, BATCHES, patience=2, keep="last", metric=lambda m, b: 1.0, **OPTIONS | {"epochs": 9}
-    )
+    history = tune(model, BATCHES, BATCHES, patience=2, keep="last", metric=lambda m, b: 1.0, **OPTIONS | {"epochs": 9})
     assert len(history.epochs) == 2
     assert history.best_epoch == 2
 

@@ -41,6 +41,11 @@ class Data:
     description: str = ""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def calibration(self) -> Iterable[Any]:
+        """Training samples to look at: without augmentation, as far as they are read by batches of our own."""
+        return self.train.plain() if isinstance(self.train, Batches) else self.train
+
     def example(self, batch: int = 1) -> tuple[Any, ...] | dict[str, Any]:
         """Inputs of the first samples, as arguments for a model: a tuple, or a dict of keyword inputs.
 

@@ -153,7 +153,7 @@ def pruned_once(
     keep = unfinished.checkpoints("pruned")
     if not (keep / "artifact.json").exists():
         result = prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
-        if gradual.interrupted(result.report):  # the steps that are left are still to be done
+        if _stopped(result.report):  # the rest of the steps, or of the search, is still to be done
             return Pruned(model=result.model.eval(), report=result.report, rewritten=bool(result.rewritten))
         keep.mkdir(parents=True, exist_ok=True)
         result.report.save(keep / "report.json")
@@ -227,13 +227,13 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
 
 
 def _first(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
-    """The first batches of the training data, the same whatever was drawn before."""
-    draws = DataDraws(settings.seed)
+    """The first batches of the training data, not augmented, the same whatever was drawn before."""
+    given, draws = data.calibration, DataDraws(settings.seed)
     draws.start(0)
     with draws():
-        if callable(set_epoch := getattr(data.train, "set_epoch", None)):
+        if callable(set_epoch := getattr(given, "set_epoch", None)):
             set_epoch(0)
-        return [moved(batch, settings.device) for batch in islice(data.train, batches)]
+        return [moved(batch, settings.device) for batch in islice(given, batches)]
 
 
 def train_dense(
@@ -524,7 +524,7 @@ def _stopped(report: Report) -> str:
         return ""
     return (
         f"the search within {found['setting']}={found['bound']:g} was stopped after {found['rounds']} rounds; kept is "
-        f"the smallest network so far that keeps to it, not tuned"
+        f"the smallest network so far that keeps to it, not tuned; resuming begins this search anew"
     )
 
 

@@ -91,14 +91,14 @@ class Session:
     def _epochs(self, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         run = self.run
         for row in run.epochs(epochs, self._stepped):
-            self._finish(row, patience, on_epoch)
+            self._finish(row, epochs, patience, on_epoch)
             if self.history.stopped:
                 return
             if run.epoch <= epochs and self._asked():
                 self._save_if_due(force=self.keeper is not None)
                 raise _Stop
 
-    def _finish(self, row: Epoch, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
+    def _finish(self, row: Epoch, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Validate after an epoch, and count it as done."""
         run = self.run
         scores, metric = self._consider(row.epoch)
@@ -112,7 +112,8 @@ class Session:
         if patience is not None and self.best.since >= patience:
             self.history.stopped = f"no better validation for {patience} epochs"
         run.next_epoch()
-        self._save_if_due(force=self.keeper is not None and bool(self.history.stopped))
+        ended = bool(self.history.stopped) or run.epoch > epochs  # what comes after the run may be killed, too
+        self._save_if_due(force=self.keeper is not None and ended)
 
     def _consider(self, epoch: int) -> tuple[Totals | None, float | None]:
         run = self.run
