@@ -19,7 +19,7 @@ from secateur.tuning.checkpoints import Checkpoints
 from secateur.tuning.distilling import Distillation, Lesson
 from secateur.tuning.gradients import Objective
 from secateur.tuning.history import History
-from secateur.tuning.mending import FACTOR, better, mean, mend
+from secateur.tuning.mending import FACTOR, better, last_third, mean, mend
 from secateur.tuning.optimizers import NAMED, MakeOptimizer
 from secateur.tuning.parts import size_of
 from secateur.tuning.processes import Processes
@@ -33,6 +33,7 @@ from secateur.tuning.ranging import (
     loader_as_found,
     range_test,
     read,
+    side,
     steps_for,
 )
 from secateur.tuning.schedules import fractions
@@ -44,7 +45,7 @@ CANDIDATES = ("adamw", "sgd")  # the first wins ties
 FILE = "choice.json"
 RULE = (
     f"the highest rate at which the smoothed loss of a range test is within {TOLERANCE:g} standard errors of its "
-    f"lowest value, divided by {SAFETY:g}; then down or up by factors of {FACTOR:g} as long as a short run ends lower; "
+    f"lowest value, divided by {SAFETY:g}; then by {FACTOR:g} as long as nothing is learnt where that rate is held; "
     f"of several optimizers the one whose short run at its own rate ends lower"
 )
 
@@ -170,7 +171,8 @@ def chosen(
         else:
             bench = coming.bench(asked.model)
             fraction = fractions(coming.options["schedule"], bench.steps, coming.options["warmup"])
-            found = by_range(bench, candidates, fraction)
+            steady = fractions("constant", bench.steps, coming.options["warmup"])
+            found = by_range(bench, candidates, fraction, steady)
         seconds = time.perf_counter() - started
         made = {**found, "seconds": seconds, "asked": asked.to_dict()}
         record = these.of_main(lambda: keep(made, keeper))
@@ -192,13 +194,20 @@ def _check_names(asked: Asked) -> None:
 
 
 def by_range(
-    bench: Bench, candidates: Mapping[str, str | MakeOptimizer], fraction: Callable[[int], float]
+    bench: Bench,
+    candidates: Mapping[str, str | MakeOptimizer],
+    fraction: Callable[[int], float],
+    steady: Callable[[int], float],
 ) -> dict[str, Any]:
-    """Choose by range tests: each optimizer's rate, mended by short runs, then the optimizer.
+    """Choose by range tests: each optimizer's rate, lowered where it can't be held, then the optimizer.
 
-    All short runs train copies of the model for equal steps on the same batches, on the schedule of the run to come.
-    Compared are the losses of the last third; of two optimizers one is better where the mean of the differences is more
-    than a standard error below zero, else the earlier one stays.
+    Each then trains a copy of the model at its own rate, all for equal steps on the same batches. Compared are the
+    losses of the last third; of two optimizers one is better where the mean of the differences is more than a standard
+    error below zero, else the earlier one stays.
+
+    Args:
+        fraction: the share of the highest rate at each step, as in the run to come.
+        steady: the same for a rate that is held.
 
     Returns:
         What `History.choice` holds.
@@ -217,11 +226,14 @@ def by_range(
             failures[name] = error
             rows.append({"optimizer": name, "failed": str(error)})
             continue
-        mended = mend(lambda lr, made=optimizer: bench.run(made, lr, fraction), reading, bench.steps)
-        ends[name] = mended.losses
+        start = [loss for _, loss in points[: 2 * side(bench.steps) + 1]]
+        mended = mend(lambda lr, made=optimizer: bench.run(made, lr, steady), reading.lr, start, bench.steps)
         row = {"optimizer": name, **_evidence(points, reading), "lr": mended.lr, "read": reading.lr}
-        tried = [[lr, _finite(loss)] for lr, loss in mended.tried.items()]
-        rows.append({**row, "tried": tried, "final_loss": _finite(mean(mended.losses))})
+        row["tried"] = [[lr, _finite(loss)] for lr, loss in mended.tried.items()]
+        if len(candidates) > 1:
+            ends[name] = last_third(bench.run(optimizer, mended.lr, fraction), bench.steps)
+            row["final_loss"] = _finite(mean(ends[name]))
+        rows.append(row)
     good = [row for row in rows if "lr" in row]
     if not good:
         raise TrainingError("; ".join(f"{name}: {error}" for name, error in failures.items()))
@@ -229,7 +241,7 @@ def by_range(
     for row in good[1:]:
         if better(ends[row["optimizer"]], ends[best["optimizer"]]):
             best = row
-    if best["final_loss"] is None:
+    if best.get("final_loss", 0.0) is None:
         raise TrainingError(
             f"no learning rate can be chosen: the loss exploded in the short runs of {', '.join(ends)} at the rates "
             f"that their range tests chose, and at lower ones. Give lr= and optimizer="

@@ -104,7 +104,7 @@ def describe(record: Mapping[str, Any]) -> str:
         read, seen = own.get("read", own["lr"]), dict(own.get("tried", ()))
         if own["lr"] != read:
             why += (
-                f", but a short run ends with {_shown(seen[own['lr']])} instead of {_shown(seen[read])} at {read:.2g}"
+                f", but held, {read:.2g} ends with {_shown(seen[read])}, and this rate with {_shown(seen[own['lr']])}"
             )
         for name, row in rows.items():
             why += (

@@ -1,19 +1,19 @@
-"""A learning rate that a range test gave, tried out and moved where short runs say that it is too high or too low.
+"""A learning rate that a range test gave, tried out, and lowered where the network can't learn at it.
 
-In a range test the weights at a rate are those that lower rates led to; a network that begins at that rate may be in
-another place. An untrained network without normalising layers, above all: its loss is flat until the rate is high, and
-by then it has learnt enough to bear a rate at which it could not have begun.
+In a range test the weights at a rate are those that lower rates led to. A network that begins at that rate may be in
+another place: an untrained one without normalising layers bears a high rate for the few steps of the test, and dies
+where it lasts. So the rate is held for a short run. It is never raised: what is best for a hundred steps is often too
+high for a long run.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from secateur.tuning.ranging import Point, Reading
+from secateur.tuning.ranging import Point
 
 FACTOR = 3.0  # from one rate to the next
-MOVES = 4  # at most, in one direction
-SURE = 2.0  # standard errors by which a higher rate must be better: one that is too high costs more than one too low
+MOVES = 4  # at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,39 +22,53 @@ class Mended:
 
     Attributes:
         lr: the rate.
-        losses: of the last third of the short run at that rate.
-        tried: the mean of these losses, by rate.
+        tried: the mean loss of the last third of a short run, by rate.
     """
 
     lr: float
-    losses: list[float]
     tried: dict[float, float]
 
 
-def mend(run: Callable[[float], Sequence[Point]], reading: Reading, steps: int) -> Mended:
-    """Move a rate by factors of three: down as long as a short run ends lower by more than a standard error; else up as
-    long as one ends lower by more than two, and the rate is one that the range test found stable.
+def mend(run: Callable[[float], Sequence[Point]], lr: float, start: Sequence[float], steps: int) -> Mended:
+    """Lower a rate by factors of three while a short run at it learns nothing, and one at the lower rate ends lower.
 
     Args:
-        run: makes a short run at a rate.
-        reading: of the range test.
+        run: makes a short run in which a rate is held.
+        lr: the rate that was read from a range test.
+        start: losses before training.
         steps: of a short run.
     """
-    lr = reading.lr
     losses = last_third(run(lr), steps)
     tried = {lr: mean(losses)}
-    for factor, errors, highest in ((1 / FACTOR, 1.0, math.inf), (FACTOR, SURE, reading.stable)):
-        for _ in range(MOVES):
-            other = float(f"{lr * factor:.2g}")
-            if other > highest or other in tried:
-                break
-            found = last_third(run(other), steps)
-            tried[other] = mean(found)
-            exploded = not math.isfinite(mean(losses)) and factor < 1
-            if not exploded and not better(found, losses, errors):
-                break
-            lr, losses = other, found
-    return Mended(lr=lr, losses=losses, tried=tried)
+    for _ in range(MOVES):
+        if learnt(start, losses):
+            break
+        lower = float(f"{lr / FACTOR:.2g}")
+        found = last_third(run(lower), steps)
+        tried[lower] = mean(found)
+        if math.isfinite(tried[lr]) and not better(found, losses):
+            break
+        lr, losses = lower, found
+    return Mended(lr=lr, tried=tried)
+
+
+def learnt(start: Sequence[float], losses: Sequence[float]) -> bool:
+    """Whether losses lie below those at the start by more than a standard error of their difference.
+
+    Example:
+        >>> learnt([2.0, 2.2], [1.0, 1.2]), learnt([2.0, 2.2], [2.05, 2.1]), learnt([2.0], [math.inf])
+        (True, False, False)
+    """
+    if not math.isfinite(mean(losses)):
+        return False
+    error = math.sqrt(_spread(start) / len(start) + _spread(losses) / len(losses))
+    return mean(start) - mean(losses) > error
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Their variance."""
+    middle = mean(values)
+    return sum((each - middle) ** 2 for each in values) / max(1, len(values) - 1)
 
 
 def last_third(points: Sequence[Point], steps: int) -> list[float]:
@@ -64,8 +78,8 @@ def last_third(points: Sequence[Point], steps: int) -> list[float]:
     return [loss for _, loss in points[-max(1, steps // 3) :]]
 
 
-def better(ours: Sequence[float], theirs: Sequence[float], errors: float = 1.0) -> bool:
-    """Whether losses on the same batches are lower by more than so many standard errors.
+def better(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether losses on the same batches are lower by more than a standard error.
 
     Example:
         >>> better([1.0, 2.0, 3.0], [1.1, 2.1, 3.1]), better([1.0, 2.0, 3.0], [0.9, 2.2, 3.0])
@@ -74,9 +88,7 @@ def better(ours: Sequence[float], theirs: Sequence[float], errors: float = 1.0) 
     if not math.isfinite(mean(ours)) or not math.isfinite(mean(theirs)):
         return mean(ours) < mean(theirs)
     gains = [b - a for a, b in zip(ours, theirs, strict=True)]
-    gain = mean(gains)
-    spread = sum((each - gain) ** 2 for each in gains) / max(1, len(gains) - 1)
-    return gain > errors * math.sqrt(spread / len(gains))
+    return mean(gains) > math.sqrt(_spread(gains) / len(gains))
 
 
 def mean(values: Sequence[float]) -> float:
