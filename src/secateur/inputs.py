@@ -1,7 +1,7 @@
 """What users hand a model: example inputs and batches of data, in all the shapes that they come in."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -47,6 +47,20 @@ def split_batch(batch: Any) -> tuple[Args, Kwargs, Any]:
     if isinstance(batch, Tensor | Mapping):
         return *as_call(batch), None
     raise TypeError(f"a batch is a tensor, a mapping, or a pair (inputs, target); got {type(batch).__name__}")
+
+
+def known_length(batches: Iterable[Any]) -> int | None:
+    """How many batches there are, as far as they say so: a DataLoader has a length only if its data set has one.
+
+    >>> known_length([1, 2]), known_length(iter([1]))
+    (2, None)
+    """
+    if not isinstance(batches, Sized):
+        return None
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def fresh(inputs: Any) -> Any:

@@ -25,14 +25,34 @@ def forward(model: nn.Module, batch: Any, device: str | torch.device) -> tuple[A
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """The class scores among a model's output: the output itself, its ``logits``, or its first tensor."""
+    """The class scores among a model's output: the output itself, its ``logits``, or its first tensor but a loss."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
         return cast("Mapping[str, Any]", output).get("logits")
     if isinstance(output, tuple | list):
-        return next((item for item in cast("tuple[Any, ...]", output) if isinstance(item, Tensor)), None)
+        items = [item for item in cast("tuple[Any, ...]", output) if isinstance(item, Tensor)]
+        return items[1] if len(items) > 1 and not items[0].dim() else items[0] if items else None
     return getattr(output, "logits", None)
+
+
+def own_loss(output: Any) -> Tensor | None:
+    """The loss that a model computed itself: its output's ``loss``, or a scalar that is the output or its first item.
+
+    Example:
+        >>> own_loss((torch.tensor(0.5), torch.zeros(2, 3))), own_loss(torch.zeros(2, 3))
+        (tensor(0.5000), None)
+    """
+    if isinstance(output, Mapping):
+        found: Any = cast("Mapping[str, Any]", output).get("loss")
+    elif isinstance(output, tuple | list) and not hasattr(output, "loss"):
+        found = next(iter(cast("tuple[Any, ...]", output)), None)
+        found = found if isinstance(found, Tensor) and not found.dim() else None
+    elif isinstance(output, Tensor):
+        found = None if output.dim() else output
+    else:
+        found = getattr(output, "loss", None)
+    return found if isinstance(found, Tensor) else None
 
 
 def loss_of(output: Any, target: Any, loss: Loss | None) -> Tensor:
@@ -41,21 +61,44 @@ def loss_of(output: Any, target: Any, loss: Loss | None) -> Tensor:
     Args:
         output: what the model returned.
         target: what it should have returned; None where the model computes its own loss.
-        loss: ``(output, target) -> scalar``; None takes the model's own ``output.loss``, else cross-entropy.
+        loss: ``(output, target) -> scalar``; None takes the model's own loss, else cross-entropy.
 
     Raises:
-        TrainingError: there is neither a loss nor a target to compute one from.
+        TrainingError: there is neither a loss nor a target to compute one from, or it is not one number.
     """
     if loss is not None:
-        return loss(output, target)
-    own = getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own
+        return _one_number(loss(output, target), "the loss function gave")
+    own = own_loss(output)
+    if own is not None:
+        return _one_number(own, "the model's own loss is")
     scores = logits_of(output)
     if target is None or scores is None:
         missing = "the batch has no target" if target is None else f"the model returned a {type(output).__name__}"
         raise TrainingError(f"no loss can be computed: {missing}. Give batches (inputs, target), or a loss of your own")
-    return F.cross_entropy(scores, target)
+    return _cross_entropy(scores, target)
+
+
+def _one_number(value: Any, what: str) -> Tensor:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.reshape(())
+    shown = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise TrainingError(f"{what} {shown}: it must be one number in a tensor, such as loss.mean()")
+
+
+def _cross_entropy(scores: Tensor, target: Any) -> Tensor:
+    try:
+        return F.cross_entropy(scores.movedim(class_dim(scores, target), 1) if scores.dim() > 1 else scores, target)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        if "memory" in str(error):
+            raise
+        shown = f"{tuple(target.shape)} of {target.dtype}" if isinstance(target, Tensor) else type(target).__name__
+        raise TrainingError(
+            f"no loss can be computed: cross-entropy does not fit scores {tuple(scores.shape)} and targets {shown} "
+            f"({' '.join(str(error).split())[:200]}). Classes are whole numbers from 0, int64, one for each place of "
+            f"the scores (N, C, ...); for anything else give loss=lambda output, target: ..."
+        ) from error
 
 
 def class_dim(scores: Tensor, target: Any = None) -> int:
@@ -123,19 +166,22 @@ class Totals:
     hits: int = 0
     labelled: int = 0
 
-    def add(self, loss: float, output: Any, target: Any, weight: float | None = None) -> None:
+    def add(
+        self, loss: float, output: Any, target: Any, weight: float | None = None, samples: int | None = None
+    ) -> None:
         """Count one batch in, or a part of one.
 
         Args:
             loss: its mean loss.
             weight: how many samples the loss counts for, of a part whose mean is over fewer labels than that of others.
+            samples: how many there are; None takes the length of the scores, 1 where there are none.
             output: class scores (N, C, ...).
             target: class labels (N, ...), those below 0 ignored; anything else counts towards the loss only.
         """
         scores = logits_of(output)
-        known = scores is not None and scores.dim() > 0
-        size = scores.shape[0] if scores is not None and known else 1
-        self.loss_sum += loss * (weight if weight is not None and known else size)
+        counted = scores.shape[0] if scores is not None and scores.dim() > 0 else 1
+        size = counted if samples is None else samples
+        self.loss_sum += loss * (size if weight is None else weight)
         self.samples += size
         if scores is None or not labels_fit(target, scores):
             return

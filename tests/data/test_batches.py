@@ -154,3 +154,14 @@ def test_half_of_validation_becomes_the_test_split():
         ("validation", 4),
     ]
     assert not set(parts["validation"].positions) & set(parts["test"].positions)
+
+
+def test_plain_batches_are_the_same_samples_in_the_same_order_without_augmentation() -> None:
+    source = TensorSource(torch.arange(6.0), torch.arange(6), augment=lambda inputs, draws: inputs + 100)
+    batches = Batches(source, range(6), batch_size=4, shuffle=True, seed=3)
+    augmented = [inputs - 100 for inputs, _ in batches]
+    batches.set_epoch(2)
+    plain = batches.plain()
+    assert [inputs.tolist() for inputs, _ in plain] == [inputs.tolist() for inputs in augmented]
+    assert batches.epoch == 2
+    assert next(iter(batches))[0].min() >= 100

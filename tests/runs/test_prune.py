@@ -18,6 +18,7 @@ from secateur.errors import DataError, OutputError, PlanError, UnknownImportance
 from secateur.plain import read_yaml
 from secateur.runs import prune as run
 from secateur.runs.prune import Outcome, prune_run
+from secateur.runs.unfinished import Unfinished
 from secateur.timing import LatencyTable, latency_table, settling
 from secateur.tuning import evaluate
 from support.clocks import by_work
@@ -278,7 +279,20 @@ def test_ctrl_c_in_the_search_keeps_what_was_found(tmp_path: Path, monkeypatch: 
     assert data.validation is not None
     stopping = replace(data, validation=_InterruptingOnce(data.validation, 6))  # twice to look, the dense, two rounds
     monkeypatch.setattr(run, "load_data", lambda *_, **__: stopping)
-    outcome = prune_run(PruneSettings(max_drop=100, train_epochs=0, epochs=9, out=tmp_path / "run"))
+    outcome = prune_run(PruneSettings(max_drop=100, train_epochs=0, epochs=1, out=tmp_path / "run"))
     assert outcome.interrupted.startswith("the search within max_drop=100 was stopped after 2 rounds; kept is the")
+    assert outcome.interrupted.endswith("not tuned; resuming begins this search anew")
     assert "tuned" not in outcome.histories
     assert 0.78 < outcome.report["pruned"]["macs"] / outcome.report["dense"]["macs"] <= 0.81
+    kept = Unfinished(tmp_path / "run").checkpoints("pruned") / "artifact.json"
+    assert not kept.exists(), "or resuming would take the search for finished, and stop again"
+
+
+def test_what_scores_and_refits_is_not_augmented() -> None:
+    data = load_data("digits", batch_size=256, seed=1)
+    plain = run._first(data, PruneSettings(), 2)
+    source = data.validation.source  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    known = {image.numpy().tobytes() for image in source.inputs}
+    assert all(image.numpy().tobytes() in known for images, _ in plain for image in images)
+    shifted = next(iter(data.train))[0]
+    assert any(image.numpy().tobytes() not in known for image in shifted)

@@ -592,7 +592,7 @@ def test_another_learning_rate_is_not_taken_in_silence(tmp_path: Path) -> None:
 def test_data_of_a_distributed_sampler_is_refused_only_among_several_processes() -> None:
     from torch.utils.data.distributed import DistributedSampler
 
-    from secateur.tuning.tune import steps_per_epoch
+    from secateur.tuning.counting import steps_per_epoch
 
     data = TensorDataset(*batches(1)[0])
     loader = DataLoader(data, 4, sampler=DistributedSampler(data, num_replicas=2, rank=0))

@@ -18,8 +18,10 @@ from secateur import pruning
 from secateur.errors import PlanError, ProofFailed, TrainingError
 from secateur.inputs import as_call
 from secateur.proof import Proof, silenced
-from secateur.tuning import Callback, Distillation, Gradual, Rewind, course, cutting, prune_gradually, tune
+from secateur.timing import LatencyTable, latency_table, settling
+from secateur.tuning import Callback, Distillation, Gradual, Rewind, course, cutting, gradual, prune_gradually, tune
 from secateur.tuning.scheduled import Fading, Growing
+from support.clocks import by_work
 from support.networks import Cnn, LiteralNet, Mlp, Tied, example, llama
 from support.runs import Running, still
 
@@ -515,3 +517,49 @@ def test_data_that_are_shuffled_anew_and_resumed(tmp_path: Path) -> None:
     with pytest.raises(CutOff):
         run(tmp_path, 4)
     assert same(run(tmp_path, None).model, wanted.model)
+
+
+# ---------------------------------------------------------------------- latency
+
+
+def by_parameters(models: Any, *_: Any) -> dict[str, float]:
+    """A microsecond for each parameter."""
+    return {name: 1e-6 * parameters(model) for name, model in models.items()}
+
+
+@pytest.mark.parametrize("mode", ["cut", "soft"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_schedule_leads_to_a_latency(mode: Any, absolute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time in the end, and each step on its way there; a clock that never looks at the time."""
+
+    def table(model: nn.Module, graph: sc.Graph, args: Any, kwargs: Any = None) -> LatencyTable:
+        return latency_table(model, graph, args, kwargs, timer=by_work, whole=1e-6 * parameters(model))
+
+    monkeypatch.setattr(settling, "latency_table", table)
+    monkeypatch.setattr(settling, "whole_seconds", by_parameters)
+    monkeypatch.setattr(gradual, "whole_seconds", by_parameters)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 4))
+    images = [(torch.randn(8, 8), torch.arange(8) % 4) for _ in range(3)]
+    half = f"{parameters(model) / 2:.0f}us" if absolute else 0.5
+    result = prune_gradually(
+        model,
+        torch.randn(2, 8),
+        images,
+        budget=sc.Budget(latency=half),
+        schedule="linear",
+        steps=2,
+        final_epochs=1,
+        lr=0.01,
+        mode=mode,
+        compensate=None,
+        device="cpu",
+    )
+    assert parameters(result.model) == pytest.approx(parameters(model) / 2, rel=0.1)
+    shares = [parameters(result.plan.apply(model)) / parameters(model)]
+    if mode == "cut":
+        assert [step.number for step in result.steps] == [1, 2]
+        assert result.steps[0].cost["params"] == pytest.approx(0.75, rel=0.1)
+        assert result.steps[1].cost["params"] == pytest.approx(shares[0], abs=1e-3)
+    report = result.report
+    assert report["pruned"]["latency_ms"] / report["dense"]["latency_ms"] == pytest.approx(0.5, rel=0.1)

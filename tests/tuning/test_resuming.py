@@ -175,6 +175,19 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in first.items())
 
 
+def test_the_end_of_a_run_is_a_checkpoint_however_seldom_these_are(tmp_path: Path) -> None:
+    """What comes after a run may be killed: then it is not trained again."""
+    batches = [(torch.randn(4, 2), torch.arange(4) % 2)] * 3
+    options: dict[str, Any] = {"epochs": 2, "lr": 0.01, "device": "cpu", "checkpoints": tmp_path, "every": "1h"}
+    torch.manual_seed(0)
+    model, again = nn.Linear(2, 2), nn.Linear(2, 2)
+    tune(model, batches, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
+    history = tune(again, batches, **options)
+    assert history.resumed == 6
+    assert torch.equal(model.weight, again.weight)
+
+
 def test_checkpoints_of_another_model_are_refused(tmp_path: Path) -> None:
     from secateur.errors import TrainingError
 

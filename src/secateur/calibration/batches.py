@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from secateur.errors import DataError, ScoreError, SecateurError
 from secateur.inputs import fresh, split_batch
 from secateur.modules import named_tensors
-from secateur.objectives import Loss, logits_of
+from secateur.objectives import Loss, logits_of, own_loss
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -191,8 +191,8 @@ class Batch:
                 raise ScoreError(
                     f"loss(output, target) fails on batch {self.number}: {type(error).__name__}: {error}"
                 ) from error
-        own = _of(output, "loss")
-        if isinstance(own, Tensor):
+        own = own_loss(output)
+        if own is not None:
             return own
         scores, target = logits_of(output), self.target
         if target is None:
@@ -254,10 +254,6 @@ def drawn_loss(output: Any, target: Any, generator: torch.Generator) -> Tensor:
     flat = last.reshape(-1, last.shape[-1])
     drawn = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).to(flat.device)
     return F.cross_entropy(flat, drawn[:, 0], reduction="sum")
-
-
-def _of(output: Any, name: str) -> Any:
-    return cast("Mapping[str, Any]", output).get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -1,9 +1,10 @@
 """Batches that can be iterated again and again, in an order that the seed and the epoch fix."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ class Source(ABC):
                 takes all of its chance.
         """
 
+    def plain(self) -> Self:
+        """The same samples as they are, without augmentation."""
+        return self
+
     def labels_at(self, positions: Sequence[int]) -> Tensor:
         """The classes of some samples of a source that has them."""
         assert self.labels is not None
@@ -66,6 +71,11 @@ class TensorSource(Source):
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def plain(self) -> Self:
+        made = copy.copy(self)
+        made.augment = None
+        return made
 
     def fetch(self, positions: Sequence[int], draws: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.inputs[torch.as_tensor(positions)]
@@ -128,6 +138,12 @@ class Batches:
         if not 0 <= count <= len(self):
             raise DataError(f"can't skip {count} batches: an epoch has {len(self)}. Was the batch size another one?")
         return self._pass(count)
+
+    def plain(self) -> "Batches":
+        """The same samples in the same order, from the first epoch on, without augmentation."""
+        made = copy.copy(self)
+        made.source, made.epoch = self.source.plain(), 0
+        return made
 
     def labels(self) -> Tensor | None:
         """The class of each sample, in the order of the positions; None where there is none."""

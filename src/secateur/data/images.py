@@ -1,5 +1,6 @@
 """Images from files: decoded, cut to one size and normalised, as torchvision's references do, by Pillow alone."""
 
+import copy
 import importlib.util
 import math
 import os
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -65,6 +66,11 @@ class ImageSource(Source):
 
     def __len__(self) -> int:
         return self.count
+
+    def plain(self) -> Self:
+        made = copy.copy(self)
+        made.augment = "none"
+        return made
 
     def fetch(self, positions: Sequence[int], draws: Tensor) -> tuple[Tensor, Tensor]:
         read = self.workers.map(self._read, positions, self.locate(positions), draws.tolist())

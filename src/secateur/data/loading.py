@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from secateur.data.augmenting import checked_augmentation
 from secateur.data.batches import Batches, Source
 from secateur.data.splitting import Part, split_name
 from secateur.errors import DataError
-from secateur.inputs import split_batch
+from secateur.inputs import known_length, split_batch
 
 SPECS = "'digits', 'imagefolder:PATH', 'npz:PATH', 'hf:PATH', or 'package.module:function' that returns loaders"
 OPTIONS = {"digits": (), "imagefolder": (), "npz": (), "hf": ("image_column", "label_column")}
@@ -40,6 +40,11 @@ class Data:
     classes: int | None = None
     description: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def calibration(self) -> Iterable[Any]:
+        """Training samples to look at: without augmentation, as far as they are read by batches of our own."""
+        return self.train.plain() if isinstance(self.train, Batches) else self.train
 
     def example(self, batch: int = 1) -> tuple[Any, ...] | dict[str, Any]:
         """Inputs of the first samples, as arguments for a model: a tuple, or a dict of keyword inputs.
@@ -280,5 +285,5 @@ def _check_loader(loader: Any, name: str, spec: str) -> None:
             f"the {name} loader of {spec} is a {type(loader).__name__}, which can be iterated only once: "
             "return a list or a DataLoader"
         )
-    if isinstance(loader, Sized) and len(loader) == 0:
+    if known_length(loader) == 0:
         raise DataError(f"the {name} loader of {spec} holds no batch")

@@ -3,9 +3,11 @@
 Shape letters: N samples, C channels, H rows, W columns, T tokens.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -66,6 +68,11 @@ class ArraySource(Source):
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def plain(self) -> Self:
+        made = copy.copy(self)
+        made.augment = None
+        return made
 
     def fetch(self, positions: Sequence[int], draws: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.ready(self.array[np.asarray(positions)])

@@ -1,7 +1,7 @@
 """The truth about units: silence them in a private copy of the model, run the data, put them back bit by bit."""
 
 import math
-from collections.abc import Generator, Sequence, Sized
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from secateur.calibration.batches import Batch, Batches, Forward, checked
 from secateur.errors import DataError, ScoreError
 from secateur.graph import Graph
+from secateur.inputs import known_length
 from secateur.modules import named_tensors
 from secateur.objectives import Loss
 from secateur.places import positions
@@ -167,7 +168,8 @@ def count_batches(data: Any, use: str) -> int:
     batches = checked(data)
     if iter(batches) is batches:
         raise DataError(f"{use} is a {type(data).__name__}, which can be iterated only once: pass a list or a loader")
-    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    known = known_length(batches)
+    count = sum(1 for _ in batches) if known is None else known
     if not count:
         raise DataError(f"{use} holds no batch: nothing can be measured")
     return count

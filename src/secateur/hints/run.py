@@ -66,7 +66,7 @@ def _check(settings: HintSettings, watch: Watch) -> HintCheck:
             trace(model, inputs),
             settings.hints or None,
             Moved(First(given, settings.samples), settings.device),
-            calibration=Moved(First(data.train, settings.calibration), settings.device),
+            calibration=Moved(First(data.calibration, settings.calibration), settings.device),
             truth=settings.truth,
             units_per_axis=settings.units_per_axis,
             budget=None if settings.budget is None else parse_budget(settings.budget),

@@ -12,7 +12,7 @@ from secateur.fit import example
 from secateur.reporting import Report
 from secateur.runs.steps import Watch
 from secateur.tuning import Gradual, History, Rewind, prune_gradually
-from secateur.tuning.tune import steps_per_epoch
+from secateur.tuning.counting import steps_per_epoch
 
 
 def ticket(data: Data, settings: PruneSettings) -> Rewind | None:

@@ -198,7 +198,7 @@ def pruned_once(
     keep = unfinished.checkpoints("pruned")
     if not (keep / "artifact.json").exists():
         result = prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
-        if gradual.interrupted(result.report):  # the steps that are left are still to be done
+        if stopped(result.report):  # the rest of the steps, or of the search, is still to be done
             rewritten = bool(result.rewritten)
             return Pruned(model=result.model.eval(), report=result.report, rewritten=rewritten, build=origin.build)
         keep.mkdir(parents=True, exist_ok=True)
@@ -279,8 +279,8 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
 
 
 def calibration_batches(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
-    """The first batches of the training data, the same whatever was drawn before."""
-    return list(same_pass(data.train, settings.seed, settings.device, batches))
+    """The first batches of the training data, not augmented, the same whatever was drawn before."""
+    return list(same_pass(data.calibration, settings.seed, settings.device, batches))
 
 
 def train_dense(
@@ -610,7 +610,7 @@ def stopped(report: Report) -> str:
         return ""
     return (
         f"the search within {found['setting']}={found['bound']:g} was stopped after {found['rounds']} rounds; kept is "
-        f"the smallest network so far that keeps to it, not tuned"
+        f"the smallest network so far that keeps to it, not tuned; resuming begins this search anew"
     )
 
 

@@ -70,12 +70,16 @@ def _flags_as_found() -> Generator[None]:
 
 
 @contextmanager
-def draws_as_found() -> Generator[None]:
-    """The random states of torch, numpy and Python."""
+def draws_as_found(device: torch.device | None = None) -> Generator[None]:
+    """The random states of torch, numpy and Python.
+
+    Args:
+        device: a GPU that is about to be used; those in use already are looked after in any case.
+    """
     drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (users' code draws from it)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    used = torch.cuda.is_initialized() or (device is not None and device.type == "cuda")
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else ()):
             yield
     finally:
         random.setstate(drawn)

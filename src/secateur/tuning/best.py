@@ -20,10 +20,11 @@ class Best:
     Args:
         validated: whether validation says which is best.
         larger: whether a larger metric is better.
+        last: whether the last state stays whatever validation says, which may still end the run.
     """
 
-    def __init__(self, *, validated: bool, larger: bool = True) -> None:
-        self.validated, self.larger = validated, larger
+    def __init__(self, *, validated: bool, larger: bool = True, last: bool = False) -> None:
+        self.validated, self.larger, self.last = validated, larger, last
         self.highest, self.lowest, self.value = 0.0, math.inf, -math.inf if larger else math.inf
         self.epoch, self.since = 0, 0
         self.state: State = {}
@@ -38,7 +39,7 @@ class Best:
         """
         better = self._better(scores, metric)
         self.since = 0 if better else self.since + 1
-        if self._as_good(scores, metric) or not self.state:
+        if self._as_good(scores, metric) or self.last or not self.state:
             self.epoch = epoch
             self.state = {
                 name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
@@ -61,7 +62,7 @@ class Best:
         if metric is not None:
             good = metric >= self.value if self.larger else metric <= self.value
             self.value = metric if good else self.value
-            return good
+            return good or not math.isfinite(self.value)  # as long as every value is NaN, the last state will do
         if scores is None:
             return True
         if scores.accuracy is None:

@@ -17,8 +17,9 @@ from secateur.tuning import randomness
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.checkpoints import Checkpoints
 from secateur.tuning.distilling import Distillation, Lesson
+from secateur.tuning.gradients import Objective
 from secateur.tuning.history import History
-from secateur.tuning.loop import Objective
+from secateur.tuning.mending import FACTOR, better, last_third, mean, mend
 from secateur.tuning.optimizers import NAMED, MakeOptimizer
 from secateur.tuning.parts import size_of
 from secateur.tuning.processes import Processes
@@ -32,6 +33,7 @@ from secateur.tuning.ranging import (
     loader_as_found,
     range_test,
     read,
+    side,
     steps_for,
 )
 from secateur.tuning.schedules import fractions
@@ -43,7 +45,8 @@ CANDIDATES = ("adamw", "sgd")  # the first wins ties
 FILE = "choice.json"
 RULE = (
     f"the highest rate at which the smoothed loss of a range test is within {TOLERANCE:g} standard errors of its "
-    f"lowest value, divided by {SAFETY:g}; of several optimizers the one whose short run at its own rate ends lower"
+    f"lowest value, divided by {SAFETY:g}; then by {FACTOR:g} as long as nothing is learnt where that rate is held; "
+    f"of several optimizers the one whose short run at its own rate ends lower"
 )
 
 
@@ -168,7 +171,8 @@ def chosen(
         else:
             bench = coming.bench(asked.model)
             fraction = fractions(coming.options["schedule"], bench.steps, coming.options["warmup"])
-            found = by_range(bench, candidates, fraction)
+            steady = fractions("constant", bench.steps, coming.options["warmup"])
+            found = by_range(bench, candidates, fraction, steady)
         seconds = time.perf_counter() - started
         made = {**found, "seconds": seconds, "asked": asked.to_dict()}
         record = these.of_main(lambda: keep(made, keeper))
@@ -190,13 +194,20 @@ def _check_names(asked: Asked) -> None:
 
 
 def by_range(
-    bench: Bench, candidates: Mapping[str, str | MakeOptimizer], fraction: Callable[[int], float]
+    bench: Bench,
+    candidates: Mapping[str, str | MakeOptimizer],
+    fraction: Callable[[int], float],
+    steady: Callable[[int], float],
 ) -> dict[str, Any]:
-    """Choose by range tests: each optimizer's rate, then the optimizer.
+    """Choose by range tests: each optimizer's rate, lowered where it can't be held, then the optimizer.
 
-    Each then trains a copy of the model at its own rate, all for equal steps on the same batches, on the schedule of
-    the run to come. Compared are the losses of the last third; one is better where the mean of the differences is more
-    than a standard error below zero, else the earlier one stays.
+    Each then trains a copy of the model at its own rate, all for equal steps on the same batches. Compared are the
+    losses of the last third; of two optimizers one is better where the mean of the differences is more than a standard
+    error below zero, else the earlier one stays.
+
+    Args:
+        fraction: the share of the highest rate at each step, as in the run to come.
+        steady: the same for a rate that is held.
 
     Returns:
         What `History.choice` holds.
@@ -215,9 +226,12 @@ def by_range(
             failures[name] = error
             rows.append({"optimizer": name, "failed": str(error)})
             continue
-        row = {"optimizer": name, **_evidence(points, reading)}
+        start = [loss for _, loss in points[: 2 * side(bench.steps) + 1]]
+        mended = mend(lambda lr, made=optimizer: bench.run(made, lr, steady), reading.lr, start, bench.steps)
+        row = {"optimizer": name, **_evidence(points, reading), "lr": mended.lr, "read": reading.lr}
+        row["tried"] = [[lr, _finite(loss)] for lr, loss in mended.tried.items()]
         if len(candidates) > 1:
-            ends[name] = last_third(bench.run(optimizer, reading.lr, fraction), bench.steps)
+            ends[name] = last_third(bench.run(optimizer, mended.lr, fraction), bench.steps)
             row["final_loss"] = _finite(mean(ends[name]))
         rows.append(row)
     good = [row for row in rows if "lr" in row]
@@ -230,7 +244,7 @@ def by_range(
     if best.get("final_loss", 0.0) is None:
         raise TrainingError(
             f"no learning rate can be chosen: the loss exploded in the short runs of {', '.join(ends)} at the rates "
-            f"that their range tests chose. Give lr= and optimizer="
+            f"that their range tests chose, and at lower ones. Give lr= and optimizer="
         )
     return {"lr": best["lr"], "optimizer": best["optimizer"], "rule": RULE, "steps": bench.steps, "candidates": rows}
 
@@ -245,33 +259,6 @@ def _evidence(points: Sequence[Point], reading: Reading) -> dict[str, Any]:
         "standard_error": reading.error,
         "curve": [[_finite(number) for number in row] for row in curve],
     }
-
-
-def last_third(points: Sequence[Point], steps: int) -> list[float]:
-    """The losses of the last third of a short run; infinity where it did not get to its end."""
-    if len(points) < steps:
-        return [math.inf]
-    return [loss for _, loss in points[-max(1, steps // 3) :]]
-
-
-def better(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether losses on the same batches are lower by more than a standard error.
-
-    Example:
-        >>> better([1.0, 2.0, 3.0], [1.1, 2.1, 3.1]), better([1.0, 2.0, 3.0], [0.9, 2.2, 3.0])
-        (True, False)
-    """
-    if not math.isfinite(mean(ours)) or not math.isfinite(mean(theirs)):
-        return mean(ours) < mean(theirs)
-    gains = [b - a for a, b in zip(ours, theirs, strict=True)]
-    gain = mean(gains)
-    spread = sum((each - gain) ** 2 for each in gains) / max(1, len(gains) - 1)
-    return gain > math.sqrt(spread / len(gains))
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean."""
-    return sum(values) / len(values)
 
 
 def _finite(number: float) -> float | None:

@@ -1,6 +1,6 @@
 """The course of a gradual pruning: its stages in order, from wherever an earlier run of it was left."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from secateur.tracing.shadow import copy_with, own_tensor
 from secateur.tuning import randomness
 from secateur.tuning.callbacks import Callback
 from secateur.tuning.choosing import Rate
+from secateur.tuning.counting import steps_per_epoch
 from secateur.tuning.cutting import Cut, Surgeon, filled
 from secateur.tuning.distilling import Distillation
 from secateur.tuning.evaluating import evaluate
@@ -25,7 +26,7 @@ from secateur.tuning.rewinding import Rewind
 from secateur.tuning.scheduled import Fading, Growing
 from secateur.tuning.softmasks import fade_
 from secateur.tuning.steps import PruningStep, Stages
-from secateur.tuning.tune import steps_per_epoch, tune
+from secateur.tuning.tune import tune
 from secateur.tuning.units import pack, unpack
 
 Tensors = dict[str, Tensor]
@@ -272,7 +273,7 @@ class Course:
         way, model, before = self.way, self.state.model, self._epochs_before(at)
         callbacks: Sequence[Callback] = way.tuning.get("callbacks", ())
         options = {"lr": way.lr, "schedule": way.lr_schedule, **way.tuning, **way.rates(), **other}
-        later = callable(getattr(self.train, "set_epoch", None)) and isinstance(self.train, Sized)
+        later = callable(getattr(self.train, "set_epoch", None))
         history = tune(
             model,
             Later(self.train, before) if later else self.train,

@@ -13,7 +13,7 @@ from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
 from secateur.tuning import metrics
 from secateur.tuning.distilling import is_causal
-from secateur.tuning.loop import summed
+from secateur.tuning.gradients import summed
 from secateur.tuning.memory import Pieces
 from secateur.tuning.metrics import Meter, Metric
 from secateur.tuning.parts import Part, labels_of, pieces, share, size_of
@@ -124,6 +124,6 @@ class Survey:
                 continue
             rest.pop(0)
             if counts:
-                totals.add(value, output, target, labels * each)
+                totals.add(value, output, target, labels * each, piece.samples)
             if meter is not None:
                 meter.add(output, target, piece.counts)

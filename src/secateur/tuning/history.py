@@ -101,6 +101,11 @@ def describe(record: Mapping[str, Any]) -> str:
         rows = {row["optimizer"]: row for row in record["candidates"]}
         own = rows.pop(record["optimizer"])
         why = f"the loss stays low up to {own['stable']:.2g}"
+        read, seen = own.get("read", own["lr"]), dict(own.get("tried", ()))
+        if own["lr"] != read:
+            why += (
+                f", but held, {read:.2g} ends with {_shown(seen[read])}, and this rate with {_shown(seen[own['lr']])}"
+            )
         for name, row in rows.items():
             why += (
                 f"; after {record['steps']} steps {_shown(own['final_loss'])} against {_shown(row['final_loss'])} of "

@@ -1,33 +1,25 @@
 """The loop: steps of the optimizer over batches, and the whole state that takes them up again."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from secateur.errors import Diverged, SecateurError, TrainingError
-from secateur.objectives import Totals, logits_of
+from secateur.errors import Diverged, TrainingError
+from secateur.objectives import Totals
 from secateur.tuning import randomness
 from secateur.tuning.averaging import Average
 from secateur.tuning.callbacks import Callback
+from secateur.tuning.gradients import Gradients, NotFinite, Objective, merged, summed
 from secateur.tuning.history import Epoch
 from secateur.tuning.memory import Pieces
-from secateur.tuning.parts import Part, groups, pieces, share, size_of
+from secateur.tuning.parts import size_of
 from secateur.tuning.processes import Processes, parameters
-
-Objective = Callable[[nn.Module, Any], tuple[Tensor, Any, Any]]
-"""From a model and a batch to the loss, the output and the target."""
-
-
-class DataFailed(TrainingError):
-    """The loader raised between two steps: the run is whole up to there."""
+from secateur.tuning.reading import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +74,7 @@ class Run:
         wrapped: the same, as the processes run it.
         optimizer: of the parameters that train.
         at: where the run stands.
-        weigh: what a batch weighs in the mean over a step: its samples, or its labels.
+        reader: of its batches.
     """
 
     def __init__(
@@ -100,16 +92,24 @@ class Run:
         progress: Callable[[int, int], None] | None = None,
         weigh: Callable[[Any], int] = size_of,
     ) -> None:
-        self.wrapped, self.optimizer, self.loader, self.objective = wrapped, optimizer, loader, objective
+        self.wrapped, self.optimizer = wrapped, optimizer
         self.processes, self.pace, self.average = processes, pace, average
         self.model = processes.unwrap(wrapped)
-        self.callbacks, self.progress, self.weigh = callbacks, progress, weigh
+        self.callbacks, self.progress = callbacks, progress
         self.device = processes.device
-        self.data = randomness.DataDraws(seed)
+        self.reader = Reader(loader, processes, accumulate=pace.accumulate, seed=seed)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(getattr(optimizer, "optimizer", optimizer), pace.fraction)
         self.at = Position()
         self.notes: list[str] = []
         self.memory = Pieces(pace.halve, processes.count > 1, processes.device, self.notes)
+        self.gradients = Gradients(
+            wrapped=wrapped,
+            optimizer=optimizer,
+            objective=objective,
+            processes=processes,
+            memory=self.memory,
+            weigh=weigh,
+        )
 
     @property
     def step(self) -> int:
@@ -144,14 +144,13 @@ class Run:
     def next_epoch(self) -> None:
         """Say that all that belongs to an epoch is done, so that a checkpoint goes on with the next one."""
         at = self.at
-        states = randomness.states_of(self.loader)
-        self.at = Position(epoch=at.epoch + 1, step=at.step, split=at.split, loader=states)
+        self.at = Position(epoch=at.epoch + 1, step=at.step, split=at.split, loader=self.reader.states())
 
     def _epoch(self, stepped: Callable[[], None]) -> Epoch:
         at, number = self.at, self.at.epoch
         self.wrapped.train()
-        batches = self._batches()
-        while (group := self._next(batches)) is not None:
+        at.loader = self.reader.start(number, at.group, at.loader)
+        while (group := self.reader.next(self._where())) is not None:
             started = time.perf_counter()
             self._step(group)
             at.seconds += time.perf_counter() - started
@@ -193,59 +192,6 @@ class Run:
             if self.processes.main:
                 warnings.warn(text, stacklevel=2)
 
-    def _batches(self) -> Iterator[Sequence[Any]]:
-        """The epoch's batches, those that are done already passed over."""
-        at, loader = self.at, self.loader
-        randomness.put_states(loader, at.loader)  # of a run that is taken up again
-        at.loader = at.loader or randomness.states_of(loader)
-        self.data.start(at.epoch)
-        with self.data():
-            if callable(set_epoch := getattr(loader, "set_epoch", None)):
-                set_epoch(at.epoch - 1)
-            done = at.group * self.pace.accumulate
-            skip: Callable[[int], Iterable[Any]] | None = getattr(loader, "skip", None)
-            rest = islice(loader, done, None) if skip is None or not done else skip(done)
-            return groups(rest, self.pace.accumulate)
-
-    def _next(self, batches: Iterator[Sequence[Any]]) -> Sequence[Any] | None:
-        """The batches of the next step; None at the end of the epoch.
-
-        Raises:
-            DataFailed: the loader raised, here or in another process.
-            TrainingError: the processes read different batches.
-        """
-        group, failure = None, None
-        with self.data():
-            try:
-                group = next(batches, None)
-            except Exception as error:
-                failure = error
-        self._agree_on(group, failure)
-        if failure is None:
-            return group
-        if isinstance(failure, SecateurError):
-            raise DataFailed(str(failure)) from failure
-        raise DataFailed(
-            f"the data loader raised {self._where()}: {type(failure).__name__}: {failure}. The model keeps the best "
-            f"state so far; repair the data, and resume from the last checkpoint if there is one"
-        ) from failure
-
-    def _agree_on(self, group: Sequence[Any] | None, failure: Exception | None) -> None:
-        """All processes must have read the same."""
-        count = self.processes.count
-        if count == 1:
-            return
-        size = sum(map(size_of, group or ()))
-        failed, sizes, squares = self.processes.total(failure is not None, size, size**2)
-        if failed and failure is None:
-            raise DataFailed(f"the data loader of another process raised {self._where()}, and says why there")
-        if not failed and count * squares != sizes**2:
-            raise TrainingError(
-                f"the processes read different batches {self._where()}: {size} samples here of {sizes:.0f} in all "
-                f"{count}. Every batch is split among the processes: give each the same loader, without a "
-                f"sampler of its own part"
-            )
-
     def _where(self) -> str:
         return f"at step {self.at.step + 1} of {self.pace.total} (epoch {self.at.epoch})"
 
@@ -253,21 +199,10 @@ class Run:
 
     def _step(self, group: Sequence[Any]) -> None:
         """One step of the optimizer, with the gradient of the mean loss over all samples of its batches."""
-        shares = [share(batch, self.processes.rank, self.processes.count) for batch in group]
-        before = self._fleeting() if self.pace.halve else ({}, {})
-        whole = max(1, sum(map(self.weigh, group)))
-        each = [size_of(batch) / labels if (labels := self.weigh(batch)) else 0.0 for batch in group]
-        while True:
-            cut = [(piece, n) for part, n in zip(shares, each, strict=True) for piece in pieces(part, self.at.split)]
-            try:
-                totals = self._gradients(cut, whole)
-                break
-            except (RuntimeError, MemoryError) as error:
-                largest = max(part.samples for part in shares)
-                exact = "with the gradient of the whole batch (batch norms see the pieces)"
-                self.at.split = self.memory.more(error, self.at.split, largest, f"at step {self.at.step + 1}", exact)
-            self.optimizer.zero_grad(set_to_none=True)
-            self._put_back(before)
+        try:
+            totals, self.at.split = self.gradients(group, self.at.split, f"at step {self.at.step + 1}")
+        except NotFinite as error:
+            raise self._useless(f"the loss became {error} {self._where()}") from error
         self.at.totals = merged((self.at.totals, totals))
         if self.pace.clip is not None:  # all parameters: Accelerate knows a sharded model by them
             self.processes.accelerator.clip_grad_norm_(list(self.wrapped.parameters()), self.pace.clip)
@@ -281,33 +216,6 @@ class Run:
         self.at.group += 1
         if self.average is not None:
             self.average.update(self.model)
-
-    def _gradients(self, parts: Sequence[tuple[Part, float]], whole: int) -> Totals:
-        """Gradients of all parts; sums over them.
-
-        Args:
-            parts: each with the samples that a label of its batch counts for; 0 where that has none.
-            whole: what all batches of the step weigh, over all processes.
-        """
-        totals, bad = Totals(), list[float]()
-        for number, (part, each) in enumerate(parts):
-            with self.processes.alone(self.wrapped, last=number == len(parts) - 1):
-                loss, output, target = self.objective(self.wrapped, part.batch)
-                if self.processes.sharded:
-                    _seen(output)
-                # DDP averages over processes, each of which has its share.
-                labels = self.weigh(part.batch) if part.counts else 0
-                weight = labels * self.processes.count / whole
-                value = float(loss.detach())
-                bad += [value] if weight and not math.isfinite(value) else []
-                self.processes.accelerator.backward(loss * weight if weight else nothing(loss, output))
-            if part.counts and each:
-                totals.add(value if weight else 0.0, detached(output), target, labels * each)
-        if self.processes.total(len(bad))[0]:
-            self.optimizer.zero_grad(set_to_none=True)
-            values = ", ".join(f"{value:g}" for value in bad) or "NaN or infinite in another process"
-            raise self._useless(f"the loss became {values} {self._where()}")
-        return totals
 
     def check_finite(self) -> None:
         """See whether the weights are still numbers: a loss can be finite where its gradient is not.
@@ -327,19 +235,6 @@ class Run:
             f"{what}, with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
             f"gradient (clip=1.0), or look for NaN in the data."
         )
-
-    def _fleeting(self) -> tuple[randomness.State, dict[str, Tensor]]:
-        """What a pass that fails halfway leaves changed: random states and buffers."""
-        buffers = {name: buffer.detach().clone() for name, buffer in self.wrapped.named_buffers()}
-        return randomness.drawn(self.device), buffers
-
-    @torch.no_grad()
-    def _put_back(self, before: tuple[randomness.State, dict[str, Tensor]]) -> None:
-        draws, buffers = before
-        randomness.put(draws, self.device)
-        for name, buffer in self.wrapped.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.copy_(buffers[name])
 
     # ------------------------------------------------------------------ state
 
@@ -385,44 +280,3 @@ class Run:
             self.at.totals = merged(Totals(**each["totals"]) for each in state["processes"])
         for callback, saved in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
-
-
-def summed(totals: Totals, processes: Processes) -> Totals:
-    """Over all processes."""
-    if processes.count == 1:
-        return totals
-    loss, *counts = processes.total(totals.loss_sum, totals.samples, totals.hits, totals.labelled)
-    return Totals(loss, *map(int, counts))
-
-
-def merged(parts: Iterable[Totals]) -> Totals:
-    """Sums of sums."""
-    whole = Totals()
-    for part in parts:
-        for name, value in vars(part).items():
-            setattr(whole, name, getattr(whole, name) + value)
-    return whole
-
-
-def nothing(loss: Tensor, output: Any) -> Tensor:
-    """A loss of 0 that goes back through all of the model, as processes wait for each other's gradients."""
-    scores = logits_of(output)
-    return 0.0 * (loss if scores is None else scores.sum())  # a mean over no label is NaN
-
-
-def _seen(output: Any) -> None:
-    """FSDP exchanges gradients only if it finds the tensors that a model gives; else it learns wrongly in silence.
-
-    Raises:
-        TrainingError: it finds none.
-    """
-    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output)):
-        raise TrainingError(
-            f"FSDP can't look into the {type(output).__name__} that the model returns: return tensors, or tuples or "
-            f"dicts of them, register its class by torch.utils._pytree.register_pytree_node, or train with DDP"
-        )
-
-
-def detached(output: Any) -> Any:
-    """The output without its history of gradients, which would hold memory."""
-    return tree_map_only(Tensor, Tensor.detach, output)

@@ -50,6 +50,11 @@ def processes(device: str | torch.device | None, precision: str | None) -> Gener
                 f"device={device}: Accelerate was set up for {accelerator.device} in this process already. Train "
                 f"there, or in a process of its own"
             )
+        if accelerator.mixed_precision != "no" and not accelerator.native_amp:  # which Accelerate passes over
+            raise TrainingError(
+                f"no training with precision={accelerator.mixed_precision!r} on {accelerator.device}: give 'bf16' or "
+                f"'no', or a GPU"
+            )
         yield Processes(accelerator)
     finally:
         if not settings_before:  # the next run may ask for others

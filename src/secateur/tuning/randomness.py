@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.tracing.surroundings import draws_as_found as as_found
+
 State = dict[str, Any]
 
 
@@ -43,16 +45,6 @@ def seed_all(*words: int, devices: bool = True) -> None:
     (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
-
-
-@contextmanager
-def as_found(device: torch.device | None = None) -> Generator[None]:
-    """Put the random states back afterwards."""
-    before = drawn(device)
-    try:
-        yield
-    finally:
-        put(before, device)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from torch import nn
 from secateur.errors import Diverged, ModelError, TrainingError
 from secateur.tuning import randomness
 from secateur.tuning.distilling import Distillation, Lesson
-from secateur.tuning.loop import Objective, Pace, Run
+from secateur.tuning.gradients import Objective
+from secateur.tuning.loop import Pace, Run
 from secateur.tuning.optimizers import MakeOptimizer, make_optimizer
 from secateur.tuning.processes import Processes, processes
 
