@@ -160,7 +160,7 @@ class Kept:
         sc.save(model.eval(), self.folder / name, args=case.example)
 
     def get(self, name: str) -> nn.Module:
-        return sc.load(self.folder / name, model=original()).to(memory_format=torch.channels_last)
+        return sc.load(self.folder / name, model=original()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from support import sitecustomize  # noqa: F401  (declares torchvision's operato
 SUPPORT = Path(__file__).parent / "support"
 SHARED = Path(__file__).parents[2] / "shared"
 
+collect_ignore_glob = ["support/loads_*.py"]  # programs that want arguments
+
 # Subprocesses of the tests find `sitecustomize` by themselves.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
 os.environ["HF_HUB_OFFLINE"] = "1"

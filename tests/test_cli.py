@@ -479,7 +479,7 @@ def test_grow(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "before → grown" in out
     assert "Proved: the new model computes what the original computes" in out
     assert main(["grow", "wider", "--axis", "fc1.weight:0=300", "--out", "widest"]) == 0
-    assert json.loads((place / "widest/report.json").read_text())["command"].startswith("secateur ")
+    assert json.loads((place / "widest/report.json").read_text())["command"].startswith("secateur grow wider ")
     capsys.readouterr()
     assert main(["show", "widest"]) == 0
     assert main(["measure", "widest"]) == 0

@@ -101,9 +101,7 @@ def test_further_tensors(tmp_path: Path) -> None:
         assert read_tensors(path, "removed").keys() == {"u"}
         assert read_tensors(path, "more")["v"].dtype == torch.float16
         sc.load(path, model=Mlp())
-        with pytest.raises(
-            ArtifactError, match=r"holds no nothing\.safetensors; it has model\.safetensors, plan\.json"
-        ):
+        with pytest.raises(ArtifactError, match=r"holds no nothing\.safetensors; it has .*model\.safetensors"):
             read_tensors(path, "nothing")
         for name in ("model", "probe", "../x", "a.b", ""):
             with pytest.raises(ArtifactError, match="use letters, digits, - and _, and no taken name"):

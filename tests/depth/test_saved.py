@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.artifacts.store import _fingerprint
+from secateur.artifacts.forms import fingerprint
+from secateur.artifacts.record import seal
 from secateur.errors import ArtifactError, SurgeryError
 from secateur.examples import SimpleNet
 from secateur.provenance import recall
@@ -106,8 +107,8 @@ def test_a_file_that_was_tampered_with(tmp_path: Path) -> None:
     data["inserted"] = [{**spec, "relu": "", "wrap": False}] * 1000
     plan.write_text(json.dumps(data))
     sealed = json.loads(record.read_text())
-    sealed["files"]["plan.json"] = _fingerprint(plan)
-    record.write_text(json.dumps(sealed))
+    sealed["files"]["plan.json"] = fingerprint(plan)
+    record.write_text(json.dumps(seal(sealed)))
     with pytest.raises(ArtifactError, match="64 times as large"):
         sc.load(tmp_path / "short", model=Stack())
 

@@ -19,7 +19,7 @@ from secateur.errors import ArtifactError, HubError, MissingExtra
 from support.networks import LiteralNet, Mlp, example
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ARTEFACT = ["README.md", "artifact.json", "model.safetensors", "plan.json", "probe.safetensors"]
+ARTEFACT = ["README.md", "artifact.json", "model.safetensors", "plan.json", "probe.safetensors", "scores.safetensors"]
 
 
 @dataclass

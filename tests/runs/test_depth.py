@@ -36,6 +36,7 @@ def loaders(count=64):
 """
 NET = ["--model", "blocky:Net", "--data", "blocky:loaders"]
 FILES = {
+    "README.md",
     "artifact.json",
     "config.yaml",
     "model.safetensors",

@@ -290,7 +290,7 @@ def test_ctrl_c_in_the_search_keeps_what_was_found(tmp_path: Path, monkeypatch: 
 
 def test_what_scores_and_refits_is_not_augmented() -> None:
     data = load_data("digits", batch_size=256, seed=1)
-    plain = run._first(data, PruneSettings(), 2)
+    plain = run.calibration_batches(data, PruneSettings(), 2)
     source = data.validation.source  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     known = {image.numpy().tobytes() for image in source.inputs}
     assert all(image.numpy().tobytes() in known for images, _ in plain for image in images)

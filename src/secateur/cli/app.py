@@ -76,6 +76,7 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 Section = TypeVar("Section", bound=Settings)
 _given: ContextVar[frozenset[str]] = ContextVar("_given", default=frozenset())
+_words: ContextVar[tuple[str, ...]] = ContextVar("_words", default=())
 
 
 def _remember_given(app: App, commands: tuple[str, ...], arguments: Any) -> None:
@@ -766,7 +767,7 @@ def grow(
         args, kwargs = example_inputs(input, _settings(DataSettings, data)), {}
     else:
         args, kwargs = saved_inputs(path)
-    done: dict[str, Any] = {"build": build, "noise": noise, "seed": seed, "overwrite": overwrite, "words": sys.argv[1:]}
+    done: dict[str, Any] = {"build": build, "noise": noise, "seed": seed, "overwrite": overwrite, "words": _words.get()}
     views.grown(_out(), grow_run(network, args, kwargs, widths, out, **done), out)
     return DONE
 
@@ -847,6 +848,7 @@ def undo(
 
 def execute(words: list[str]) -> int:
     """Carry out one command line; the exit code."""
+    _words.set(tuple(words))
     try:
         code = app(words or ["--help"])
     except CycloptsError as error:
