@@ -55,8 +55,8 @@ class Exported:
 
     def __rich__(self) -> Group:
         table = Table(show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", overflow="fold")
         for label, text in self._rows():
             table.add_row(label, text)
         return Group(table, *map(Text, self.notes), *(_timed(self.latency) if self.latency else ()))
