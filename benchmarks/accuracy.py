@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from accuracy_methods import Case, Method, methods
-from accuracy_table import document
+from accuracy_table import deliver, document
 from accuracy_tasks import Task, tasks
 from torch import nn
 
@@ -198,10 +198,7 @@ def main() -> None:
         and (not options.budgets or row["budget"] in {1.0, *options.budgets})
     ]
     text = document([known[name] for name in names], ways, rows, setting())
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+    deliver(text, options.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accuracy_methods import Method
@@ -24,6 +25,14 @@ torch-pruning's Taylor its gradients. Where labels are needed to score, it says 
 batch norms estimated again on the calibration images. torch-pruning's ratio is searched until its result costs what the
 budget asks for, as near as its widths allow.
 """
+
+
+def deliver(text: str, out: Path | None) -> None:
+    """Write a page to its file, or print it where there is none."""
+    if out:
+        out.write_text(text)
+    else:
+        print(text)
 
 
 def document(tasks: Sequence[Task], methods: Mapping[str, Method], rows: Sequence[Row], setting: str) -> str:

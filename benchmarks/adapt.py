@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import setting
-from accuracy_table import spread
+from accuracy_table import deliver, spread
 from accuracy_tasks import SHARED, shared
 from PIL import Image
 from torch import Tensor, nn
@@ -292,10 +292,7 @@ def main() -> None:
         if missing("unpruned, head alone", seed, "latency_ms"):
             write(options.results, measured(case, kept, read(options.results)))
     text = document(read(options.results), options)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+    deliver(text, options.out)
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accuracy import setting
-from accuracy_table import spread
+from accuracy_table import deliver, spread
 from accuracy_tasks import CIFAR_BATCH, CIFAR_IMAGES, Task, chosen, cifar_split, shared, tasks, unlabelled
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -196,10 +196,7 @@ def main() -> None:
         seeds=options.seeds,
         controls=options.controls,
     ) + "".join(table(title, found) for title, found in halves.items() if found)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+    deliver(text, options.out)
 
 
 if __name__ == "__main__":

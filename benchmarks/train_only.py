@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accuracy import setting
 from accuracy_methods import Case, methods
-from accuracy_table import spread
+from accuracy_table import deliver, spread
 from accuracy_tasks import HELD_OUT, STORY_TOKENS, Task, chosen, shared, tasks
 from torch import nn
 
@@ -109,10 +109,7 @@ def main() -> None:
             f"| {name} | {own[0]['count']:,} | {100 * own[0]['share']:.1f} % | {spread([r['value'] for r in own])} | "
             f"{rates} | {statistics.mean(r['ms'] for r in own):.0f} |\n"
         )
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+    deliver(text, options.out)
 
 
 if __name__ == "__main__":

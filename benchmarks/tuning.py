@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from accuracy import setting
 from accuracy_methods import Case, methods
-from accuracy_table import spread
+from accuracy_table import deliver, spread
 from accuracy_tasks import Task, cifar_split, shared, tasks
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -187,10 +187,7 @@ def main() -> None:
             with options.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     text = document(rows, options)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+    deliver(text, options.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Every field is a flag (``--min-units 4``), a key in a YAML file (``min_units: 4`
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -318,11 +318,8 @@ class PruneSettings(RunSettings, TrainSettings, GradualSettings, PlanSettings, D
         'secateur prune --model-args.width 2 --budget macs=0.5'
         """
         default = PruneSettings().resolved().to_dict() | {"threshold": None}
-        words = ["secateur", "prune"]
-        for name, value in self.to_dict().items():
-            if value != default[name] and not (name == "threshold" and value == THRESHOLD):
-                words += _flags(f"--{name.replace('_', '-')}", value)
-        return shlex.join(words)
+        values = {n: v for n, v in self.to_dict().items() if not (n == "threshold" and v == THRESHOLD)}
+        return _command("prune", values, default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,11 +395,7 @@ class TuneSettings(TuneRunSettings, TuneOptions, DataSettings, DenseSettings):
         'secateur tune half --epochs 20'
         """
         default = TuneSettings().resolved().to_dict()
-        words = ["secateur", "tune", str(self.result)]
-        for name, value in self.to_dict().items():
-            if value != default[name] and name != "result":
-                words += _flags(f"--{name.replace('_', '-')}", value)
-        return shlex.join(words)
+        return _command("tune", self.to_dict(), default, operand="result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -504,11 +497,7 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
         'secateur adapt half --data imagefolder:photos'
         """
         default = AdaptSettings().resolved().to_dict()
-        words = ["secateur", "adapt", *([] if self.result is None else [str(self.result)])]
-        for name, value in self.to_dict().items():
-            if value != default[name] and name != "result":
-                words += _flags(f"--{name.replace('_', '-')}", value)
-        return shlex.join(words)
+        return _command("adapt", self.to_dict(), default, operand="result")
 
 
 TrainingSettings = PruneSettings | TuneSettings
@@ -634,11 +623,7 @@ class ReplaySettings(ReplayRunSettings, ReplayOptions, ReplayDataSettings, Retra
         'secateur replay half --weights new.pt --data digits'
         """
         default = ReplaySettings(weights=Path()).to_dict()
-        words = ["secateur", "replay", str(self.plan)]
-        for name, value in self.to_dict().items():
-            if value != default[name] and name != "plan":
-                words += _flags(f"--{name.replace('_', '-')}", value)
-        return shlex.join(words)
+        return _command("replay", self.to_dict(), default, operand="plan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -795,7 +780,9 @@ class ShortenSettings(ShorterSettings, BlockSettings, DataSettings, ModelSetting
 
     def to_command(self) -> str:
         """The command line that repeats the run: a flag for each setting that is not its default."""
-        return _command("shorten", self, (ModelSettings, DataSettings, BlockSettings, ShorterSettings))
+        return _command(
+            "shorten", *_beside_defaults(self, (ModelSettings, DataSettings, BlockSettings, ShorterSettings))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -848,8 +835,8 @@ class DeepenSettings(DeeperSettings, InsertSettings, DataSettings, ModelSettings
         >>> DeepenSettings(after=("fc1",), times=2).to_command()
         'secateur deepen --after fc1 --times 2'
         """
-        words = _command("deepen", self, (ModelSettings, DataSettings, InsertSettings, DeeperSettings))
-        return shlex.join([*shlex.split(words), *_flags("--input", list(self.input))])
+        values, default = _beside_defaults(self, (ModelSettings, DataSettings, InsertSettings, DeeperSettings))
+        return _command("deepen", {**values, "input": list(self.input)}, {**default, "input": []})
 
 
 def parse_budget(text: str) -> Budget:
@@ -1009,16 +996,25 @@ def _training_problems(settings: "TrainingSettings") -> Iterable[str]:
         yield "epochs=0 leaves nothing to do"
 
 
-def _command(name: str, settings: Settings, sections: Iterable[type[Settings]]) -> str:
-    """The command line of a run: a flag for each setting that is not its section's default."""
-    words = ["secateur", name]
-    for section in sections:
-        default = section()
-        for item in fields(section):
-            value = _plain(getattr(settings, item.name))
-            if value != _plain(getattr(default, item.name)):
-                words += _flags(f"--{item.name.replace('_', '-')}", value)
+def _command(name: str, values: Mapping[str, Any], default: Mapping[str, Any], *, operand: str = "") -> str:
+    """The command line of a run: a flag for each setting that is not its default.
+
+    Args:
+        name: of the command.
+        values, default: plain data, by the names of the settings.
+        operand: the setting that stands before the flags, without one of its own; left out where it is None.
+    """
+    words = ["secateur", name, *([str(values[operand])] if operand and values[operand] is not None else [])]
+    for key, value in values.items():
+        if value != default[key] and key != operand:
+            words += _flags(f"--{key.replace('_', '-')}", value)
     return shlex.join(words)
+
+
+def _beside_defaults(settings: Settings, sections: Sequence[type[Settings]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings as plain data, section after section, and the defaults of these sections."""
+    default = {item.name: _plain(getattr(d, item.name)) for d in (s() for s in sections) for item in fields(d)}
+    return _sections(settings, sections), default
 
 
 def _sections(settings: Settings, sections: Iterable[type[Settings]]) -> dict[str, Any]:

@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 from secateur.modules import named_tensors
 
-CHUNK = 2**20  # bytes that are read at once
+CHUNK = 2**20  # numbers that are hashed at once
 
 
 def of_file(path: Path) -> str:
     """Of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_text(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from secateur import digests
 from secateur.errors import ArtifactError, OutputError
 from secateur.tuning import checkpoints
 from secateur.tuning.checkpoints import Checkpoints, read, write
@@ -95,7 +96,7 @@ def forged(state: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         record = json.loads((folder / "state.json").read_text())
         body = json.dumps(state)
-        record |= {"state": body, "sha256": checkpoints._digest(body.encode())}
+        record |= {"state": body, "sha256": digests.of_text(body)}
         (folder / "state.json").write_text(json.dumps(record))
 
     return damage

@@ -176,9 +176,7 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    values = flag_values(model, data, plan, bit_by_bit, training, run)
-    file = read_yaml(config) if config is not None else {}
-    settings = merged(PruneSettings, values, _given.get(), file, str(config or "flags"))
+    settings = _all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, run)
     terminal = Terminal(_out())
     try:
         outcome = prune_run(settings, overwrite=overwrite, watch=terminal.watch)
@@ -226,13 +224,7 @@ def tune(
     from secateur.runs.steps import silent
     from secateur.runs.tune import tune_run
 
-    given = _given.get()
-    values = flag_values(dense, data, training, run)
-    file = read_yaml(config) if config is not None else {}
-    if "result" in given or "result" not in file:
-        values["result"] = result
-        given = given | {"result"}
-    settings = merged(TuneSettings, values, given, file, str(config or "flags"))
+    settings = _all_settings(TuneSettings, config, dense, data, training, run, result=result)
     terminal = Terminal(_out())
     first = several.rank() == 0
     try:
@@ -285,12 +277,7 @@ def adapt(
     """
     from secateur.runs.adapt import adapt_run
 
-    given = _given.get()
-    values = flag_values(task, model, data, plan, training, run)
-    if result is not None:
-        values["result"], given = result, given | {"result"}
-    file = read_yaml(config) if config is not None else {}
-    settings = merged(AdaptSettings, values, given, file, str(config or "flags"))
+    settings = _all_settings(AdaptSettings, config, task, model, data, plan, training, run, result=result)
     terminal = Terminal(_out())
     try:
         outcome = adapt_run(settings, overwrite=overwrite, watch=terminal.watch)
@@ -367,22 +354,13 @@ def replay(
     """
     from secateur.runs.replay import replay_run
 
-    given = _given.get()
-    values = flag_values(network, data, options, run)
-    file = read_yaml(config) if config is not None else {}
-    if "plan" in given or "plan" not in file:
-        values["plan"] = plan
-        given = given | {"plan"}
-    settings = merged(ReplaySettings, values, given, file, str(config or "flags"))
+    settings = _all_settings(ReplaySettings, config, network, data, options, run, plan=plan)
     terminal = Terminal(_out())
     try:
         outcome = replay_run(settings, overwrite=overwrite, watch=terminal.watch)
     except KeyboardInterrupt:
-        step = f" during: {terminal.current}" if terminal.current else ""
-        _complain("stopped", f"by Ctrl-C{step}. Nothing was kept: {settings.out} was not written")
-        return INTERRUPTED
-    views.finished(_out(), outcome, settings.out)
-    return DONE
+        return _stopped(terminal, settings.out)
+    return _ended(outcome, settings.out)
 
 
 def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
@@ -500,16 +478,13 @@ def shorten_command(
     """
     from secateur.runs.depth import shorten_run
 
-    file = read_yaml(config) if config is not None else {}
-    values = flag_values(model, data, which, place)
-    settings = merged(ShortenSettings, values, _given.get(), file, str(config or "flags"))
+    settings = _all_settings(ShortenSettings, config, model, data, which, place)
     terminal = Terminal(_out())
     try:
         outcome = shorten_run(settings, overwrite=overwrite, watch=terminal.watch)
     except KeyboardInterrupt:
         return _stopped(terminal, settings.out)
-    views.finished(_out(), outcome, settings.out)
-    return DONE
+    return _ended(outcome, settings.out)
 
 
 @app.command(name="deepen")
@@ -548,18 +523,14 @@ def deepen_command(
     """
     from secateur.runs.depth import deepen_run
 
-    given = _given.get()
-    file = read_yaml(config) if config is not None else {}
-    values = {**flag_values(model, data, what, place), "input": input}
-    settings = merged(DeepenSettings, values, given, file, str(config or "flags"))
+    settings = _all_settings(DeepenSettings, config, model, data, what, place, input=input)
     terminal = Terminal(_out())
     inputs = example_inputs(settings.input, settings)
     try:
         outcome = deepen_run(settings, inputs, overwrite=overwrite, watch=terminal.watch)
     except KeyboardInterrupt:
         return _stopped(terminal, settings.out)
-    views.finished(_out(), outcome, settings.out)
-    return DONE
+    return _ended(outcome, settings.out)
 
 
 @app.command
@@ -872,6 +843,19 @@ def execute(words: list[str]) -> int:
 def _settings(section: type[Section], flags: Section) -> Section:
     """The flags of one section, with their keyword arguments as the values that they spell."""
     return merged(section, flag_values(flags), _given.get(), {}, "flags")
+
+
+def _all_settings(kind: type[Section], config: Path | None, *sections: Settings, **others: Any) -> Section:
+    """All settings of a command: its flags and arguments win over the file that ``--config`` names.
+
+    Args:
+        kind: which settings.
+        config: the file, if there is one.
+        sections: the flags.
+        others: what is no field of a section, by name.
+    """
+    file = read_yaml(config) if config is not None else {}
+    return merged(kind, {**flag_values(*sections), **others}, _given.get(), file, str(config or "flags"))
 
 
 def flag_values(*sections: Settings) -> dict[str, Any]:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from secateur.artifacts import Saved
     from secateur.hints import HintCheck
     from secateur.pruning import Result
-    from secateur.runs.depth import Changed
     from secateur.runs.prune import Outcome
-    from secateur.runs.replay import Replayed
     from secateur.runs.tune import Tuned
 
 _ABOUT = {
@@ -34,7 +32,7 @@ _ABOUT = {
 }
 
 
-def finished(console: Console, outcome: "Outcome | Tuned | Changed | Replayed", out: Path) -> None:
+def finished(console: Console, outcome: "Outcome | Tuned", out: Path) -> None:
     """The end of a run: its report, where the result is, how to use it and how to repeat it."""
     console.print()
     console.print(outcome.report)

@@ -78,9 +78,26 @@ def _leaves(output: Any) -> list[Any]:
 
 
 @contextmanager
+def _hooked(
+    model: nn.Module, names: Iterable[str], before: Callable[[str], Any], after: Callable[[str], Any]
+) -> Generator[None]:
+    """Modules have the hooks that are made for their names, as long as the context lasts."""
+    handles: list[Any] = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True, prepend=True))
+            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def watch_calls(model: nn.Module, names: Iterable[str]) -> Generator[Calls]:
     """Note how some modules are called, as long as the context lasts."""
-    calls, given, handles = Calls(), dict[str, Any](), list[Any]()
+    calls, given = Calls(), dict[str, Any]()
 
     def before(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -102,15 +119,8 @@ def watch_calls(model: nn.Module, names: Iterable[str]) -> Generator[Calls]:
 
         return hook
 
-    try:
-        for name in names:
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
+    with _hooked(model, names, before, after):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -142,7 +152,6 @@ def skipping(model: nn.Module, names: Iterable[str], watch: Watcher | None = Non
             with it, nothing is skipped.
     """
     given: dict[str, Any] = {}
-    handles: list[Any] = []
 
     def before(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:  # some blocks write to their inputs
@@ -164,15 +173,8 @@ def skipping(model: nn.Module, names: Iterable[str], watch: Watcher | None = Non
 
         return hook
 
-    try:
-        for name in names:
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
+    with _hooked(model, names, before, after):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def replaced(output: Any, old: Tensor, new: Tensor) -> Any:

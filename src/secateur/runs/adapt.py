@@ -5,6 +5,7 @@ What comes after the training of the adapted network is what ``secateur prune`` 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from secateur.runs import several
 from secateur.runs.prune import Origin, Outcome, finish, named_data, pruned_once, stopped
 from secateur.runs.prune import train as run_training
 from secateur.runs.steps import Watch, silent
-from secateur.runs.unfinished import Unfinished, workplace
+from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import History
 
 TITLES = {
@@ -76,15 +77,11 @@ def adapt_run(
     """
     several.check_alone("secateur adapt")
     settings = settings.resolved()
-    place = workplace(settings.out, settings.to_yaml(), overwrite=overwrite, resume=resume)
-    with place as (directory, unfinished):
-        outcome = _adapt_run(settings, directory, unfinished, watch)
-    if not outcome.interrupted:
-        unfinished.clear()
-    return outcome
+    work = partial(_adapt_run, settings, watch)
+    return carried_through(settings.out, settings.to_yaml(), work, overwrite=overwrite, resume=resume)
 
 
-def _adapt_run(settings: AdaptSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Outcome:
+def _adapt_run(settings: AdaptSettings, watch: Watch, directory: RunDirectory, unfinished: Unfinished) -> Outcome:
     start = prepare(settings, watch)
     trainer = _trainer(start.data, settings, unfinished, watch)
     how: dict[str, Any] = {

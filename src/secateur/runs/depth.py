@@ -1,11 +1,8 @@
 """The runs behind ``secateur shorten`` and ``secateur deepen``: change a network's depth, test it, save it, report."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from secateur import artifacts
 from secateur.config import DeepenSettings, ShortenSettings, parse_budget
@@ -16,27 +13,12 @@ from secateur.hints.run import First
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_spec
 from secateur.reporting import Report, render_page
-from secateur.runs.prune import compare, load_code, prepare
+from secateur.runs.prune import Outcome, compare, load_code, prepare
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import SETTINGS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changed:
-    """What a run left.
-
-    Attributes:
-        path: the directory of the result.
-        model: the network of another depth, in eval mode.
-        report: the figures.
-    """
-
-    path: Path
-    model: nn.Module
-    report: Report
-
-
-def shorten_run(settings: ShortenSettings, *, overwrite: bool = False, watch: Watch = silent) -> Changed:
+def shorten_run(settings: ShortenSettings, *, overwrite: bool = False, watch: Watch = silent) -> Outcome:
     """Do everything that ``secateur shorten`` does: no training, and the test split is looked at once, at the end.
 
     Raises:
@@ -74,7 +56,7 @@ def _how(settings: ShortenSettings) -> dict[str, Any]:
     }
 
 
-def deepen_run(settings: DeepenSettings, inputs: Any, *, overwrite: bool = False, watch: Watch = silent) -> Changed:
+def deepen_run(settings: DeepenSettings, inputs: Any, *, overwrite: bool = False, watch: Watch = silent) -> Outcome:
     """Do everything that ``secateur deepen`` does.
 
     Args:
@@ -126,7 +108,7 @@ def _saved(
     settings: ShortenSettings | DeepenSettings,
     directory: RunDirectory,
     watch: Watch,
-) -> Changed:
+) -> Outcome:
     with watch("Saving") as step:
         build = {"callable": build_spec(settings), "args": settings.model_args}
         artifacts.save(result, directory.work, build=build)
@@ -137,4 +119,4 @@ def _saved(
         write_text(directory.work / SETTINGS, settings.to_yaml())
         path = directory.publish()
         step.note(str(settings.out))
-    return Changed(path=path, model=result.model.eval(), report=report)
+    return Outcome(path=path, model=result.model.eval(), report=report)

@@ -7,6 +7,7 @@ lets it be taken up again lies beside that place until then.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
 from secateur.runs.steps import Step, Watch, silent
-from secateur.runs.unfinished import Unfinished, workplace
+from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
@@ -122,15 +123,11 @@ def prune_run(
     """
     several.check_alone("secateur prune")
     settings = settings.resolved()
-    place = workplace(settings.out, settings.to_yaml(), overwrite=overwrite, resume=resume)
-    with place as (directory, unfinished):
-        outcome = _prune_run(settings, directory, unfinished, watch)
-    if not outcome.interrupted:
-        unfinished.clear()
-    return outcome
+    work = partial(_prune_run, settings, watch)
+    return carried_through(settings.out, settings.to_yaml(), work, overwrite=overwrite, resume=resume)
 
 
-def _prune_run(settings: PruneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Outcome:
+def _prune_run(settings: PruneSettings, watch: Watch, directory: RunDirectory, unfinished: Unfinished) -> Outcome:
     dense, data = prepare(settings, watch)
     ticket = gradual.ticket(data, settings)
     histories = train_dense(dense, data, settings, watch, unfinished.checkpoints("dense"), ticket)

@@ -22,24 +22,26 @@ from secateur.provenance import complete_step
 from secateur.replaying import Replay, replay
 from secateur.replaying.sources import Source, source
 from secateur.reporting import Report, render_page
-from secateur.runs.prune import CALIBRATION_BATCHES, calibration_batches, compare, described, fitting_data, load_code
+from secateur.runs.prune import (
+    CALIBRATION_BATCHES,
+    Outcome,
+    calibration_batches,
+    compare,
+    described,
+    fitting_data,
+    load_code,
+)
 from secateur.runs.steps import Watch, silent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replayed:
-    """What a run left.
+class Replayed(Outcome):
+    """What a run left; see `Outcome`.
 
     Attributes:
-        path: the directory of the result.
-        model: the smaller network, in eval mode.
-        report: the figures.
         replay: what `secateur.replay` gave.
     """
 
-    path: Path
-    model: nn.Module
-    report: Report
     replay: Replay
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
-from secateur.runs.unfinished import Unfinished, workplace
+from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import History
 
 
@@ -71,16 +72,12 @@ def tune_run(
         model, teacher, data = prepare(settings)
         _trained(model, teacher, data, settings, Unfinished(settings.out), silent)
         return None
-    place = workplace(settings.out, settings.to_yaml(), overwrite=overwrite, resume=resume)
-    with place as (directory, unfinished):
-        several.meet(settings.device)
-        done = _tune_run(settings, directory, unfinished, watch)
-    if not done.interrupted:
-        unfinished.clear()
-    return done
+    work = partial(_tune_run, settings, watch)
+    return carried_through(settings.out, settings.to_yaml(), work, overwrite=overwrite, resume=resume)
 
 
-def _tune_run(settings: TuneSettings, directory: RunDirectory, unfinished: Unfinished, watch: Watch) -> Tuned:
+def _tune_run(settings: TuneSettings, watch: Watch, directory: RunDirectory, unfinished: Unfinished) -> Tuned:
+    several.meet(settings.device)
     model, teacher, data = prepare(settings, watch)
     before = copy.deepcopy(model)
     history = _trained(model, teacher, data, settings, unfinished, watch)

@@ -3,14 +3,25 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from secateur.errors import OutputError
 from secateur.files import RunDirectory, flush, write_text
 
 SETTINGS = "config.yaml"
+
+
+class Ended(Protocol):
+    """What a run left: ``interrupted`` says in words what Ctrl-C cut short."""
+
+    @property
+    def interrupted(self) -> str: ...
+
+
+Left = TypeVar("Left", bound=Ended)
 
 
 class Unfinished:
@@ -96,3 +107,19 @@ def workplace(out: Path, settings: str, *, overwrite: bool, resume: bool) -> Gen
             if not unfinished.worth_keeping:
                 unfinished.clear()
             raise
+
+
+def carried_through(
+    out: Path,
+    settings: str,
+    work: Callable[[RunDirectory, Unfinished], Left],
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> Left:
+    """Work in a `workplace`; what lets the run be taken up again goes when nothing was cut short."""
+    with workplace(out, settings, overwrite=overwrite, resume=resume) as (directory, unfinished):
+        left = work(directory, unfinished)
+    if not left.interrupted:
+        unfinished.clear()
+    return left

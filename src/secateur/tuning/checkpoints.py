@@ -4,7 +4,6 @@
 disk and renamed, so that a kill at any moment leaves either the checkpoint or none.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any, cast
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from secateur import digests
 from secateur.errors import ArtifactError, OutputError
 from secateur.files import flush
 from secateur.tuning.packing import pack, unpack
@@ -137,7 +137,7 @@ def write(folder: Path, state: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "tensors.safetensors")
     body = json.dumps(data, allow_nan=False)
-    record = {"version": VERSION, "sha256": _digest(body.encode()), "tensors": _file_digest(folder), "state": body}
+    record = {"version": VERSION, "sha256": digests.of_text(body), "tensors": _file_digest(folder), "state": body}
     (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
     for path in (folder / "tensors.safetensors", folder / "state.json", folder):
         flush(path)
@@ -152,7 +152,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         record: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         version, body = record["version"], record["state"]
-        if version == VERSION and (_digest(body.encode()), _file_digest(folder)) != (
+        if version == VERSION and (digests.of_text(body), _file_digest(folder)) != (
             record["sha256"],
             record["tensors"],
         ):
@@ -197,10 +197,5 @@ def _set_aside(path: Path) -> str:
     return f"set aside as {aside.name}"
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _file_digest(folder: Path) -> str:
-    with (folder / "tensors.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests.of_file(folder / "tensors.safetensors")
