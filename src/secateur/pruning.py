@@ -1,6 +1,6 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from secateur.descending import Descent
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
 from secateur.heldout import Metric, bound
-from secateur.importance import Criterion, score
+from secateur.importance import Criterion, score, score_all
 from secateur.importance.keeping import KeptScores
 from secateur.importance.scoring import AUTO, check_weights
 from secateur.inputs import as_call, split_batch
@@ -34,6 +34,7 @@ from secateur.timing.settling import Clock
 from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind, separate
+from secateur.trying import HINTS, Trial, parts, try_hints
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -49,6 +50,8 @@ class Result:
         compensation: what refitting the weights did; None where there was none.
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
+        importance: the criterion that it is by, in words.
+        trial: how that was chosen, where several were tried.
         report: a mapping in the form of report.json, which prints as a table.
         ancestry: the parameters of the dense model, held weakly, by which `remap_` knows what belongs to it.
     """
@@ -59,7 +62,9 @@ class Result:
     graph: Graph
     scores: dict[str, Tensor]
     report: Report
+    importance: str = ""
     compensation: Compensation | None = None
+    trial: Trial | None = None
     ancestry: Ancestry = field(default_factory=Ancestry, repr=False)
 
     def remap_(self, thing: Any) -> Any:
@@ -165,7 +170,10 @@ def prune(
     Args:
         model: any module.
         args, kwargs: example inputs: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
-        importance: a name of `importance.names`, an object, or any callable on a `Member`.
+        importance: a name of `importance.names`, an object, or any callable on a `Member`. "auto" with data and a
+            budget or ``keep`` tries `trying.HINTS`, each refitted to a part of the data, and takes the one whose
+            outputs on another part are nearest to the original's; that takes two batches or more, and least squares.
+            Otherwise it is `importance.scoring.AUTO`.
         budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
             is given. For a budget of latency each operation is timed over a few widths on the model's device (kept on
             disk), and the result measured.
@@ -234,7 +242,12 @@ def prune(
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
-    scores = score(model, graph, importance, data, loss, seed=seed, forward=forward)
+    trying = None
+    if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
+        data = data if isinstance(data, Sequence) else list(data or ())
+        trying = parts(model, data, forward)
+    tried = HINTS if trying else (importance,)
+    scored = score_all(model, graph, {str(hint): hint for hint in tried}, data, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -244,6 +257,14 @@ def prune(
     def pick(graph: Graph, scores: Mapping[str, Tensor], **reach: Any) -> Plan:
         table = clock.table if clock is not None else None
         return planned(graph, scores, wording, {**chosen, "latency": table, **reach})
+
+    trial: Trial | None = None
+    if trying:
+        trial = try_hints(
+            model, graph, scored, lambda found: pick(graph, found, budget=budget, keep=keep), *trying, forward
+        )
+        importance = trial.chosen
+    scores, named = scored[str(importance)], in_words(importance, with_data=data is not None)
 
     def settled() -> Plan:
         def planner(table: LatencyTable | None) -> Plan:
@@ -295,8 +316,7 @@ def prune(
             clock.confirm(graph, made, small, changed=compensation is not None)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
-            name = in_words(importance, with_data=data is not None)
-            remember(small, "scores", KeptScores(importance=name, axes=dict(scores)))
+            remember(small, "scores", KeptScores(importance=named, axes=dict(scores)))
         report = bare_report(
             model,
             graph,
@@ -304,6 +324,7 @@ def prune(
             proof,
             seed=seed,
             compensation=compensation,
+            trial=trial,
             held_out=search and search.held_out(),
             clock=clock,
             dead=sum(scores.dead.values()),
@@ -313,7 +334,7 @@ def prune(
             "prune",
             figures=report["pruned"],
             before=report["dense"],
-            importance=in_words(importance, with_data=data is not None),
+            importance=named,
             seed=seed,
             parent=digests.of_model(model),
         )
@@ -324,6 +345,8 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
+            importance=named,
+            trial=trial,
             ancestry=Ancestry.of(model),
             report=report,
         )
@@ -448,6 +471,7 @@ def bare_report(
     held_out: Mapping[str, Any] | None,
     clock: Clock | None,
     dead: int,
+    trial: Trial | None = None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
     times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
@@ -476,6 +500,7 @@ def bare_report(
             "environment": {},
             **({"held_out": held_out} if held_out else {}),
             **({"compensation": compensation.to_dict()} if compensation is not None else {}),
+            **({"trial": trial.to_dict()} if trial is not None else {}),
             **({"dead_units": dead} if dead else {}),
         }
     )

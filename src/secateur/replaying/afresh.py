@@ -11,7 +11,7 @@ from secateur.graph import Graph
 from secateur.importance import Criterion, score
 from secateur.importance.keeping import KeptScores
 from secateur.importance.protocols import needs
-from secateur.importance.scoring import NAMED
+from secateur.importance.scoring import AUTO, NAMED
 from secateur.importance.scoring import criterion as criterion_of
 from secateur.inputs import Args, Kwargs
 from secateur.planning import Budget
@@ -46,10 +46,11 @@ def chosen_importance(importance: "str | Criterion", saved: KeptScores | None, *
         saved: scores of the old weights, if they are known.
         with_data: whether there is data.
     """
-    if importance != "auto" or saved is None or saved.importance not in NAMED:
+    if importance != "auto":
         return importance
-    if needs(criterion_of(saved.importance)) and not with_data:
-        return importance
+    known = saved is not None and saved.importance in NAMED
+    if saved is None or not known or (needs(criterion_of(saved.importance)) and not with_data):
+        return AUTO["with data" if with_data else "without data"]
     return saved.importance
 
 

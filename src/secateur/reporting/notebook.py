@@ -31,6 +31,7 @@ def render(report: Mapping[str, Any]) -> str:
         sentences.proof,
         sentences.axes,
         sentences.adapted,
+        sentences.trial,
         sentences.compensation,
         sentences.dead,
         sentences.held_out,

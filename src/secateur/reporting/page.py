@@ -52,6 +52,7 @@ _SENTENCES = (
     sentences.replay,
     sentences.held_out,
     sentences.gradual,
+    sentences.trial,
     sentences.compensation,
     sentences.dead,
 )

@@ -32,7 +32,8 @@ class Report(Mapping[str, Any]):
     "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points. Where weights
     were refitted there is ``"compensation": {"how", "samples", "refitted", "left", "distance_before", "distance",
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
-    ``"dead_units"``, a number, where units gave zero on all of the data. Where it was pruned bit by bit there is
+    ``"dead_units"``, a number, where units gave zero on all of the data; and ``"trial": {"chosen", "distances",
+    "measure", "fitted", "judged"}`` where several hints were tried. Where it was pruned bit by bit there is
     ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
     shares of the original), proof, compensation, results right after the cut, and training. Where whole blocks went or
     came in there is ``"depth": {"dropped", "inserted", "importance", "scores", "blocks", "unsaid"}``. Where it was
@@ -74,6 +75,7 @@ class Report(Mapping[str, Any]):
         held_out: Mapping[str, Any] | None = None,
         compensation: Mapping[str, Any] | None = None,
         dead_units: int | None = None,
+        trial: Mapping[str, Any] | None = None,
         gradual: Mapping[str, Any] | None = None,
         adapted: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -96,6 +98,7 @@ class Report(Mapping[str, Any]):
                 **({"held_out": held_out} if held_out else {}),
                 **({"compensation": compensation} if compensation else {}),
                 **({"dead_units": dead_units} if dead_units else {}),
+                **({"trial": trial} if trial else {}),
                 **({"gradual": gradual} if gradual else {}),
                 **({"adapted": adapted} if adapted else {}),
             }

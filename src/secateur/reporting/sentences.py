@@ -133,6 +133,25 @@ def compensation(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def trial(report: Mapping[str, Any]) -> str | None:
+    """Which hint was taken because a trial said so, where several were tried."""
+    found: Mapping[str, Any] | None = report.get("trial")
+    if not found:
+        return None
+    distances: Mapping[str, float | None] = found["distances"]
+    others = [f"{name} {_far(value)}" for name, value in distances.items() if name != found["chosen"]]
+    what = {"divergence": "in Kullback-Leibler divergence", "difference": "as a share of their size"}
+    return (
+        f"Units chosen by {found['chosen']}: of {len(distances)} hints that were tried on {found['fitted']:,} samples, "
+        f"its outputs are nearest to the dense network's on {found['judged']:,} others, "
+        f"{_far(distances[found['chosen']])} {what.get(str(found['measure']), '')} ({', '.join(others)})."
+    )
+
+
+def _far(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.3g}"
+
+
 def adapted(report: Mapping[str, Any]) -> str | None:
     """What the network was adapted to, what was trained, and why, where it was."""
     found: Mapping[str, Any] | None = report.get("adapted")

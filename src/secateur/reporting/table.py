@@ -24,6 +24,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     more = (
         sentences.adapted,
         sentences.replay,
+        sentences.trial,
         sentences.compensation,
         sentences.dead,
         sentences.held_out,

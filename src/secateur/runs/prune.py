@@ -332,6 +332,8 @@ def prune_model(
         "seed": settings.seed,
         **_choice(settings),
     }
+    if settings.importance == "auto" and settings.threshold is None and settings.schedule == "none":
+        given["importance"] = "auto"  # which tries several
     if settings.schedule != "none":
         return gradual.prune(model.eval(), data, settings, watch, given, checkpoints, ticket)
     with watch("Tracing, scoring, pruning, proving") as step:
@@ -435,6 +437,7 @@ def make_report(
         held_out=bare.get("held_out"),
         compensation=bare.get("compensation"),
         dead_units=bare.get("dead_units"),
+        trial=bare.get("trial"),
         gradual=bare.get("gradual"),
         adapted=adapted,
     )
@@ -454,7 +457,8 @@ def note_steps(model: nn.Module, untuned: nn.Module, report: Report, data: Data,
         untuned: it before the fine-tuning.
     """
     about = {"seed": settings.seed, "data": described(data, settings)}
-    complete_step(model, figures=report["pruned"], before=report["dense"], importance=_importance(settings), **about)
+    importance = (report.get("trial") or {}).get("chosen") or _importance(settings)
+    complete_step(model, figures=report["pruned"], before=report["dense"], importance=importance, **about)
     if report["tuned"]:
         parent = digests.of_model(untuned)
         note_step(model, "tune", figures=report["tuned"], epochs=settings.epochs, parent=parent, **about)
