@@ -104,7 +104,7 @@ def find_sites(model: nn.Module, graph: Graph, call: Call) -> dict[Key, Site]:
     first = {id(tensors[name]): name for name in reversed(tensors)}
     for name, tensor in named_tensors(copy).items():
         tracer.introduce(tensor, [live(d, axes, tracer.algebra) for d in graph.tensors[first[id(tensors[name])]].dims])
-    with quiet_backends(), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
+    with quiet_backends(model), torch.no_grad(), tracer, SizeMode(tracer, tagging=False):
         call(copy)
     return tracer.sites
 
@@ -160,7 +160,7 @@ def find_followers(model: nn.Module, call: Call) -> Followers:
     """What happens to the output of every use of a weight in one run of the model."""
     copy = running(model)
     watch = _Recorder(copy)
-    with quiet_backends(), torch.no_grad(), watch:
+    with quiet_backends(model), torch.no_grad(), watch:
         call(copy)
     return Followers(
         of={key: watch.follow(key) for key in watch.at},

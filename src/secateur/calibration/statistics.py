@@ -64,13 +64,10 @@ def collect(
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
         ScoreError: there is no loss, or it is NaN.
     """
-    fast = torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
-        stack.enter_context(quiet_backends())
+        stack.enter_context(quiet_backends(model))
         copy = _borrowed(model)
         stack.enter_context(nothing_left(Walk(copy)))
-        if not any(isinstance(module, nn.RNNBase) for module in copy.modules()):  # their fused kernels hide the weights
-            torch._C._set_mkldnn_enabled(fast)  # convolutions take twice the time without it
         seed_draws()
         batches = Batches(copy, data, forward)
         work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))

@@ -123,7 +123,7 @@ def compensate_(
     """
     batches = _taken(Batches(model, data, forward))
     example = batches[0]
-    with quiet_backends(), torch.no_grad():
+    with quiet_backends(model), torch.no_grad():
         wanted = _output(model, example)
         before = distance(wanted, _output(small, example))
         graph = graph or trace(model, *example.call)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 LOG = logging.getLogger("torch._subclasses.fake_tensor")  # says much of what fails there, though another way is tried
 
@@ -40,8 +41,14 @@ FLAGS: tuple[Flag, ...] = (
 
 
 @contextmanager
-def quiet_backends() -> Generator[None]:
-    """Evaluation without gradients, autocast, or fused kernels that hide the structure; all as found afterwards."""
+def quiet_backends(runs: nn.Module | None = None) -> Generator[None]:
+    """Evaluation without gradients, autocast, or fused kernels that hide the structure; all as found afterwards.
+
+    Args:
+        runs: a model that is to run on much data. Its convolutions keep their fused kernels, which hide nothing and
+            take half of the time; not beside recurrent layers, whose fused kernels hide their weights.
+    """
+    fused = runs is not None and not any(isinstance(module, nn.RNNBase) for module in runs.modules())
     with ExitStack() as stack:
         stack.enter_context(_flags_as_found())
         stack.enter_context(draws_as_found())
@@ -53,7 +60,7 @@ def quiet_backends() -> Generator[None]:
         if "torch._dynamo" in sys.modules:  # parts that were compiled run as they are written
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.backends.mha.set_fastpath_enabled(False)
-        torch._C._set_mkldnn_enabled(False)
+        torch._C._set_mkldnn_enabled(fused and torch._C._get_mkldnn_enabled())
         _disable_log(True)
         yield
 
