@@ -12,7 +12,7 @@ from torch import nn
 from secateur import artifacts, digests
 from secateur.adapting.head import Head
 from secateur.artifacts.removed import Keep, Removed
-from secateur.config import FINE_TUNING, TuneSettings
+from secateur.config import TuneSettings
 from secateur.data import Data
 from secateur.errors import ArtifactError, ConfigError
 from secateur.files import RunDirectory, write_json, write_text
@@ -24,7 +24,7 @@ from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
-from secateur.tuning import History
+from secateur.tuning import FINE_TUNING, History
 
 
 @dataclass(frozen=True, kw_only=True)
