@@ -30,6 +30,10 @@ from secateur.config.hints import CheckSettings as CheckSettings
 from secateur.config.hints import HintPlaceSettings as HintPlaceSettings
 from secateur.config.hints import HintSettings as HintSettings
 from secateur.config.prune import PruneSettings as PruneSettings
+from secateur.config.reallocate import MoveSettings as MoveSettings
+from secateur.config.reallocate import ReallocateRunSettings as ReallocateRunSettings
+from secateur.config.reallocate import ReallocateSettings as ReallocateSettings
+from secateur.config.reallocate import SavedSettings as SavedSettings
 from secateur.config.removal import GradualSettings as GradualSettings
 from secateur.config.removal import PlanSettings as PlanSettings
 from secateur.config.replay import ReplayDataSettings as ReplayDataSettings
@@ -37,6 +41,7 @@ from secateur.config.replay import ReplayOptions as ReplayOptions
 from secateur.config.replay import ReplayRunSettings as ReplayRunSettings
 from secateur.config.replay import ReplaySettings as ReplaySettings
 from secateur.config.replay import RetrainedSettings as RetrainedSettings
+from secateur.config.trained import TrainedSettings as TrainedSettings
 from secateur.config.training import TrainSettings as TrainSettings
 from secateur.config.training import TuneOptions as TuneOptions
 from secateur.config.tune import DenseSettings as DenseSettings

@@ -6,21 +6,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from secateur.config.amounts import LIMITS, budget_problems, limit, limit_problems, parse_budget
-from secateur.config.base import CommandSettings, Settings
-from secateur.config.common import EXAMPLE_MODEL, DataSettings, ModelSettings, PlaceSettings, RunSettings, data_problems
+from secateur.config.base import Settings
+from secateur.config.common import DataSettings, ModelSettings, PlaceSettings, RunSettings
 from secateur.config.removal import GradualSettings, PlanSettings
-from secateur.config.training import TrainSettings, training_problems
+from secateur.config.trained import TrainedSettings
+from secateur.config.training import TrainSettings
 from secateur.plain import CHOICES
 from secateur.planning import Budget
-from secateur.tuning.recipes import FINE_TUNING, SCRATCH, TUNE
 
 THRESHOLD = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(
-    RunSettings, TrainSettings, GradualSettings, PlanSettings, DataSettings, ModelSettings, CommandSettings
-):
+class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -39,33 +37,13 @@ class PruneSettings(
         yield from _choice_problems(self)
         yield from budget_problems(self.budget)
         yield from limit_problems({name: getattr(self, name) for name in LIMITS})
-        yield from data_problems(self)
-        yield from training_problems(self)
+        yield from super().problems()
         yield from _gradual_problems(self)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the network is the embedded example."""
-        return self.model == EXAMPLE_MODEL
 
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""
-        tune = TUNE if self.embedded else FINE_TUNING
         none = all(getattr(self, name) is None for name in CHOICES)
-        return replace(
-            self,
-            threshold=THRESHOLD if none else self.threshold,
-            train_epochs=self.dense_epochs,
-            epochs=tune.epochs if self.epochs is None else self.epochs,
-            lr=tune.lr if self.lr is None else self.lr,
-        )
-
-    @property
-    def dense_epochs(self) -> int:
-        """Epochs of training before pruning: those asked for, else many for the embedded example without weights."""
-        if self.train_epochs is not None:
-            return self.train_epochs
-        return SCRATCH.epochs if self.embedded and self.weights is None else 0
+        return replace(super().resolved(), threshold=THRESHOLD if none else self.threshold)
 
     @property
     def bounded(self) -> str | None:
@@ -79,11 +57,6 @@ class PruneSettings(
     def limits(self) -> dict[str, Any]:
         """``min_units``, ``multiple_of`` and ``max_share`` as `plan` takes them."""
         return {name: limit(name, getattr(self, name)) for name in LIMITS}
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """What a run uses where nobody says, as plain data."""
-        return cls().resolved().to_dict()
 
 
 def like(settings: PlaceSettings, *sections: type[Settings], **others: Any) -> PruneSettings:
