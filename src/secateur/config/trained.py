@@ -12,7 +12,13 @@ from secateur.tuning.recipes import FINE_TUNING, SCRATCH, TUNE
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSettings(RunSettings, TrainSettings, DataSettings, ModelSettings, CommandSettings):
-    """Which network, which data, and how it is trained before the change and after it."""
+    """Which network, which data, and how it is trained before the change and after it.
+
+    Args:
+        importance: criterion that scores each unit.
+    """
+
+    importance: str = "auto"
 
     def problems(self) -> Iterable[str]:
         """What contradicts each other or lies out of range."""

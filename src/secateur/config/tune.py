@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from secateur.config.base import CommandSettings, Settings
 from secateur.config.common import EXAMPLE_MODEL, DataSettings, ModelSettings, RunSettings, data_problems
-from secateur.config.prune import PruneSettings
+from secateur.config.trained import TrainedSettings
 from secateur.config.training import TuneOptions, training_problems
 from secateur.tuning.recipes import FINE_TUNING
 
@@ -85,5 +85,5 @@ class TuneSettings(TuneRunSettings, TuneOptions, DataSettings, DenseSettings, Co
         return cls().resolved().to_dict()
 
 
-TrainingSettings = PruneSettings | TuneSettings
+TrainingSettings = TrainedSettings | TuneSettings
 """Settings of any run that trains a network on data."""

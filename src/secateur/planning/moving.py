@@ -75,6 +75,11 @@ class Move:
         return self.widths
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """What the narrowest and the widest that all lanes may be cost."""
+        return self._cost([ladder[0] for ladder in self.ladders]), self._cost([ladder[-1] for ladder in self.ladders])
+
+    @property
     def cost(self) -> float:
         """At the present widths."""
         return self._cost(self.widths)

@@ -154,7 +154,7 @@ def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, n
 def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]], interrupted: str) -> Report:
     """The report of a run: what was known of the network, with what was measured now."""
     known: Mapping[str, Any] = Report.load(settings.result) if (settings.result / "report.json").exists() else {}
-    return Report.build(
+    report = Report.build(
         model=str(known.get("model") or settings.model or settings.result),
         dense=figures.get("dense") or _timeless(known.get("dense")),
         pruned=figures["pruned"],
@@ -172,6 +172,9 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
         gradual=known.get("gradual"),
         adapted=known.get("adapted"),
     )
+    if known.get("depth"):  # a change of depth has no axes
+        report = report.replace(axes=None, depth=known["depth"])
+    return report
 
 
 def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

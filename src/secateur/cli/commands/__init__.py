@@ -8,6 +8,7 @@ from secateur.cli.commands.export import export
 from secateur.cli.commands.hints import hints
 from secateur.cli.commands.looking import inspect, measure
 from secateur.cli.commands.prune import prune
+from secateur.cli.commands.reallocate import reallocate
 from secateur.cli.commands.replay import replay
 from secateur.cli.commands.results import diff, show, undo
 from secateur.cli.commands.tune import resume, tune
@@ -25,6 +26,7 @@ _ALL: tuple[Callable[..., int], ...] = (
     measure,
     export,
     grow,
+    reallocate,
     replay,
     diff,
     undo,
