@@ -15,7 +15,6 @@ from secateur.adapting.choosing import Choice, Fitted, Task, Trainer, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.stages import describe, example, task_of, teaches
-from secateur.artifacts.record import read_json
 from secateur.config import AdaptSettings
 from secateur.data import Data
 from secateur.files import RunDirectory, write_json
@@ -26,6 +25,7 @@ from secateur.runs.prune import Outcome, finish, named_data, pruned_once, stoppe
 from secateur.runs.prune import train as run_training
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
+from secateur.strict import read_json
 from secateur.tuning import History
 
 TITLES = {
