@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import secateur as sc
 from secateur.cli import main
-from secateur.cli.app import COMMANDS
+from secateur.cli.commands import COMMANDS
 from secateur.examples import SimpleNet
 
 QUICK = ["--train-epochs", "1", "--epochs", "1"]

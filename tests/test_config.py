@@ -1,18 +1,29 @@
 """Settings: one definition for flags, YAML and Python."""
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from secateur.cli import app as cli
-from secateur.config import HintSettings, ModelSettings, PlanSettings, PruneSettings, parse_budget
+from secateur.cli.app import app
+from secateur.cli.commands.prune import prune
+from secateur.cli.flags import flag_values
+from secateur.config import (
+    HintSettings,
+    ModelSettings,
+    PlanSettings,
+    PruneSettings,
+    TuneOptions,
+    TuneSettings,
+    parse_budget,
+)
 from secateur.errors import ConfigError
 from secateur.plain import parse_scalar, read_yaml
 from secateur.planning import Budget
-from secateur.tuning import SCRATCH, TUNE
+from secateur.tuning import SCRATCH, TUNE, ranges
 
 CHANGED = PruneSettings(
     model="torchvision.models:resnet18",
@@ -108,6 +119,22 @@ def test_values_out_of_range(values: dict[str, object], message: str) -> None:
         PruneSettings.from_mapping(values)
 
 
+@pytest.mark.parametrize("name", sorted({item.name for item in fields(TuneOptions)} & set(ranges.RANGES)))
+def test_settings_have_the_ranges_of_training(name: str) -> None:
+    (told,) = ranges.problems({name: -1}, ranges.OF_RUNS)
+    for settings in (PruneSettings, TuneSettings):
+        with pytest.raises(ConfigError) as caught:
+            settings(**{name: -1})
+        assert str(caught.value) == told
+
+
+def test_no_epochs_are_for_a_command_alone() -> None:
+    assert PruneSettings(epochs=0).epochs == 0
+    assert list(ranges.problems({"epochs": 0})) == ["epochs=0 must be at least 1"]
+    with pytest.raises(ConfigError, match="epochs=0 leaves nothing to do"):
+        TuneSettings(epochs=0)
+
+
 def test_forms_that_people_write() -> None:
     assert PlanSettings.from_mapping({"budget": {"macs": 0.5, "params": 100}}).budget == "macs=0.5,params=100"
     assert PlanSettings.from_mapping({"ignore": "fc"}).ignore == ("fc",)
@@ -133,9 +160,9 @@ def test_forms_that_people_write() -> None:
 )
 def test_the_command_repeats_the_settings(settings: PruneSettings) -> None:
     words = shlex.split(settings.resolved().to_command())[1:]
-    command, bound, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
-    assert command is cli.prune
-    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).resolved() == settings.resolved()
+    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert command is prune
+    assert PruneSettings(**flag_values(*bound.arguments.values())).resolved() == settings.resolved()
 
 
 # ---------------------------------------------------------------------- multiples and uniform widths
@@ -203,11 +230,11 @@ def test_a_command_repeats_bounds_and_limits() -> None:
     command = settings.to_command()
     wanted = "--max-drop 0.5 --reduce params --min-units heads=2 --max-share hidden=0.5"
     assert command == f"secateur prune {wanted}"
-    _, bound, _ = cli.app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
-    assert PruneSettings(**cli.flag_values(*bound.arguments.values())) == settings
+    _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+    assert PruneSettings(**flag_values(*bound.arguments.values())) == settings
     assert settings.limits() == {"min_units": {"heads": 2}, "multiple_of": 1, "max_share": {"hidden": 0.5}}
-    _, bound, _ = cli.app.parse_args(["prune", "--max-share", "0.5", "--min-units", "3"], exit_on_error=False)
-    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).limits()["max_share"] == 0.5
+    _, bound, _ = app.parse_args(["prune", "--max-share", "0.5", "--min-units", "3"], exit_on_error=False)
+    assert PruneSettings(**flag_values(*bound.arguments.values())).limits()["max_share"] == 0.5
 
 
 def test_a_bound_takes_the_place_of_the_threshold() -> None:
@@ -228,8 +255,8 @@ def test_augmentation_is_a_setting_of_every_run() -> None:
 @pytest.mark.parametrize("augment", ["standard", "flip", "none", None])
 def test_a_command_repeats_the_augmentation(augment: Any) -> None:
     settings = PruneSettings(augment=augment)
-    _, bound, _ = cli.app.parse_args(shlex.split(settings.to_command())[1:], exit_on_error=False)
-    assert PruneSettings(**cli.flag_values(*bound.arguments.values())).augment == augment
+    _, bound, _ = app.parse_args(shlex.split(settings.to_command())[1:], exit_on_error=False)
+    assert PruneSettings(**flag_values(*bound.arguments.values())).augment == augment
     assert PruneSettings.from_mapping(yaml.safe_load(settings.to_yaml())).augment == augment
 
 

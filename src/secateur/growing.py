@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur import digests
 from secateur.carrying import Ancestry
 from secateur.changes import Change
 from secateur.errors import NotGrowable, PlanError, ProofFailed, SecateurError, SurgeryError
@@ -18,7 +19,7 @@ from secateur.inputs import as_call
 from secateur.modules import Walk
 from secateur.planning import Plan, make_plan
 from secateur.proof import Proof, check_outputs, prove
-from secateur.provenance import recall, remember
+from secateur.provenance import note_step, recall, remember
 from secateur.pruning import Result, bare_report
 from secateur.surgery.merging import Merge
 from secateur.tracing import trace
@@ -91,7 +92,7 @@ def grow(
             f"{made.rewrites[0]} holds a size that would change, and keep_class=True forbids rewriting it"
         )
     wide, proof = carried_out(model, graph, made, args, kwargs)
-    return finished(model, wide, graph, made, proof, {}, args, kwargs, command="sc.grow(...)", seed=seed)
+    return finished(model, wide, graph, made, proof, {}, args, kwargs, step="grow", seed=seed)
 
 
 def finished(
@@ -104,14 +105,22 @@ def finished(
     args: Any,
     kwargs: Mapping[str, Any] | None,
     *,
-    command: str,
+    step: str,
     seed: int,
+    importance: str | None = None,
 ) -> Result:
-    """The result, with a report that says which call it is of."""
+    """The result, with a report that says which call it is of, and a step in the model's history.
+
+    Args:
+        step: the name of that call: "grow" or "reallocate".
+        importance: the criterion, in words; None where nothing was scored.
+    """
     remember(new, "inputs", as_call(args, kwargs))
     report = bare_report(
         model, graph, made, proof, seed=seed, compensation=None, held_out=None, clock=None, dead=0
-    ).replace(command=command)
+    ).replace(command=f"sc.{step}(...)")
+    parent, before = digests.of_model(model), report["dense"]
+    note_step(new, step, figures=report["pruned"], before=before, importance=importance, seed=seed, parent=parent)
     return Result(
         model=new, plan=made, proof=proof, graph=graph, scores=scores, report=report, ancestry=Ancestry.of(model)
     )

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.calibration.batches import Forward
@@ -18,11 +16,11 @@ from secateur.modules import Walk
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, limits, make_plan
 from secateur.planning.choosing import Lane
-from secateur.planning.limits import Count
+from secateur.planning.limits import Count, Share
 from secateur.planning.moving import Move, units
 from secateur.planning.planning import choose_axes, lanes_of
 from secateur.proof import check_outputs, prove
-from secateur.pruning import ROUNDS, Result, without
+from secateur.pruning import ROUNDS, Result, in_words, without
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind
 
@@ -44,22 +42,6 @@ class Reallocation(Result):
         """Of each axis: name, kind, mean score of a unit, and width before and after."""
         return [{**row, "importance": self.importance.get(row["name"])} for row in self.axes]
 
-    def __rich__(self) -> Any:
-        table = Table(title=f"{self.plan.model}: width reallocated", title_justify="left")
-        table.add_column("axis", overflow="fold")
-        for column in ("importance of a unit", "before", "after"):
-            table.add_column(column, justify="right")
-        for row in self.rows:
-            worth = "" if row["importance"] is None else f"{row['importance']:.3g}"
-            style = "green" if row["after"] > row["before"] else "yellow" if row["after"] < row["before"] else "dim"
-            table.add_row(row["name"], worth, str(row["before"]), str(row["after"]), style=style)
-        return Group(table, self.report.__rich__())
-
-    def __str__(self) -> str:
-        from secateur.printing import as_text
-
-        return as_text(self)
-
 
 def reallocate(
     model: nn.Module,
@@ -70,7 +52,7 @@ def reallocate(
     importance: str | Criterion = "auto",
     budget: Budget | None = None,
     loss: Loss | None = None,
-    max_share: float = 0.75,
+    max_share: Share = 0.75,
     max_growth: float = 4.0,
     min_units: Count = 1,
     only: Iterable[str] = (),
@@ -97,7 +79,7 @@ def reallocate(
         budget: what the result may cost, of one kind; ``Budget(macs=1.0)``, the cost of the model, where none is given.
             It is met within 1 %, from below.
         loss: ``(output, target) -> scalar``; by default the model's own, else cross-entropy.
-        max_share: largest share of an axis's units that may be removed, in (0, 1].
+        max_share: largest share of an axis's units that may be removed, in (0, 1]; or a share for each pattern.
         max_growth: largest width of an axis, as a multiple of its own, from 1.
         min_units, only, ignore, keep_class: as in `plan`.
         noise: as in `grow`.
@@ -131,12 +113,16 @@ def reallocate(
     graph = trace(model, args, kwargs)
     data = list(data) if isinstance(data, Iterator) else data
     scores = score(model, graph, importance, data, loss, seed=seed, forward=forward)
+    how: dict[str, Any] = {
+        "max_share": max_share,
+        "max_growth": max_growth,
+        "min_units": min_units,
+        "only": only,
+        "ignore": ignore,
+        "keep_class": keep_class,
+    }
     for _ in range(ROUNDS):
-        made = replace(
-            moved(graph, scores, budget, max_share, max_growth, min_units, only, ignore, keep_class),
-            noise=float(noise),
-            seed=seed,
-        )
+        made = replace(moved(graph, scores, budget, **how), noise=float(noise), seed=seed)
         try:
             new = made.apply(model)
             proof = prove(model, new, graph, made, args, kwargs)
@@ -145,11 +131,12 @@ def reallocate(
             if not graph.axes:
                 raise NothingToPrune(f"every axis fails the proof; the last failure: {error}") from error
             continue
-        found = finished(
-            model, new, graph, made, proof, dict(scores), args, kwargs, command="sc.reallocate(...)", seed=seed
-        )
+        done: dict[str, Any] = {"importance": in_words(importance, with_data=data is not None), "seed": seed}
+        found = finished(model, new, graph, made, proof, dict(scores), args, kwargs, step="reallocate", **done)
         means = {name: float(scores[name].mean()) for name in graph.axes if name in scores}
-        return Reallocation(**vars(found), importance=means)
+        rows = [{**row, "importance": means.get(row["name"])} for row in found.axes]
+        told: dict[str, Any] = {**vars(found), "report": found.report.replace(axes=rows)}
+        return Reallocation(**told, importance=means)
     raise ProofFailed(f"no plan passes the proof after {ROUNDS} rounds; freeze modules with ignore=[...]")
 
 
@@ -162,21 +149,22 @@ def _check(budget: Budget, max_growth: float, noise: float) -> None:
         raise PlanError(f"noise={noise}: give a share of the weights' size, in [0, 1]")
 
 
-def moved(
+def moving(
     graph: Graph,
     scores: Mapping[str, Tensor],
     budget: Budget,
-    max_share: float,
+    *,
+    max_share: Share,
     max_growth: float,
     min_units: Count,
     only: Iterable[str],
     ignore: Iterable[str],
-    keep_class: bool,
-) -> Plan:
-    """The plan that moves width, at the budget.
+    keep_class: bool = False,
+) -> Move:
+    """The widths as they are, and how they may move.
 
     Raises:
-        PlanError: the budget can't be met within the limits.
+        PlanError: the limits leave no room for the budget.
     """
     limits.check(min_units, 1, max_share)
     axes = choose_axes(graph, scores, only, ignore, keep_class)
@@ -185,13 +173,35 @@ def moved(
     ((kind, target),) = budget.targets(graph.cost()).items()
     most = [int(max_growth * ln.sizes[0]) if _grows(graph, ln) else ln.sizes[0] for ln in lanes]
     move = Move(lanes=lanes, costs=graph.costs, kind=kind, target=target, most=most)
+    low, high = move.reach
+    if low > target or high < (1 - WITHIN) * target:
+        raise PlanError(f"{_missed(move)}: the limits allow {low:.4g} to {high:.4g}. {_advice(max_share, max_growth)}")
+    return move
+
+
+def moved(graph: Graph, scores: Mapping[str, Tensor], budget: Budget, **how: Any) -> Plan:
+    """The plan that moves width, at the budget.
+
+    Args:
+        how: see `moving`.
+
+    Raises:
+        PlanError: the budget can't be met within the limits.
+    """
+    move = moving(graph, scores, budget, **how)
     widths = move.run()
-    if not (1 - WITHIN) * target <= move.cost <= target:
-        raise PlanError(
-            f"{kind}={target:.4g} can't be met within 1 %: the nearest within the limits is {move.cost:.4g}. Raise "
-            f"max_share={max_share} or max_growth={max_growth}, or choose another budget."
-        )
-    return make_plan(graph, units(lanes, widths, scores))
+    if not (1 - WITHIN) * move.target <= move.cost <= move.target:
+        advice = _advice(how["max_share"], how["max_growth"])
+        raise PlanError(f"{_missed(move)}: the nearest within the limits is {move.cost:.4g}. {advice}")
+    return make_plan(graph, units(move.lanes, widths, scores))
+
+
+def _missed(move: Move) -> str:
+    return f"{move.kind}={move.target:.4g} can't be met within 1 %"
+
+
+def _advice(max_share: Any, max_growth: float) -> str:
+    return f"Raise max_share={max_share} or max_growth={max_growth}, or choose another budget."
 
 
 def _grows(graph: Graph, ln: Lane) -> bool:

@@ -1,5 +1,8 @@
 """Width from where it is worth least to where it is worth most."""
 
+import random
+from collections.abc import Iterator
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,66 @@ def test_nothing_moves_where_all_is_worth_alike() -> None:
         "0.weight:0": [0, 1, 2],
         "2.weight:0": [0, 0, 1, 2, 3],
     }
+
+
+def test_what_came_goes_again_where_the_budget_is_passed() -> None:
+    """1 -> 2 -> 5 -> 40 costs 2 + 10 + 200. One unit more of the second layer, which has all the worth, costs 42, and
+    the first, which has a unit to give, saves 7: so it stays as it is.
+    """
+    net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 5), nn.Linear(5, 40))
+    graph = sc.trace(net, torch.zeros(1, 1))
+    scores = {"0.weight:0": torch.tensor([1e-6, 1e-6]), "1.weight:0": torch.full((5,), 9.0)}
+    lanes = [lane({n: len(s)}, scores, [1], [1], k) for k, (n, s) in enumerate(scores.items())]
+    assert Move(lanes=lanes, costs=graph.costs, kind="macs", target=212, most=[8, 20]).run() == [2, 5]
+
+
+def random_move(seed: int) -> Move:
+    """Two to four layers of random widths and scores, some of which go and come in steps, and a random budget."""
+    rng = random.Random(seed)
+    widths = [rng.randint(3, 24) for _ in range(rng.randint(2, 4))]
+    sizes = [rng.randint(2, 12), *widths, rng.randint(2, 10)]
+    net = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
+    graph = sc.trace(net, torch.zeros(1, sizes[0]))
+    generator = torch.Generator().manual_seed(seed)
+    scores = {
+        f"{k}.weight:0": torch.rand(w, generator=generator) * 10 ** rng.uniform(-2, 2) for k, w in enumerate(widths)
+    }
+    steps = [rng.choice([1, 1, 1, 2, 4]) for _ in widths]
+    lanes = [
+        lane({name: size}, scores, [max(1, size - int(0.75 * size))], [step], k)
+        for k, ((name, size), step) in enumerate(zip(zip(scores, widths, strict=True), steps, strict=True))
+    ]
+    kind = rng.choice(["macs", "params"])
+    most = [4 * size if step == 1 else size for size, step in zip(widths, steps, strict=True)]
+    target = graph.cost()[kind] * rng.choice([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    return Move(lanes=lanes, costs=graph.costs, kind=kind, target=target, most=most)
+
+
+def neighbours(move: Move) -> Iterator[list[int]]:
+    """The widths with one lane's changed to any that it may have, and with those of two by up to twelve units."""
+    allowed = [{*ln.sizes, *range(ln.sizes[0], most + 1)} for ln, most in zip(move.lanes, move.most, strict=True)]
+    for k, widths in enumerate(allowed):
+        for width in widths:
+            yield [width if j == k else w for j, w in enumerate(move.widths)]
+    for (i, j), a, b in product(combinations(range(len(allowed)), 2), range(-12, 13), range(-12, 13)):
+        changed = {i: move.widths[i] + a, j: move.widths[j] + b}
+        if all(width in allowed[k] for k, width in changed.items()):
+            yield [changed.get(k, w) for k, w in enumerate(move.widths)]
+
+
+def cost(move: Move, widths: list[int]) -> float:
+    sizes = {name: width for ln, width in zip(move.lanes, widths, strict=True) for name in ln.axes}
+    return float(move.costs.kinds[move.kind].value(move.costs.vector(sizes)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_it_is_near_the_budget_wherever_a_move_more_gets_there(seed: int) -> None:
+    move = random_move(seed)
+    move.run()
+    if cost(move, [ln.sizes[-1] for ln in move.lanes]) <= move.target:
+        assert move.cost <= move.target
+    if not 0.99 * move.target <= move.cost:
+        assert not [w for w in neighbours(move) if 0.99 * move.target <= cost(move, w) <= move.target]
 
 
 # ---------------------------------------------------------------------- whole

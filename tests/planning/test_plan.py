@@ -146,6 +146,8 @@ def test_altered_plans(change: Any, tmp_path: Path) -> None:
         (b'{"version": 1, "axes"', "can't be read as a plan"),
         (b"\xff\xfe\x00", "can't be read as a plan"),
         (b"[1, 2]", "is JSON, but no plan"),
+        (b'{"version": 1, "model": "A", "model": "B"}', "can't be read as a plan: a key is repeated"),
+        (b'{"version": 1, "noise": NaN}', "can't be read as a plan: NaN is no number of JSON"),
         (b"{}", "a plan of version None; this secateur reads version 1"),
         (b'{"version": 1}', "not a plan that secateur wrote: KeyError"),
         (b"[" * 100_000, "can't be read as a plan"),

@@ -12,7 +12,8 @@ import torch
 
 import secateur as sc
 from secateur.adapting.head import Head
-from secateur.cli.app import FAILED, MISUSED, execute
+from secateur.cli.app import execute
+from secateur.cli.ending import FAILED, MISUSED
 from secateur.config import AdaptSettings, TuneSettings
 from secateur.errors import ConfigError, DataError
 from secateur.examples import SimpleNet

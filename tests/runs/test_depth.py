@@ -83,6 +83,8 @@ def test_deepen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tuning = ["tune", "deep", "--trust", "--data", "blocky:loaders", "--epochs", "1", "--out", "tuned"]
     assert main(tuning) == 0
     assert len(sc.load(place / "tuned", trust=True)) == 8
+    assert json.loads((place / "tuned/report.json").read_text())["depth"]["inserted"] == ["1", "3"]
+    assert "deepened and tuned with secateur" in (place / "tuned/report.html").read_text()
 
 
 def test_the_embedded_example_deeper(place: Path) -> None:

@@ -12,7 +12,6 @@ from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
-from secateur.config import ADAPTING
 from secateur.data import Data
 from secateur.errors import DataError
 from secateur.importance import Criterion
@@ -22,7 +21,7 @@ from secateur.planning import Budget
 from secateur.provenance import remember
 from secateur.pruning import Result, prune
 from secateur.reporting import Report
-from secateur.tuning import History, tune
+from secateur.tuning import ADAPTING, History, tune
 from secateur.tuning.choosing import Rate
 from secateur.tuning.trainable import What
 

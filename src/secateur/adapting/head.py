@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur import objects
+from secateur import objects, strict
 from secateur.errors import ArtifactError, SurgeryError
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Attribute
@@ -156,14 +156,18 @@ class Head:
             raise ArtifactError(f"a head of version {data.get('version')!r}; this secateur reads version {VERSION}")
         try:
             head = Head(
-                model=_text(data["model"]),
-                layers=tuple(_text(path) for path in _list(data["layers"])),
-                tensors=tuple((_text(t["name"]), _whole(t["dim"], 0, 8)) for t in _list(data["tensors"])),
-                before=_whole(data["before"], 2, MAX_SIZE),
-                after=_whole(data["after"], 2, MAX_CLASSES),
-                settings=tuple((_text(s["module"]), _attribute(s["attribute"])) for s in _list(data["settings"])),
-                labels=tuple(_text(label) for label in _list(data["labels"])),
-                seed=_whole(data["seed"], -(2**63), 2**64),
+                model=strict.text(data["model"]),
+                layers=tuple(strict.text(path) for path in strict.items(data["layers"])),
+                tensors=tuple(
+                    (strict.text(t["name"]), strict.whole(t["dim"], 0, 8)) for t in strict.items(data["tensors"])
+                ),
+                before=strict.whole(data["before"], 2, MAX_SIZE),
+                after=strict.whole(data["after"], 2, MAX_CLASSES),
+                settings=tuple(
+                    (strict.text(s["module"]), _attribute(s["attribute"])) for s in strict.items(data["settings"])
+                ),
+                labels=tuple(strict.text(label) for label in strict.items(data["labels"])),
+                seed=strict.whole(data["seed"], -(2**63), 2**64),
             )
             if not head.tensors or not head.layers:
                 raise ValueError("a head has at least one layer and one tensor")
@@ -203,20 +207,8 @@ def _read(module: nn.Module, name: str) -> Any:
         return None
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return cast("list[Any]", value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
 def _attribute(value: Any) -> str:
-    if not is_plain_name(_text(value)):
+    if not is_plain_name(strict.text(value)):
         raise ValueError(f"{value!r} is no attribute that holds a size")
     return value
 
@@ -224,9 +216,3 @@ def _attribute(value: Any) -> str:
 def is_plain_name(name: str) -> bool:
     """Whether a name is that of an attribute like any other, neither private nor one of Python's own."""
     return name.isidentifier() and not name.startswith("_")
-
-
-def _whole(value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{value!r} is no whole number from {least} to {most}")
-    return value

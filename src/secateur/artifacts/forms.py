@@ -19,17 +19,15 @@ from secateur import digests
 from secateur.artifacts.record import (
     CARD,
     FILES,
-    MAX_JSON,
     RECORD,
     VERSION,
     checked,
     is_file_name,
-    parse,
-    read_text,
     seal,
 )
 from secateur.errors import ArtifactError, OutputError
 from secateur.files import atomic, is_our_card, write_text
+from secateur.strict import MAX_JSON, parse, read_text
 
 ENDING = ".safetensors"
 MAX_EMPTY = 2**31  # places of a dim, or of all dims but the empty ones, of a tensor without values

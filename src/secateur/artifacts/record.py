@@ -1,10 +1,7 @@
 """The record of a saved result (artifact.json): its format version, and what a file of anyone's has to look like."""
 
-import json
-import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from secateur import digests
@@ -15,7 +12,6 @@ READ = (1, 2)  # versions that this secateur reads
 RECORD, PLAN, CARD = "artifact.json", "plan.json", "README.md"
 MODEL, PROBE = "model.safetensors", "probe.safetensors"
 FILES = (MODEL, PLAN, PROBE)  # that every result has
-MAX_JSON = 256 * 2**20  # bytes of JSON that are read
 MAX_STEPS = 10_000  # of a history, or changes of an architecture
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(safetensors|json)")
@@ -39,57 +35,6 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its own hash."""
     bare = {key: value for key, value in record.items() if key != "sha256"}
     return {**bare, "sha256": digests.of_json(bare)}
-
-
-def parse(text: str, place: str) -> dict[str, Any]:
-    """A JSON object of bounded size; repeated keys, and numbers that JSON does not have, are refused.
-
-    Raises:
-        ArtifactError: it can't be read.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            raise ValueError("a key is repeated")
-        return found
-
-    def finite(text: str) -> float:
-        if not math.isfinite(number := float(text)):
-            raise ValueError(f"{text} is no number of JSON")
-        return number
-
-    try:
-        if len(text) > MAX_JSON:
-            raise ArtifactError(f"{place} is larger than {MAX_JSON} bytes")
-        data: Any = json.loads(text, object_pairs_hook=unique, parse_constant=finite, parse_float=finite)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{place} can't be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ArtifactError(f"{place} holds no JSON object")
-    return cast("dict[str, Any]", data)
-
-
-def read_text(file: Path) -> str:
-    """A text file of bounded size.
-
-    Raises:
-        ArtifactError: it can't be read.
-    """
-    try:
-        if file.stat().st_size > MAX_JSON:
-            raise ArtifactError(f"{file} is larger than {MAX_JSON} bytes")
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file} can't be read: {error}") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; see `parse`.
-
-    Raises:
-        ArtifactError: it can't be read.
-    """
-    return parse(read_text(file), str(file))
 
 
 def checked(record: dict[str, Any], place: str) -> dict[str, Any]:

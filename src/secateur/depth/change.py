@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import nn
 
+from secateur import strict
 from secateur.errors import ArtifactError
 from secateur.origins import Attribute
 
@@ -120,15 +121,15 @@ class DepthChange:
                 f"a change of depth of version {data.get('version')!r}; this secateur reads version {VERSION}"
             )
         try:
-            dropped = tuple(_path(p) for p in _list(data["dropped"], MOST))
+            dropped = tuple(_path(p) for p in strict.items(data["dropped"], MOST))
             if len(set(dropped)) != len(dropped):
                 raise ValueError("a block is dropped twice")
             return DepthChange(
                 dropped=dropped,
-                inserted=tuple(_insertion(spec) for spec in _list(data["inserted"], MOST)),
-                settings=tuple(_setting(spec) for spec in _list(data["settings"], MOST_SETTINGS)),
-                lists=tuple(_layer_list(spec) for spec in _list(data["lists"], MOST)),
-                model=_text(data["model"]),
+                inserted=tuple(_insertion(spec) for spec in strict.items(data["inserted"], MOST)),
+                settings=tuple(_setting(spec) for spec in strict.items(data["settings"], MOST_SETTINGS)),
+                lists=tuple(_layer_list(spec) for spec in strict.items(data["lists"], MOST)),
+                model=strict.text(data["model"], LONGEST),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
@@ -140,7 +141,7 @@ def _insertion(data: Mapping[str, Any]) -> Insertion:
     kind, relu, wrap = data["kind"], data["relu"], data["wrap"]
     if kind not in ("block", "layer") or relu not in SIDES or type(wrap) is not bool:
         raise ValueError(f"an insertion of kind {kind!r}, relu {relu!r}, wrap {wrap!r}")
-    silenced = tuple(_path(name) for name in _list(data["silenced"], 4 * MOST))
+    silenced = tuple(_path(name) for name in strict.items(data["silenced"], 4 * MOST))
     if (kind == "block") != bool(silenced):
         raise ValueError("a block is silenced by some parameters, a layer by none")
     return Insertion(
@@ -158,10 +159,10 @@ def _setting(data: Mapping[str, Any]) -> tuple[Attribute, int]:
     site = Attribute(
         _path(data["module"], empty=True),
         _attribute(data["attribute"]),
-        None if index is None else _whole(index),
-        _whole(data["before"]),
+        None if index is None else _size(index),
+        _size(data["before"]),
     )
-    return site, _whole(data["value"])
+    return site, _size(data["value"])
 
 
 def _layer_list(data: Mapping[str, Any]) -> LayerList:
@@ -169,25 +170,13 @@ def _layer_list(data: Mapping[str, Any]) -> LayerList:
         module=_path(data["module"], empty=True),
         name=_attribute(data["name"]),
         container=_path(data["container"], empty=True),
-        before=_whole(data["before"]),
+        before=_size(data["before"]),
     )
-
-
-def _list(value: Any, most: int) -> list[Any]:
-    if not isinstance(value, list) or len(cast("list[Any]", value)) > most:
-        raise ValueError(f"no list of at most {most} items")
-    return cast("list[Any]", value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > LONGEST:
-        raise ValueError(f"{value!r:.40} is no name")
-    return value
 
 
 def _path(value: Any, *, empty: bool = False) -> str:
     """A path to a module or a parameter: names with dots between them, none of Python's own."""
-    parts = _text(value).split(".") if value != "" or not empty else []
+    parts = strict.text(value, LONGEST).split(".") if value != "" or not empty else []
     if any(not part or part.startswith("__") for part in parts):
         raise ValueError(f"{value!r} is no path")
     return ".".join(parts)
@@ -201,7 +190,6 @@ def _attribute(value: Any) -> str:
     return path
 
 
-def _whole(value: Any) -> int:
-    if type(value) is not int or not -LARGEST < value < LARGEST:
-        raise ValueError(f"{value!r} is no whole number that a size or an index could be")
-    return value
+def _size(value: Any) -> int:
+    """A size, or an index, that a layer could have."""
+    return strict.whole(value, 1 - LARGEST, LARGEST - 1)

@@ -14,12 +14,13 @@ from torch import nn
 from secateur.artifacts import load, loading, open_saved, save
 from secateur.artifacts.about import About
 from secateur.artifacts.card import card
-from secateur.artifacts.record import CARD, RECORD, is_file_name, parse, read_text
+from secateur.artifacts.record import CARD, RECORD, is_file_name
 from secateur.changes import Changed
 from secateur.errors import ArtifactError, HubError
 from secateur.hub.reaching import package, reaching
 from secateur.progress import progress_bar
 from secateur.provenance import recall, remember
+from secateur.strict import parse, read_text
 
 COMMIT = re.compile("[0-9a-f]{40}")
 

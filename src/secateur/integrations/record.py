@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.artifacts.record import read_json
 from secateur.axes import size_of
 from secateur.carrying.copies import own_names
 from secateur.errors import ArtifactError, RemapError, SurgeryError
 from secateur.files import write_json
 from secateur.modules import named_parameters, named_tensors
 from secateur.planning import Plan
+from secateur.strict import read_json
 from secateur.surgery.apply import check_fit
 
 FILE = "secateur_plans.json"

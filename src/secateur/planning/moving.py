@@ -4,7 +4,7 @@ Letters: L lanes (an axis, or tied axes that change together).
 """
 
 import heapq
-import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ LEAST = 0.25  # share of an axis's units, the least, whose mean score says what 
 STEP = 0.02  # share of a lane that changes at once
 NEAR = 0.99  # share of the budget that is to be used
 FULL = 0.995  # share of the budget at which nothing more is looked for
+FAR = 24  # steps that a lane goes up or down to make room in another, where single units are dear
 
 
 @dataclass
@@ -48,6 +49,12 @@ class Move:
     def __post_init__(self) -> None:
         self.widths = [ln.sizes[0] for ln in self.lanes]
         self.least = [float(ln.costs[: max(1, int(LEAST * len(ln.costs)))].clamp_min(0).mean()) for ln in self.lanes]
+        self.ladders = [
+            sorted({*ln.sizes, *range(ln.sizes[0], most + 1)}) for ln, most in zip(self.lanes, self.most, strict=True)
+        ]
+        self.worths = [
+            _worths(ln, least, ladder) for ln, least, ladder in zip(self.lanes, self.least, self.ladders, strict=True)
+        ]
         self.steps = [max(1, int(STEP * ln.sizes[0])) for ln in self.lanes]
 
     def run(self) -> list[int]:
@@ -64,9 +71,13 @@ class Move:
                 break
             else:
                 self.widths[gain[1]] = min(self.widths[gain[1]] + self.steps[gain[1]], self.most[gain[1]])
-        self._fill()
-        self._nudge()
+        self._settle()
         return self.widths
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """What the narrowest and the widest that all lanes may be cost."""
+        return self._cost([ladder[0] for ladder in self.ladders]), self._cost([ladder[-1] for ladder in self.ladders])
 
     @property
     def cost(self) -> float:
@@ -124,39 +135,83 @@ class Move:
         self.widths[k] = next((s for s in below if self.widths[k] - s >= self.steps[k]), below[-1])
 
     def _fits(self, k: int) -> bool:
-        return self._cost([w + (j == k) for j, w in enumerate(self.widths)]) <= self.target
+        return self._cost(self._with({k: self.widths[k] + 1})) <= self.target
 
-    def _fill(self) -> None:
-        """Spend what is left of the budget, unit by unit, where it is worth most."""
-        while self.cost < FULL * self.target:
-            slopes = self._slopes()
-            more = [k for k in range(len(self.lanes)) if self._comes(k) and self._fits(k)]
-            if not more:
-                return
-            self.widths[max(more, key=lambda k: self._gain(k, slopes[k]))] += 1
+    # ------------------------------------------------------------------ coming near the target
 
-    def _nudge(self) -> None:
-        """Where single units are dear, a few units more of one lane and fewer of another to come near the target."""
-        if self.cost >= NEAR * self.target:
-            return
-        slopes, best = self._slopes(), (float("-inf"), self.widths)
-        for i, j in itertools.permutations(range(len(self.lanes)), 2):
-            for more, fewer in itertools.product(range(1, 7), range(7)):
-                widths = list(self.widths)
-                widths[i], widths[j] = widths[i] + more, widths[j] - fewer
-                if not (self._allowed(i, widths[i]) and self._allowed(j, widths[j])):
-                    continue
-                if NEAR * self.target <= self._cost(widths) <= self.target:
-                    worth = more * self._gain(i, slopes[i]) * slopes[i] - fewer * self._gain(j, slopes[j]) * slopes[j]
-                    best = max(best, (worth, widths))
-        self.widths = best[1]
+    def _settle(self) -> None:
+        """Come to within 1 % of the target, from below, where changes of one lane or two get there."""
+        while self.cost > self.target and (narrower := self._narrower()) is not None:
+            self.widths = narrower
+        while self.cost < FULL * self.target and (wider := self._wider()) is not None:
+            self.widths = wider
+        while self.cost < NEAR * self.target and (nearer := self._nearer()) is not None:
+            self.widths = nearer
 
-    def _allowed(self, k: int, width: int) -> bool:
-        return width in self.lanes[k].sizes if width <= self.lanes[k].sizes[0] else width <= self.most[k]
+    def _narrower(self) -> list[int] | None:
+        """The next widths down of which the least is lost for what they save, in lanes that grew, too."""
+        below = [(k, at - 1) for k, at in enumerate(self._places()) if at > 0]
+        return self._best([self._with({k: self.ladders[k][at]}) for k, at in below])
 
-    def _comes(self, k: int) -> bool:
-        """Whether a lane may have one unit more."""
-        return self._allowed(k, self.widths[k] + 1)
+    def _wider(self) -> list[int] | None:
+        """The next widths up that are worth most for what they cost, of those that the target leaves room for."""
+        above = [(k, at + 1) for k, at in enumerate(self._places()) if at + 1 < len(self.ladders[k])]
+        found = [self._with({k: self.ladders[k][at]}) for k, at in above]
+        return self._best([widths for widths in found if self._cost(widths) <= self.target])
+
+    def _best(self, found: Sequence[list[int]]) -> list[int] | None:
+        """The widths that are worth most by what they cost more, or that lose least by what they save."""
+        now, worth = self.cost, self._worth(self.widths)
+
+        def rate(widths: list[int]) -> float:
+            return (self._worth(widths) - worth) / max(abs(self._cost(widths) - now), 1e-9)
+
+        return max(found, key=rate, default=None)
+
+    def _nearer(self) -> list[int] | None:
+        """Widths nearer to the target, below it: one lane changes by some steps, and another as far as that leaves
+        room. Of those that are near enough, the ones that are worth most. None where there are no nearer ones.
+        """
+        found: list[list[int]] = []
+        for k, at in enumerate(self._places()):
+            for width in self.ladders[k][max(0, at - FAR) : at + FAR + 1]:
+                found += [self._filled({k: width}, j) for j in range(len(self.lanes)) if j != k]
+                found.append(self._with({k: width}))
+        costs = [self._cost(widths) for widths in found]
+        nearer = [(c, w) for c, w in zip(costs, found, strict=True) if self.cost < c <= self.target]
+        near = [widths for cost, widths in nearer if cost >= NEAR * self.target]
+        return max(near, key=self._worth) if near else max(nearer, default=(0.0, None))[1]
+
+    def _filled(self, changed: Mapping[int, int], k: int) -> list[int]:
+        """Widths with those of some lanes changed, and of another the widest that the target leaves room for."""
+        ladder = self.ladders[k]
+        at = bisect_right(ladder, self.target, key=lambda width: self._cost(self._with({**changed, k: width})))
+        return self._with({**changed, k: ladder[max(at - 1, 0)]})
+
+    def _with(self, changed: Mapping[int, int]) -> list[int]:
+        return [changed.get(k, width) for k, width in enumerate(self.widths)]
+
+    def _places(self) -> list[int]:
+        """Where each lane's width is among those that it may have, (L,)."""
+        return [bisect_left(ladder, width) for ladder, width in zip(self.ladders, self.widths, strict=True)]
+
+    def _worth(self, widths: Sequence[int]) -> float:
+        """How much less the loss is than at the original widths."""
+        return sum(worth[width] for worth, width in zip(self.worths, widths, strict=True))
+
+
+def _worths(ln: Lane, least: float, ladder: Sequence[int]) -> dict[int, float]:
+    """What a lane is worth at each width that it may have, 0 at its own.
+
+    Args:
+        least: what one more unit would be worth, but that it is less the more come.
+        ladder: the widths.
+    """
+    size = ln.sizes[0]
+    lost = torch.cat([ln.costs.new_zeros(1), ln.costs.cumsum(0)])  # by how many units fewer
+    more = torch.arange(size + 1, max(ladder[-1], size) + 1, dtype=torch.float64).reciprocal().cumsum(0)  # or more
+    won = [0.0, *(least * size * more).tolist()]
+    return {w: -float(lost[size - w]) if w < size else won[w - size] for w in ladder}
 
 
 def units(lanes: Sequence[Lane], widths: Sequence[int], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

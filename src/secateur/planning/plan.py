@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from secateur import strict
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product
 from secateur.errors import ArtifactError
 from secateur.origins import Attribute, NodeArgument, Site
@@ -258,8 +259,8 @@ class Plan:
                 example=data["example"],
                 biases=tuple(map(str, data.get("biases", []))),
                 splits=tuple(map(_decode_split, data.get("splits", []))),
-                noise=_share(data.get("noise", 0.0)),
-                seed=_whole(data.get("seed", 0)),
+                noise=strict.number(data.get("noise", 0.0), 0, 1),
+                seed=strict.whole(data.get("seed", 0)),
             )
             _check_leaves(plan)
             _check_splits(plan)
@@ -280,13 +281,7 @@ class Plan:
         Raises:
             ArtifactError: the file can't be read, or is no plan.
         """
-        try:
-            data: Any = json.loads(Path(path).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ArtifactError(f"{path} can't be read as a plan: {error}") from error
-        if not isinstance(data, dict):
-            raise ArtifactError(f"{path} is JSON, but no plan")
-        return Plan.from_dict(cast("dict[str, Any]", data))
+        return Plan.from_dict(strict.read_json(Path(path), "plan"))
 
     def __rich__(self) -> Any:
         from secateur.printing import plan_table
@@ -406,7 +401,7 @@ def _decode_site(data: Mapping[str, Any]) -> Site:
         path: list[Any] = data["path"]
         if any(type(key) not in (int, str) for key in path):
             raise ValueError(f"{path!r} is no path to an argument")
-        return NodeArgument(str(data["node"]), tuple(path), _whole(data["before"]))
+        return NodeArgument(str(data["node"]), tuple(path), strict.whole(data["before"]))
     at, name = data["index"], str(data["attribute"])
     place = None if at is None else _size(at)
     steps = name.split(".")
@@ -414,50 +409,38 @@ def _decode_site(data: Mapping[str, Any]) -> Site:
         raise ValueError(f"{name!r} is no attribute that holds a size")
     if any(step.startswith("__") for step in steps):
         raise ValueError(f"{name!r} is no attribute that holds a size")
-    return Attribute(str(data["module"]), name, place, _whole(data["before"]))
+    return Attribute(str(data["module"]), name, place, strict.whole(data["before"]))
 
 
 def _decode_scale(data: Mapping[str, Any]) -> PlannedScale:
-    scale = PlannedScale(
+    return PlannedScale(
         tensor=str(data["tensor"]),
-        dim=_whole(data["dim"]),
-        positions=tuple((_whole(start), _whole(stop)) for start, stop in data["positions"]),
-        before=_whole(data["before"]),
-        after=_whole(data["after"]),
+        dim=strict.whole(data["dim"], 0),
+        positions=_ranges(data["positions"]),
+        before=strict.whole(data["before"], 1, MAX_SIZE),
+        after=strict.whole(data["after"], 1, MAX_SIZE),
     )
-    if not (0 < scale.after <= MAX_SIZE and 0 < scale.before <= MAX_SIZE) or scale.dim < 0:
-        raise ValueError(f"scale of {scale.tensor}: {scale.after} of {scale.before} along dim {scale.dim}")
-    return scale
+
+
+def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((strict.whole(start), strict.whole(stop)) for start, stop in strict.items(value))
 
 
 def _size(value: Any) -> int:
-    if not 0 <= _whole(value) <= MAX_SIZE:
-        raise ValueError(f"{value} is no size")
-    return value
+    return strict.whole(value, 0, MAX_SIZE)
 
 
 def _decode_split(data: Mapping[str, Any]) -> PlannedSplit:
     return PlannedSplit(
         tensor=str(data["tensor"]),
-        dim=_whole(data["dim"]),
-        positions=tuple((_whole(start), _whole(stop)) for start, stop in data["positions"]),
+        dim=strict.whole(data["dim"]),
+        positions=_ranges(data["positions"]),
         axes=_names(data["axes"]),
     )
 
 
-def _share(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is no share")
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
 def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in cast("list[Any]", value)):
-        raise ValueError(f"{value!r} are no names of a tensor")
-    return tuple(cast("list[str]", value))
+    """At least one name."""
+    if not (names := strict.items(value)):
+        raise ValueError("a tensor or a split without names")
+    return tuple(map(strict.text, names))

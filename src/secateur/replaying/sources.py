@@ -9,7 +9,7 @@ from secateur import nests
 from secateur.artifacts import open_saved
 from secateur.artifacts.forms import ENDING
 from secateur.artifacts.keeping import kept_scores
-from secateur.artifacts.record import MODEL, PLAN, PROBE, parse, read_text
+from secateur.artifacts.record import MODEL, PLAN, PROBE
 from secateur.changes import Change, change_from_dict
 from secateur.errors import ArtifactError
 from secateur.importance.keeping import KeptScores
@@ -17,6 +17,7 @@ from secateur.inputs import Args, Kwargs
 from secateur.planning import Plan
 from secateur.provenance import recall
 from secateur.pruning import Result
+from secateur.strict import parse, read_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,32 +124,6 @@ def columns(report: Mapping[str, Any]) -> list[str]:
     return [name for name in COLUMNS if report.get(name)]
 
 
-def title(report: Mapping[str, Any], column: str) -> str:
-    """What a column is called: "pruned" is "shorter" or "deeper" where whole blocks went or came in, and what became
-    wider was not pruned.
-    """
-    depth: Mapping[str, Any] | None = report.get("depth")
-    if column == "pruned" and depth:
-        return "shorter" if depth.get("dropped") else "deeper"
-    if not wider(report):
-        return column
-    return {"dense": "before", "pruned": "reallocated" if narrower(report) else "grown"}.get(column, column)
-
-
-def narrower(report: Mapping[str, Any]) -> bool:
-    """Whether units were removed, or nothing was changed."""
-    plan: Any = report.get("plan")
-    axes: Any = plan.get("axes") if isinstance(plan, Mapping) else None
-    if not isinstance(axes, Mapping) or not axes:
-        return True
-    return any(len(set(axis["kept"])) < axis["before"] for axis in axes.values())
-
-
-def wider(report: Mapping[str, Any]) -> bool:
-    """Whether axes have become wider."""
-    return any(row["after"] > row["before"] for row in report.get("axes") or ())
-
-
 def figures(report: Mapping[str, Any]) -> list[Figure]:
     """The figures that a report has in at least one column, metrics first."""
     present = [report[name] for name in columns(report)]

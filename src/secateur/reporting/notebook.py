@@ -5,7 +5,8 @@ from html import escape
 from typing import Any
 
 from secateur.reporting import sentences
-from secateur.reporting.figures import before_and_after, columns, figures, title
+from secateur.reporting.deeds import title
+from secateur.reporting.figures import before_and_after, columns, figures
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -15,7 +16,7 @@ def render(report: Mapping[str, Any]) -> str:
     heads = [
         "",
         *(title(report, name) for name in shown),
-        *([f"dense → {title(report, last)}"] if final is not None else []),
+        *([f"{title(report, 'dense')} → {title(report, last)}"] if final is not None else []),
     ]
     rows = [
         [

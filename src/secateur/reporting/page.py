@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.reporting import charts, sentences, widths
 from secateur.reporting.charts import Series
+from secateur.reporting.deeds import in_words, title, wider
 from secateur.reporting.figures import (
     LATENCY,
     MACS,
@@ -19,7 +20,6 @@ from secateur.reporting.figures import (
     columns,
     figures,
     metric,
-    title,
 )
 from secateur.reporting.numbers import scientific
 
@@ -45,7 +45,10 @@ _HISTORY_TITLES = {
     "dense": "Training of the dense network",
     "gradual": "Training between the steps of pruning",
     "masked": "Training while units went",
-    "tuned": "Fine-tuning of the pruned network",
+    "adapted-head": "Training of the new head",
+    "adapted": "Training of the adapted network",
+    "tuned-head": "Training of the {which} network's head",
+    "tuned": "Fine-tuning of the {which} network",
 }
 _SENTENCES = (
     sentences.adapted,
@@ -78,7 +81,7 @@ def render_page(
         ("figures", "Before and after", _cards(report) + _table(report)),
         ("proof", "Proof", _proof(report)),
         ("depth", "Blocks", _depth(report)),
-        ("training", "Training curves", _curves(histories or {})),
+        ("training", "Training curves", _curves(histories or {}, title(report, "pruned"))),
         ("widths", "Width of each axis", _widths(report)),
         ("repeat", "Repeat it, use it", _repeat(report, load, settings)),
         ("environment", "Environment", _environment(report)),
@@ -90,14 +93,15 @@ def render_page(
         f'id="{identity}-heading">{escape(title)}</h2>{body}</section>'
         for identity, title, body in shown
     )
-    title = f"{report.get('model') or 'Model'}: pruned with secateur"
+    done = in_words(report)
+    heading = f"{report.get('model') or 'Model'}: {f'{done} with secateur' if done else 'report of secateur'}"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">\n'
         '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
+        f"<title>{escape(heading)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
         f'{_header(report)}<nav aria-label="Sections">{links}</nav>\n<main>{body}</main>\n'
         f"<footer>{escape(_writer(report))}</footer>\n</body>\n</html>\n"
     )
@@ -131,7 +135,8 @@ def _cards(report: Mapping[str, Any]) -> str:
     cards = "".join(_card(figure, dense, final) for figure in _CARDS if figure.of(final) is not None)
     latency = sentences.latency(report) or sentences.latency_per_mac(report)
     note = f'<p class="note">{escape(latency)}</p>' if latency else ""
-    lead = f"The dense network beside the {escape(title(report, last))} one."
+    first = "The network as it was" if wider(report) else "The dense network"
+    lead = f"{first} beside the {escape(title(report, last))} one."
     return f'<p class="lead">{lead}</p><ul class="cards">{cards}</ul>{note}'
 
 
@@ -169,7 +174,11 @@ def _table(report: Mapping[str, Any]) -> str:
         f"{_COLUMN_NOTES[title(report, name)]}</small></th>"
         for name in shown
     )
-    change = '<th role="columnheader" scope="col">change<small>dense to last</small></th>' if final is not None else ""
+    change = (
+        f'<th role="columnheader" scope="col">change<small>{title(report, "dense")} to last</small></th>'
+        if final is not None
+        else ""
+    )
     rows: list[str] = []
     for figure in figures(report):
         cells = "".join(
@@ -196,9 +205,10 @@ def _widths(report: Mapping[str, Any]) -> str:
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
     if not rows:
         return ""
+    now, once = ("after", "before") if wider(report) else ("kept", "removed")
     legend = (
-        '<ul class="legend"><li class="after"><span class="key" aria-hidden="true"></span>kept</li>'
-        '<li class="before"><span class="key" aria-hidden="true"></span>removed</li></ul>'
+        f'<ul class="legend"><li class="after"><span class="key" aria-hidden="true"></span>{now}</li>'
+        f'<li class="before"><span class="key" aria-hidden="true"></span>{once}</li></ul>'
     )
     before = tuple(say(report) for say in _SENTENCES)
     return "".join(f'<p class="lead">{escape(line)}</p>' for line in before if line) + (
@@ -209,9 +219,11 @@ def _widths(report: Mapping[str, Any]) -> str:
     )
 
 
-def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], which: str) -> str:
+    """The training curves; ``which`` says what the network is after its change."""
+    headings = {name: _HISTORY_TITLES.get(name, name).replace("{which}", which) for name in histories}
     return "".join(
-        f'<h3>{escape(_HISTORY_TITLES.get(name, name))}</h3><div class="charts">{_history_charts(name, rows)}</div>'
+        f'<h3>{escape(headings[name])}</h3><div class="charts">{_history_charts(name, rows)}</div>'
         for name, rows in histories.items()
         if rows
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from secateur.reporting.deeds import deeds, in_words, narrower, wider
 from secateur.reporting.figures import (
     LATENCY,
     MACS,
@@ -10,7 +11,6 @@ from secateur.reporting.figures import (
     before_and_after,
     latency_cut_per_mac_cut,
     metric,
-    narrower,
 )
 from secateur.reporting.numbers import milliseconds, percent, plain, scientific
 
@@ -19,15 +19,16 @@ def headline(report: Mapping[str, Any]) -> str:
     """The result in one line: how much smaller, at what accuracy."""
     dense, final, _ = before_and_after(report)
     if final is None:
-        return "Nothing was pruned yet"
+        return "Nothing was done yet"
     change = PARAMS.change(PARAMS.of(dense), PARAMS.of(final))
     changed = PARAMS.verdict(PARAMS.of(dense), PARAMS.of(final)) != 0
-    parts = [f"{change} parameters" if changed else "nothing removed"] if change else []
+    same = "as many parameters" if deeds(report) and wider(report) else "nothing removed"
+    parts = [f"{change} parameters" if changed else same] if change else []
     accuracy = metric("accuracy")
     before, after = accuracy.of(dense), accuracy.of(final)
     if before is not None and after is not None:
         parts.append(f"accuracy {percent(before)} → {percent(after)}")
-    return ", ".join(parts) or "Pruned"
+    return ", ".join(parts) or in_words(report).capitalize() or "Nothing was changed"
 
 
 def latency_per_mac(report: Mapping[str, Any]) -> str | None:
@@ -70,14 +71,15 @@ def proof(report: Mapping[str, Any]) -> str:
         return f"Proved: {what} ({numbers})."
     if status == "proved" and not narrower(report):
         return f"Proved: the new model computes what the original computes ({numbers})."
+    which = "new" if wider(report) else "smaller"
     if status == "proved":
         return (
-            f"Proved: the smaller model computes what the original computes with the removed units silenced "
+            f"Proved: the {which} model computes what the original computes with the removed units silenced "
             f"({numbers})."
         )
     if status == "shape-checked":
         return (
-            "Shape-checked only: the smaller model runs and its outputs have the right form. Removed units lie "
+            f"Shape-checked only: the {which} model runs and its outputs have the right form. Removed units lie "
             "on a dimension "
             f"that the model normalises over, so its outputs differ from the silenced original's by design ({numbers})."
         )
@@ -240,7 +242,7 @@ def rewrite(report: Mapping[str, Any]) -> str | None:
     rewrites: Any = plan.get("rewrites") if isinstance(plan, Mapping) else None
     if not rewrites:
         return None
-    why = "pruning" if narrower(report) else "growing"
+    why = "growing" if not narrower(report) else "moving width" if wider(report) else "pruning"
     return f"The network's class was replaced by its graph: {rewrites[0]} holds a size that {why} changes."
 
 

@@ -1,6 +1,6 @@
 """A report in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -9,14 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.reporting import sentences
-from secateur.reporting.figures import Figure, before_and_after, columns, figures, title
+from secateur.reporting.deeds import title
+from secateur.reporting.figures import Figure, before_and_after, columns, figures
 
 _COLORS = {1: "green", 0: "dim", -1: "yellow"}
 
 
 def render(report: Mapping[str, Any]) -> RenderableType:
     """The figures as a table, then the proof, the axes, and the truth about latency, a line each."""
-    lines: list[RenderableType] = [_table(report)]
+    rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
+    why = [_importances(rows)] if any("importance" in row for row in rows) else []
+    lines: list[RenderableType] = [*why, _table(report)]
     proof = sentences.proof(report)
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
@@ -38,6 +41,19 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     if latency:
         lines.append(Text(latency, style="yellow"))
     return Group(*lines)
+
+
+def _importances(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Why width moved: what a unit of each axis was worth, and the axis's width before and after."""
+    grid = Table(box=box.SIMPLE_HEAD, title="Width reallocated", title_justify="left")
+    grid.add_column("axis", overflow="fold")
+    for column in ("importance of a unit", "before", "after"):
+        grid.add_column(column, justify="right")
+    for row in rows:
+        worth = "" if row.get("importance") is None else f"{row['importance']:.3g}"
+        style = "green" if row["after"] > row["before"] else "yellow" if row["after"] < row["before"] else "dim"
+        grid.add_row(str(row["name"]), worth, str(row["before"]), str(row["after"]), style=style)
+    return grid
 
 
 def _table(report: Mapping[str, Any]) -> Table:

@@ -12,7 +12,7 @@ def silhouette(rows: Sequence[Mapping[str, Any]]) -> str:
 
     The picture stretches to any width; so it holds no text but tooltips.
     """
-    widest = max(row["before"] for row in rows)
+    widest = max(max(row["before"], row["after"]) for row in rows)
     slot = 1000 / len(rows)
     gap = min(6.0, slot * 0.18)
 
@@ -24,37 +24,49 @@ def silhouette(rows: Sequence[Mapping[str, Any]]) -> str:
         )
 
     columns = [
-        f"<g><title>{escape(_words(row))}</title>"
-        f"{column(n, row['before'], 'before')}{column(n, row['after'], 'after')}</g>"
+        f"<g><title>{escape(_words(row))}</title>{''.join(column(n, row[which], which) for which in _behind(row))}</g>"
         for n, row in enumerate(rows)
     ]
     before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
+    grown = any(row["after"] > row["before"] for row in rows)
+    total = f"{after:,} units where there were {before:,}" if grown else f"{after:,} of {before:,} units are kept"
     return (
         f'<svg class="silhouette" viewBox="0 0 1000 {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="Widths of {len(rows)} axes in the order of the model: {after:,} of {before:,} units are kept. '
+        f'aria-label="Widths of {len(rows)} axes in the order of the model: {total}. '
         f'The list below has each one.">{"".join(columns)}</svg>'
     )
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A list with a bar for each axis: the whole is its width before, the filled part what is left."""
+    """A list with a bar for each axis: the whole is its width before, the filled part what is left; of an axis that has
+    become wider, the whole is its width now.
+    """
     return f'<ul class="axes">{"".join(_bar(row) for row in rows)}</ul>'
 
 
 def _bar(row: Mapping[str, Any]) -> str:
     share = row["after"] / row["before"] if row["before"] else 1.0
+    widest = max(row["before"], row["after"], 1)
+    parts = "".join(
+        f'<rect class="{which}" width="{100 * row[which] / widest:.2f}" height="10"/>' for which in _behind(row)
+    )
+    worth = f", importance of a unit {row['importance']:.3g}" if row.get("importance") is not None else ""
     untouched = row["after"] == row["before"]
-    kind = f'<span class="kind">{escape(str(row["kind"]))}</span>' if row.get("kind") else ""
+    kind = f'<span class="kind">{escape(str(row["kind"]) + worth)}</span>' if row.get("kind") else ""
     number = f"<b>{row['after']:,}</b>" if untouched else f"{row['before']:,} → <b>{row['after']:,}</b>"
     return (
         f'<li{" class=whole" if untouched else ""}><span class="axis">{breakable(str(row["name"]))}</span>'
         f'<span class="units">{number}</span>'
         f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(_words(row))}">'
-        f'<rect class="before" width="100" height="10"/><rect class="after" width="{100 * share:.2f}" '
-        f'height="10"/></svg>'
+        f"{parts}</svg>"
         f'{kind}<span class="kept">{100 * share:.0f} %</span></li>'
     )
+
+
+def _behind(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The larger width of an axis first, so that it does not hide the other."""
+    return ("after", "before") if row["after"] > row["before"] else ("before", "after")
 
 
 def breakable(name: str) -> str:
@@ -63,4 +75,6 @@ def breakable(name: str) -> str:
 
 
 def _words(row: Mapping[str, Any]) -> str:
+    if row["after"] > row["before"]:
+        return f"{row['name']}: {row['after']:,} units where there were {row['before']:,}"
     return f"{row['name']}: {row['after']:,} of {row['before']:,} units kept"

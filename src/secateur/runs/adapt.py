@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur import artifacts
@@ -16,17 +15,17 @@ from secateur.adapting.choosing import Choice, Fitted, Task, Trainer, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
 from secateur.adapting.stages import describe, example, task_of, teaches
-from secateur.artifacts.record import read_json
-from secateur.config import EXAMPLE_MODEL, AdaptSettings
+from secateur.config import AdaptSettings
 from secateur.data import Data
 from secateur.files import RunDirectory, write_json
 from secateur.fit import check_device, check_fit
-from secateur.models import build_model, build_spec
 from secateur.runs import several
-from secateur.runs.prune import Origin, Outcome, finish, named_data, pruned_once, stopped
+from secateur.runs.origins import Origin, origin
+from secateur.runs.prune import Outcome, finish, named_data, pruned_once, stopped
 from secateur.runs.prune import train as run_training
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
+from secateur.strict import read_json
 from secateur.tuning import History
 
 TITLES = {
@@ -115,7 +114,9 @@ def prepare(settings: AdaptSettings, watch: Watch = silent) -> Start:
     """
     with watch("Loading model and data") as step:
         check_device(settings.device)
-        model, origin = _origin(settings)
+        model, start = origin(
+            settings, settings.result, trust=settings.trust, seed=settings.seed, device=settings.device
+        )
         data = named_data(settings)
         positional, keywords = example(model, None, None, data.train, settings.device)
         classes = data.classes if settings.classes is None else settings.classes
@@ -125,23 +126,7 @@ def prepare(settings: AdaptSettings, watch: Watch = silent) -> Start:
         data = replace(data, warnings=(*data.warnings, *check_fit(fresh.eval(), data, settings)))
         layers = " and ".join(path or "the model itself" for path in head.layers)
         step.note(". ".join([f"{layers}: {head.before} classes become {head.after}", data.description, *data.warnings]))
-    return Start(model=fresh, head=head, origin=origin, task=task, data=data)
-
-
-def _origin(settings: AdaptSettings) -> tuple[nn.Module, Origin]:
-    """The network to adapt, and where its changes begin."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        named = settings.result is None or settings.model != EXAMPLE_MODEL
-        model = build_model(settings).to(settings.device) if named else None
-    if settings.result is None:
-        assert model is not None
-        return model, Origin(model=model, build={"callable": build_spec(settings), "args": settings.model_args})
-    build: Any = artifacts.read_record(settings.result)["build"]
-    if model is not None:
-        build = build or {"callable": build_spec(settings), "args": settings.model_args}
-    origin = Origin(model=model, build=build, trust=settings.trust)
-    return origin.load(settings.result, settings.device), origin
+    return Start(model=fresh, head=head, origin=start, task=task, data=data)
 
 
 def _trainer(data: Data, settings: AdaptSettings, unfinished: Unfinished, watch: Watch) -> Trainer:

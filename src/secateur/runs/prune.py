@@ -5,7 +5,7 @@ lets it be taken up again lies beside that place until then.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur import artifacts, digests
 from secateur.adapting.passes import same_pass
-from secateur.config import PruneSettings, TrainingSettings
+from secateur.config import PruneSettings, TrainedSettings, TrainingSettings
 from secateur.data import Data, load_data
 from secateur.errors import ConfigError, DataError
 from secateur.files import RunDirectory, write_json, write_text
@@ -31,6 +31,7 @@ from secateur.provenance import complete_step, note_step, recall
 from secateur.pruning import Result, prune
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
+from secateur.runs.origins import Origin
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.timing.settling import Clock
@@ -81,25 +82,6 @@ class Pruned:
     build: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where the changes of a run's networks begin.
-
-    Attributes:
-        model: an instance of the architecture; None where ``build``, or a stored graph, makes it.
-        build: how it is built, as `secateur.save` takes it.
-        trust: whether code that ``build`` names may be imported.
-    """
-
-    model: nn.Module | None = None
-    build: Mapping[str, Any] | None = None
-    trust: bool = False
-
-    def load(self, folder: Path, device: str) -> nn.Module:
-        """A network that was saved on the way: a file of our own, so that nothing has to be bounded."""
-        return artifacts.load(folder, model=self.model, trust=self.trust or self.model is not None).to(device)
-
-
 def prune_run(
     settings: PruneSettings, *, overwrite: bool = False, resume: bool = False, watch: Watch = silent
 ) -> Outcome:
@@ -145,7 +127,7 @@ def finish(
     pruned: Pruned,
     histories: Mapping[str, History],
     data: Data,
-    settings: PruneSettings,
+    settings: TrainedSettings,
     directory: RunDirectory,
     watch: Watch,
     **more: Any,
@@ -192,16 +174,31 @@ def pruned_once(
         origin: where the dense network's own changes begin; None where it has none.
     """
     origin = Origin(model=dense) if origin is None else origin
+
+    def make() -> Result:
+        return prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
+
+    return changed_once(make, unfinished, origin, settings.device)
+
+
+def changed_once(make: Callable[[], Result], unfinished: Unfinished, origin: Origin, device: str) -> Pruned:
+    """The changed network: what an interrupted run kept of it, or else made now, and kept.
+
+    Args:
+        make: changes it.
+        unfinished: where it is kept. It is read back in any case, so that both ways give the same bits.
+        origin: where the network's changes begin.
+    """
     keep = unfinished.checkpoints("pruned")
     if not (keep / "artifact.json").exists():
-        result = prune_model(dense, data, settings, watch, unfinished.checkpoints("gradual"), ticket)
+        result = make()
         if stopped(result.report):  # the rest of the steps, or of the search, is still to be done
             rewritten = bool(result.rewritten)
             return Pruned(model=result.model.eval(), report=result.report, rewritten=rewritten, build=origin.build)
         keep.mkdir(parents=True, exist_ok=True)
         result.report.save(keep / "report.json")
         artifacts.save(result, keep, build=origin.build, overwrite=True)
-    model = origin.load(keep, settings.device)
+    model = origin.load(keep, device)
     report = Report.load(keep)
     rewritten = any(change.rewrites for change in recall(model, "plans"))
     return Pruned(model=model, report=report, rewritten=rewritten, build=origin.build)
@@ -261,11 +258,12 @@ def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     plan(graph, scores, **chosen, latency=clock.table if clock is not None else None)
 
 
-def _importance(settings: PruneSettings) -> str:
+def _importance(settings: TrainedSettings) -> str:
     """The default threshold, a share of the mean score, was chosen for magnitudes, so "auto" stands for these there."""
     if settings.importance != "auto":
         return settings.importance
-    return AUTO["without data" if settings.threshold is not None else "with data"]
+    by_threshold = isinstance(settings, PruneSettings) and settings.threshold is not None
+    return AUTO["without data" if by_threshold else "with data"]
 
 
 def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[Any] | None:
@@ -275,7 +273,7 @@ def _calibration(data: Data, settings: PruneSettings, batches: int) -> Iterable[
     return calibration_batches(data, settings, batches)
 
 
-def calibration_batches(data: Data, settings: PruneSettings, batches: int) -> list[Any]:
+def calibration_batches(data: Data, settings: TrainingSettings, batches: int) -> list[Any]:
     """The first batches of the training data, not augmented, the same whatever was drawn before."""
     return list(same_pass(data.calibration, settings.seed, settings.device, batches))
 
@@ -283,7 +281,7 @@ def calibration_batches(data: Data, settings: PruneSettings, batches: int) -> li
 def train_dense(
     model: nn.Module,
     data: Data,
-    settings: PruneSettings,
+    settings: TrainedSettings,
     watch: Watch = silent,
     checkpoints: Path | None = None,
     ticket: Rewind | None = None,
@@ -370,12 +368,13 @@ def tune(
     model: nn.Module,
     teacher: nn.Module,
     data: Data,
-    settings: PruneSettings,
+    settings: TrainedSettings,
     watch: Watch = silent,
     checkpoints: Path | None = None,
     ticket: Rewind | None = None,
+    title: str = "Fine-tuning the pruned network",
 ) -> dict[str, History]:
-    """Train the pruned network on, in place, the dense one as its teacher; its history as "tuned"."""
+    """Train the changed network on, in place, the dense one as its teacher; its history as "tuned"."""
     settings = settings.resolved()
     if not settings.epochs:
         return {}
@@ -385,7 +384,7 @@ def tune(
         data,
         settings,
         watch,
-        "Fine-tuning the pruned network",
+        title,
         epochs=settings.epochs,
         teacher=teacher,
         checkpoints=checkpoints,
@@ -412,7 +411,7 @@ def compare(
 def make_report(
     bare: Report,
     figures: Mapping[str, Mapping[str, Any]],
-    settings: PruneSettings,
+    settings: TrainedSettings,
     interrupted: str = "",
     adapted: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -449,8 +448,8 @@ def _predicted(bare: Report, name: str, figures: Mapping[str, Mapping[str, Any]]
     return {"predicted_latency_ms": figures["dense"]["latency_ms"] * found / dense} if dense and found else {}
 
 
-def note_steps(model: nn.Module, untuned: nn.Module, report: Report, data: Data, settings: PruneSettings) -> None:
-    """Write into the network's history what the run knows of its pruning and fine-tuning.
+def note_steps(model: nn.Module, untuned: nn.Module, report: Report, data: Data, settings: TrainedSettings) -> None:
+    """Write into the network's history what the run knows of its change and fine-tuning.
 
     Args:
         model: the final network.
@@ -476,13 +475,14 @@ def save(
     dense: nn.Module,
     report: Report,
     histories: Mapping[str, History],
-    settings: PruneSettings,
+    settings: TrainedSettings,
     folder: Path,
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
     build = pruned.build or {"callable": build_spec(settings), "args": settings.model_args}
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
-    kept: dict[str, Any] = {"keep_removed": True, "dense": dense} if settings.keep_removed else {}
+    whole = isinstance(settings, PruneSettings) and settings.keep_removed
+    kept: dict[str, Any] = {"keep_removed": True, "dense": dense} if whole else {}
     artifacts.save(pruned.model, folder, build=build, figures=figures, **kept)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
@@ -631,7 +631,7 @@ def _advice(report: Report, data: Data) -> str:
         return ""
     return (
         f"The dense network is hardly better than guessing among {data.classes} classes, so this says little about "
-        f"pruning. Give it trained weights with --weights, or train it first with --train-epochs."
+        f"what was changed. Give it trained weights with --weights, or train it first with --train-epochs."
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur import artifacts
-from secateur.config import AdaptSettings, PruneSettings, TuneSettings
+from secateur.config import AdaptSettings, PruneSettings, ReallocateSettings, TuneSettings
 from secateur.errors import OutputError, SecateurError
 from secateur.plain import read_yaml
 from secateur.reporting import Report
@@ -44,6 +44,10 @@ def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
         from secateur.runs.adapt import adapt_run
 
         return adapt_run(settings, resume=True, watch=watch)
+    if isinstance(settings, ReallocateSettings):
+        from secateur.runs.reallocate import reallocate_run
+
+        return reallocate_run(settings, resume=True, watch=watch)
     if isinstance(settings, PruneSettings):
         from secateur.runs.prune import prune_run
 
@@ -53,10 +57,14 @@ def resume_run(out: Path, *, watch: Watch = silent) -> "Outcome | Tuned | None":
     return tune_run(settings, resume=True, watch=watch)
 
 
-def settings_of(file: Path) -> PruneSettings | TuneSettings:
-    """The settings of a run, whichever command it was."""
+def settings_of(file: Path) -> PruneSettings | ReallocateSettings | TuneSettings:
+    """The settings of a run, whichever command it was: each has one that no other has before it."""
     values = read_yaml(file)
-    kind = AdaptSettings if "head_epochs" in values else TuneSettings if "result" in values else PruneSettings
+    if "head_epochs" in values:
+        return AdaptSettings.from_mapping(values, str(file))
+    if "max_growth" in values:
+        return ReallocateSettings.from_mapping(values, str(file))
+    kind = TuneSettings if "result" in values else PruneSettings
     return kind.from_mapping(values, str(file))
 
 

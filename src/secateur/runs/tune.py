@@ -12,7 +12,7 @@ from torch import nn
 from secateur import artifacts, digests
 from secateur.adapting.head import Head
 from secateur.artifacts.removed import Keep, Removed
-from secateur.config import FINE_TUNING, TuneSettings
+from secateur.config import TuneSettings
 from secateur.data import Data
 from secateur.errors import ArtifactError, ConfigError
 from secateur.files import RunDirectory, write_json, write_text
@@ -24,7 +24,7 @@ from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
-from secateur.tuning import History
+from secateur.tuning import FINE_TUNING, History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def prepare(settings: TuneSettings, watch: Watch = silent) -> tuple[nn.Module, n
 def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]], interrupted: str) -> Report:
     """The report of a run: what was known of the network, with what was measured now."""
     known: Mapping[str, Any] = Report.load(settings.result) if (settings.result / "report.json").exists() else {}
-    return Report.build(
+    report = Report.build(
         model=str(known.get("model") or settings.model or settings.result),
         dense=figures.get("dense") or _timeless(known.get("dense")),
         pruned=figures["pruned"],
@@ -172,6 +172,9 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
         gradual=known.get("gradual"),
         adapted=known.get("adapted"),
     )
+    if known.get("depth"):  # a change of depth has no axes
+        report = report.replace(axes=None, depth=known["depth"])
+    return report
 
 
 def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from secateur.tuning.gradual import prune_gradually as prune_gradually
 from secateur.tuning.history import Epoch as Epoch
 from secateur.tuning.history import History as History
 from secateur.tuning.low_rank import LowRank as LowRank
+from secateur.tuning.recipes import ADAPTING as ADAPTING
+from secateur.tuning.recipes import FINE_TUNING as FINE_TUNING
 from secateur.tuning.recipes import SCRATCH as SCRATCH
 from secateur.tuning.recipes import TUNE as TUNE
 from secateur.tuning.recipes import Recipe as Recipe

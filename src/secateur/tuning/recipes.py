@@ -1,6 +1,6 @@
 """Settings of a training run that go together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EPOCHS = 10  # where nobody says: enough for what little a refitted network lacks
 
@@ -33,3 +33,9 @@ class Recipe:
 # Large networks, above all pretrained ones, want rates ten to a hundred times lower.
 SCRATCH = Recipe(epochs=60, lr=5e-3)
 TUNE = Recipe(epochs=100, lr=1e-2)
+
+FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
+"""For trained networks of any kind: a low rate keeps what they know."""
+
+ADAPTING = replace(TUNE, epochs=5, lr=1e-4)
+"""For all weights of a trained network behind a head that fits already: there is little to learn, and much to lose."""
