@@ -2,6 +2,9 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
@@ -301,10 +304,11 @@ def resume(path: Path = _RUN_DEFAULT.out, /, *, debug: Annotated[bool, _OTHER] =
         debug: show the whole traceback of an error.
     """
     from secateur.runs import several
-    from secateur.runs.resume import resume_run
+    from secateur.runs.resume import place_of, resume_run
     from secateur.runs.steps import silent
 
     terminal, first = Terminal(_out()), several.rank() == 0
+    path = place_of(path)
     try:
         outcome = resume_run(path, watch=terminal.watch if first else silent)
     except KeyboardInterrupt:
@@ -366,6 +370,14 @@ def replay(
 def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
     """Show what a run left; the exit code."""
     views.finished(_out(), outcome, out)
+    if getattr(outcome, "failed", ""):
+        words = outcome.interrupted[:1].upper() + outcome.interrupted[1:]
+        _complain(
+            "error",
+            f"{outcome.failed} {words}. It is saved in {out}. Train it on with other settings: secateur tune {out}; "
+            f"or, when the data are mended, go on with: secateur resume {out}",
+        )
+        return FAILED
     if outcome.interrupted:
         _complain(
             "stopped",
@@ -821,7 +833,8 @@ def execute(words: list[str]) -> int:
     """Carry out one command line; the exit code."""
     _words.set(tuple(words))
     try:
-        code = app(words or ["--help"])
+        with _warnings_told():
+            code = app(words or ["--help"])
     except CycloptsError as error:
         command = words[0] if words and words[0] in COMMANDS else ""
         _complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
@@ -831,11 +844,12 @@ def execute(words: list[str]) -> int:
         return INTERRUPTED
     except SecateurError as error:
         _explain(words)
-        _complain("error", str(error))
+        _complain("error", _with_notes(str(error), error))
         return FAILED
     except Exception as error:
         _explain(words)
-        _complain("error", f"unexpected {type(error).__name__}: {error}. See where it comes from with --debug")
+        said = f"unexpected {type(error).__name__}: {error}. See where it comes from with --debug"
+        _complain("error", _with_notes(said, error))
         return FAILED
     return code if isinstance(code, int) else DONE
 
@@ -874,9 +888,31 @@ def _out() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
 
 
-def _complain(kind: str, message: str) -> None:
+def _complain(kind: str, message: str, style: str = "bold red") -> None:
     """Say what went wrong on the standard error stream."""
-    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", "bold red"), message), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", style), message), soft_wrap=True)
+
+
+@contextmanager
+def _warnings_told() -> Generator[None]:
+    """Show warnings for users as what they are, without the code that gave them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                _complain("warning", str(message), "bold yellow")
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell
+        yield
+
+
+def _with_notes(said: str, error: Exception) -> str:
+    """Words on an error, and what was noted at it on its way."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return ". ".join([said.rstrip("."), *notes]) if notes else said
 
 
 def _explain(words: list[str]) -> None:
