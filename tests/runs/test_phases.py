@@ -11,6 +11,7 @@ from support.struck import struck
 FAULTY = ("--model", "support.faulty:net", "--data", "support.faulty:data")
 SHORT = ("--train-epochs", "2", "--epochs", "2", "--checkpoint-every", "4")
 PRUNE = ("prune", *FAULTY, *SHORT, "--budget", "params=0.5")
+UNTUNED = ("prune", *FAULTY, "--train-epochs", "2", "--epochs", "0", "--budget", "params=0.5")
 TUNE = ("tune", "base", "--data", "support.faulty:data", "--epochs", "2", "--checkpoint-every", "4", "--lr", "auto")
 TRUST = ("--trust",)
 
@@ -72,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pruned network that was not tuned."""
     out = tmp_path_factory.mktemp("runs") / "base"
-    assert struck("SIGKILL", "", *PRUNE[:-2], "--keep", "0.5", "--epochs", "0", "--out", str(out)).code == 0
+    assert struck("SIGKILL", "", *UNTUNED, "--out", str(out)).code == 0
     return out
 
 
