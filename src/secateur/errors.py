@@ -26,6 +26,8 @@ SecateurError
 └── MissingExtra            (also an ImportError) an optional dependency is not installed
 """
 
+from typing import Any
+
 
 class SecateurError(Exception):
     """Root of all errors raised on purpose."""
@@ -104,7 +106,13 @@ class TrainingError(SecateurError):
 
 
 class Diverged(TrainingError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite.
+
+    Attributes:
+        history: the training up to there, as `secateur.tuning.History`, where there was one.
+    """
+
+    history: Any = None
 
 
 class DataError(SecateurError):

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.errors import TrainingError
+from secateur.errors import ArtifactError, TrainingError
 from secateur.tuning import Callback, evaluate, tune
 from secateur.tuning.averaging import Average
 from secateur.tuning.parts import labels_of, sliced
@@ -554,14 +554,23 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     assert torch.equal(state(model), state(whole))
 
 
-def test_where_all_are_damaged_the_run_starts_anew(tmp_path: Path) -> None:
+def test_where_all_are_damaged_that_is_an_error_and_the_next_run_starts_anew(tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         train(net(), batches(), checkpoints=tmp_path, every=1, callbacks=[Cut(3)])
     for path in tmp_path.glob("step-*"):
         (path / "state.json").write_text("{}")
     model, whole = net(), net()
-    with pytest.warns(UserWarning, match="going back to"), pytest.warns(UserWarning, match="starting anew"):
-        history = train(model, batches(), checkpoints=tmp_path, every=1)
+    before = state(model)
+    with (
+        pytest.warns(UserWarning, match="step-00000002 is damaged.*going back to step-00000001"),
+        pytest.raises(
+            ArtifactError, match="no checkpoint in .* is whole: .*step-00000002.*step-00000001.*start once more"
+        ),
+    ):
+        train(model, batches(), checkpoints=tmp_path, every=1)
+    assert torch.equal(state(model), before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-00000001", "damaged-00000002"]
+    history = train(model, batches(), checkpoints=tmp_path, every=1)
     train(whole, batches())
     assert (history.resumed, history.steps) == (0, 8)
     assert torch.equal(state(model), state(whole))

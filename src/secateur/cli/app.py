@@ -5,7 +5,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from secateur.cli.commands import COMMANDS
-from secateur.cli.ending import DONE, FAILED, INTERRUPTED, MISUSED, complain, explain
+from secateur.cli.ending import DONE, FAILED, INTERRUPTED, MISUSED, complain, explain, warnings_told, with_notes
 from secateur.cli.flags import remember_given, remember_words
 from secateur.errors import SecateurError
 
@@ -43,7 +43,8 @@ def execute(words: list[str]) -> int:
     """Carry out one command line; the exit code."""
     remember_words(words)
     try:
-        code = app(words or ["--help"])
+        with warnings_told():
+            code = app(words or ["--help"])
     except CycloptsError as error:
         command = words[0] if words and words[0] in COMMANDS else ""
         complain("error", f"{error} See: secateur {command + ' ' if command else ''}--help")
@@ -53,10 +54,11 @@ def execute(words: list[str]) -> int:
         return INTERRUPTED
     except SecateurError as error:
         explain(words)
-        complain("error", str(error))
+        complain("error", with_notes(str(error), error))
         return FAILED
     except Exception as error:
         explain(words)
-        complain("error", f"unexpected {type(error).__name__}: {error}. See where it comes from with --debug")
+        said = f"unexpected {type(error).__name__}: {error}. See where it comes from with --debug"
+        complain("error", with_notes(said, error))
         return FAILED
     return code if isinstance(code, int) else DONE

@@ -2,9 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -26,9 +28,31 @@ def output() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
 
 
-def complain(kind: str, message: str) -> None:
+def complain(kind: str, message: str, style: str = "bold red") -> None:
     """Say what went wrong on the standard error stream."""
-    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", "bold red"), message), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text.assemble((f"{kind}: ", style), message), soft_wrap=True)
+
+
+@contextmanager
+def warnings_told() -> Generator[None]:
+    """Show warnings for users as what they are, without the code that gave them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                complain("warning", str(message), "bold yellow")
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell
+        yield
+
+
+def with_notes(said: str, error: Exception) -> str:
+    """Words on an error, and what was noted at it on its way."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return ". ".join([said.rstrip("."), *notes]) if notes else said
 
 
 def explain(words: list[str]) -> None:
@@ -72,6 +96,14 @@ def interrupted(terminal: Terminal, what: str) -> int:
 def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
     """Show what a run left; the exit code."""
     views.finished(output(), outcome, out)
+    if getattr(outcome, "failed", ""):
+        words = outcome.interrupted[:1].upper() + outcome.interrupted[1:]
+        complain(
+            "error",
+            f"{outcome.failed} {words}. It is saved in {out}. Train it on with other settings: secateur tune {out}; "
+            f"or, when the data are mended, go on with: secateur resume {out}",
+        )
+        return FAILED
     if outcome.interrupted:
         complain(
             "stopped",

@@ -5,6 +5,7 @@ lets it be taken up again lies beside that place until then.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +19,7 @@ from secateur import artifacts, digests
 from secateur.adapting.passes import same_pass
 from secateur.config import PruneSettings, TrainedSettings, TrainingSettings
 from secateur.data import Data, load_data
-from secateur.errors import ConfigError, DataError
+from secateur.errors import ConfigError, DataError, Diverged, SecateurError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import Moved, check_device, check_fit, example
 from secateur.importance import criterion, score
@@ -53,7 +54,8 @@ class Outcome:
         model: the final network, in eval mode.
         report: the figures.
         histories: training curves, "dense", those of the steps of pruning, and "tuned", where there was training.
-        interrupted: what Ctrl-C cut short, in words; empty if nothing.
+        interrupted: what Ctrl-C, or a loss that exploded, cut short, in words; empty if nothing.
+        failed: the error that ended the fine-tuning where the loss exploded; empty if it did not.
         advice: what makes the result worth little, and what to do about it, in words; empty if nothing.
     """
 
@@ -62,6 +64,7 @@ class Outcome:
     report: Report
     histories: Mapping[str, History] = field(default_factory=dict[str, History])
     interrupted: str = ""
+    failed: str = ""
     advice: str = ""
 
 
@@ -96,8 +99,8 @@ def prune_run(
         watch: is told of every step.
 
     Returns:
-        What was done. After Ctrl-C during the fine-tuning the network is the best so far, and ``interrupted`` says so;
-        resuming goes on with the fine-tuning.
+        What was done. After Ctrl-C during the fine-tuning, or where its loss explodes, the network is the best so far,
+        and ``interrupted`` says so; resuming goes on with the fine-tuning.
 
     Raises:
         SecateurError: anything that can't be done, as one of its kinds. Nothing is left behind then but checkpoints.
@@ -153,6 +156,7 @@ def finish(
         report=report,
         histories=histories,
         interrupted=interrupted,
+        failed=histories["tuned"].failed if "tuned" in histories else "",
         advice=" ".join([*filter(None, [_advice(report, data)]), *data.warnings]),
     )
 
@@ -190,7 +194,8 @@ def changed_once(make: Callable[[], Result], unfinished: Unfinished, origin: Ori
         origin: where the network's changes begin.
     """
     keep = unfinished.checkpoints("pruned")
-    if not (keep / "artifact.json").exists():
+    found = _pruned_before(keep, origin, device)
+    if found is None:
         result = make()
         if stopped(result.report):  # the rest of the steps, or of the search, is still to be done
             rewritten = bool(result.rewritten)
@@ -198,10 +203,21 @@ def changed_once(make: Callable[[], Result], unfinished: Unfinished, origin: Ori
         keep.mkdir(parents=True, exist_ok=True)
         result.report.save(keep / "report.json")
         artifacts.save(result, keep, build=origin.build, overwrite=True)
-    model = origin.load(keep, device)
-    report = Report.load(keep)
+        found = origin.load(keep, device), Report.load(keep)
+    model, report = found
     rewritten = any(change.rewrites for change in recall(model, "plans"))
     return Pruned(model=model, report=report, rewritten=rewritten, build=origin.build)
+
+
+def _pruned_before(folder: Path, origin: Origin, device: str) -> tuple[nn.Module, Report] | None:
+    """The pruned network that was kept, and its report; None where there is none, or a damaged one, which is told."""
+    if not (folder / "artifact.json").exists():
+        return None
+    try:
+        return origin.load(folder, device), Report.load(folder)
+    except SecateurError as error:
+        warnings.warn(f"the pruned network that was kept can't be used ({error}): it is made again", stacklevel=2)
+        return None
 
 
 def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, Data]:
@@ -388,6 +404,7 @@ def tune(
         epochs=settings.epochs,
         teacher=teacher,
         checkpoints=checkpoints,
+        keep=True,
         **rates,
     )
     return {"tuned": history}
@@ -401,7 +418,7 @@ def compare(
         metrics: dict[str, dict[str, float]] = {}
         for done, (name, model) in enumerate(models.items()):
             step.advance(done, len(models))
-            metrics[name] = evaluate(model, data.test, settings.device)
+            metrics[name] = evaluate(model, data.test, settings.device, halve=settings.halve_batch)
         step.note(", ".join(f"{name} {_accuracy(found)}" for name, found in metrics.items()))
     with watch("Measuring"):
         measured = measure_all({name: model.eval() for name, model in models.items()}, example(data, settings.device))
@@ -527,11 +544,13 @@ def train(
     teacher: nn.Module | None = None,
     checkpoints: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    keep: bool = False,
     **other: Any,
 ) -> History:
     """Train a network in place, as the settings say; it is left in eval mode.
 
     Args:
+        keep: end with the best state where the loss explodes, and say so in the history's ``failed``.
         other: of `secateur.tuning.tune`, in place of what the settings say.
     """
     with watch(title) as step:
@@ -544,24 +563,29 @@ def train(
                 + (f", {what} {100 * seen:.1f} %" if seen is not None else "")
             )
 
-        history = fine_tune(
-            model,
-            data.train,
-            data.validation,
-            epochs=epochs,
-            lr=_rate(lr, settings, checkpoints),
-            optimizer=settings.optimizer,
-            weight_decay=settings.weight_decay,
-            teacher=_lessons(model, teacher, settings),
-            device=settings.device,
-            seed=settings.seed,
-            checkpoints=checkpoints,
-            callbacks=callbacks,
-            **{**settings.options(), **other},
-            every=settings.checkpoint_every,
-            on_epoch=show,
-            progress=step.advance,
-        )
+        try:
+            history = fine_tune(
+                model,
+                data.train,
+                data.validation,
+                epochs=epochs,
+                lr=_rate(lr, settings, checkpoints),
+                optimizer=settings.optimizer,
+                weight_decay=settings.weight_decay,
+                teacher=_lessons(model, teacher, settings),
+                device=settings.device,
+                seed=settings.seed,
+                checkpoints=checkpoints,
+                callbacks=callbacks,
+                **{**settings.options(), **other},
+                every=settings.checkpoint_every,
+                on_epoch=show,
+                progress=step.advance,
+            )
+        except Diverged as error:
+            if not keep or error.history is None:
+                raise
+            history = error.history
         if data.validation is not None and history.epochs:
             step.note(_kept(history, epochs))
     model.eval()
@@ -616,12 +640,13 @@ def stopped(report: Report) -> str:
 
 
 def cut_short(histories: Mapping[str, History], settings: TrainingSettings) -> str:
-    """Words on a fine-tuning that Ctrl-C ended; empty if nothing did."""
+    """Words on a fine-tuning that Ctrl-C, or a loss that exploded, ended; empty if nothing did."""
     tuned = histories.get("tuned")
-    if tuned is None or not tuned.interrupted:
+    if tuned is None or not (tuned.interrupted or tuned.failed):
         return ""
     kept = f"its state after epoch {tuned.best_epoch}" if tuned.best_epoch else "the pruned network before tuning"
-    return f"the fine-tuning was stopped after {len(tuned.epochs)} of {settings.epochs} epochs; kept is {kept}"
+    how = "ended in an error" if tuned.failed else "was stopped"
+    return f"the fine-tuning {how} after {len(tuned.epochs)} of {settings.epochs} epochs; kept is {kept}"
 
 
 def _advice(report: Report, data: Data) -> str:

@@ -36,7 +36,8 @@ class Tuned:
         model: the network, in eval mode.
         report: the figures: before as "pruned", after as "tuned".
         history: the training.
-        interrupted: what Ctrl-C cut short, in words; empty if nothing.
+        interrupted: what Ctrl-C, or a loss that exploded, cut short, in words; empty if nothing.
+        failed: the error that ended the training where the loss exploded; empty if it did not.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Tuned:
     report: Report
     history: History
     interrupted: str = ""
+    failed: str = ""
 
 
 def tune_run(
@@ -98,7 +100,7 @@ def _tune_run(settings: TuneSettings, watch: Watch, directory: RunDirectory, unf
         save(model, report, history, settings, directory.work)
         path = directory.publish()
         step.note(str(settings.out))
-    return Tuned(path=path, model=model, report=report, history=history, interrupted=interrupted)
+    return Tuned(path=path, model=model, report=report, history=history, interrupted=interrupted, failed=history.failed)
 
 
 def _trained(
@@ -119,6 +121,7 @@ def _trained(
         lr=settings.lr,
         teacher=teacher,
         checkpoints=unfinished.checkpoints("tuned"),
+        keep=True,
     )
 
 

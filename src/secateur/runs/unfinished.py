@@ -1,6 +1,7 @@
 """What lets a run be taken up again after anything: its settings and checkpoints, beside the place of its result."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
@@ -12,6 +13,7 @@ from secateur.errors import OutputError
 from secateur.files import RunDirectory, flush, write_text
 
 SETTINGS = "config.yaml"
+WORTH = ("**/step-*", "*/artifact.json", "*/choice.json", "*/search.log")
 
 
 class Ended(Protocol):
@@ -57,12 +59,15 @@ class Unfinished:
                     f"{self.path} holds a run that was not finished. Go on with it: secateur resume {self.out}; or "
                     f"start anew with --overwrite"
                 )
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
-            write_text(work / SETTINGS, settings)
-            os.replace(work, self.path)
+            try:
+                write_text(work / SETTINGS, settings)
+                os.replace(work, self.path)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
             flush(self.path.parent)
         except OSError as error:
             raise OutputError(f"can't write to {str(self.path)!r}: {error.strerror or error}") from error
@@ -74,14 +79,28 @@ class Unfinished:
     @property
     def worth_keeping(self) -> bool:
         """Whether something was done that resuming would save doing again."""
-        return any(self.path.glob("**/step-*")) or any(self.path.glob("*/artifact.json"))
+        return any(any(self.path.glob(pattern)) for pattern in WORTH)
 
     def clear(self) -> None:
-        """Forget the run, and what a kill left of writing its result."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        for name in (self.out.name, self.path.name):
-            for rest in self.out.parent.glob(f".{name}.*.partial"):
+        """Forget the run, and what a kill left of writing its result, or of putting an earlier one out of the way."""
+        self._remove()
+        mine = re.compile(
+            rf"\.{re.escape(self.out.name)}(\.unfinished)?\.\w{{8}}\.(partial|old)"
+        )  # as mkdtemp names them
+        for rest in self.out.parent.glob(".*"):
+            if mine.fullmatch(rest.name):
                 shutil.rmtree(rest, ignore_errors=True)
+
+    def _remove(self) -> None:
+        """Take the folder away at once: half of one would neither be a run nor none."""
+        if not self.path.exists():
+            return
+        try:
+            away = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
+            os.replace(self.path, away / self.path.name)
+        except OSError:  # no room, or no leave
+            away = self.path
+        shutil.rmtree(away, ignore_errors=True)
 
 
 @contextmanager
@@ -103,9 +122,14 @@ def workplace(out: Path, settings: str, *, overwrite: bool, resume: bool) -> Gen
         try:
             write_text(directory.work / SETTINGS, settings)
             yield directory, unfinished
-        except BaseException:
+        except BaseException as error:
             if not unfinished.worth_keeping:
                 unfinished.clear()
+            elif isinstance(error, Exception):
+                error.add_note(
+                    f"What was done until then lies in {unfinished.path}. When the cause is mended, go on with: "
+                    f"secateur resume {out}"
+                )
             raise
 
 
@@ -121,5 +145,8 @@ def carried_through(
     with workplace(out, settings, overwrite=overwrite, resume=resume) as (directory, unfinished):
         left = work(directory, unfinished)
     if not left.interrupted:
-        unfinished.clear()
+        try:
+            unfinished.clear()
+        except KeyboardInterrupt:  # too late: the result is there
+            unfinished.clear()
     return left

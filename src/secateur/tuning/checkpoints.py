@@ -107,7 +107,11 @@ class Checkpoints:
         return sorted(there, key=lambda path: int(path.name.partition("-")[2]))
 
     def latest(self) -> dict[str, Any] | None:
-        """The state of the newest checkpoint that is whole; None where there is none."""
+        """The state of the newest checkpoint that is whole; None where there is none.
+
+        Raises:
+            ArtifactError: there are some, and none is whole.
+        """
         found = self.newest()
         return None if found is None else found[1]
 
@@ -115,14 +119,25 @@ class Checkpoints:
         """The name and the state of the newest checkpoint that is whole; None where there is none.
 
         Damaged ones are set aside, with a warning: their numbers would count as the newest for ever.
+
+        Raises:
+            ArtifactError: there are some, and none is whole.
         """
         found = self.found()
+        damaged: list[str] = []
         for at, path in reversed(list(enumerate(found))):
             try:
                 return path.name, read(path)
             except ArtifactError as error:
-                then = f"going back to {found[at - 1].name}, the one before" if at else "starting anew"
-                warnings.warn(f"{error}. It is {_set_aside(path)}; {then}.", stacklevel=2)
+                said = f"{error}. It is {_set_aside(path)}"
+                damaged.append(said)
+                if at:
+                    warnings.warn(f"{said}; going back to {found[at - 1].name}, the one before.", stacklevel=2)
+        if damaged:
+            raise ArtifactError(
+                f"no checkpoint in {self.folder} is whole: {'; '.join(damaged)}. Look after the disk; put a whole one "
+                "there, or start once more, and what they were of is done anew"
+            )
         return None
 
     def clear(self) -> None:

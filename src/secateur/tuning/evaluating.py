@@ -1,6 +1,6 @@
 """Loss, accuracy and whatever else a model is judged by, over all batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import TrainingError
+from secateur.errors import SecateurError, TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
 from secateur.tuning import metrics
@@ -18,6 +18,7 @@ from secateur.tuning.memory import Pieces
 from secateur.tuning.metrics import Meter, Metric
 from secateur.tuning.parts import Part, labels_of, pieces, share, size_of
 from secateur.tuning.processes import Processes
+from secateur.tuning.reading import DataFailed
 
 
 def evaluate(
@@ -27,6 +28,7 @@ def evaluate(
     *,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    halve: bool = False,
 ) -> dict[str, float]:
     """Mean loss, accuracy in [0, 1] where targets are classes, and a metric, over all samples of all batches.
 
@@ -37,18 +39,21 @@ def evaluate(
         loss: as for `tune`.
         metric: a name ("f1", "auroc", "perplexity", "mse", "r2", ...; see `secateur.tuning.metrics.names`), a
             ``torchmetrics.Metric``, which is left as it is, or a function ``(model, batches) -> number``.
+        halve: whether a batch that does not fit in memory is done in halves.
 
     Returns:
         ``{"loss": ..., "accuracy": ...}``, without accuracy where targets are no classes, and the metric by its name,
         or as "metric" where it has none.
 
     Raises:
-        TrainingError: there is no batch, or a metric that can't be taken of what the model gives.
+        TrainingError: there is no batch, the loader raises, memory does not suffice, or a metric can't be taken of what
+            the model gives.
     """
     if metric is not None:
         metrics.check(metric)
     model.to(device)
-    totals, value = Survey(model, device, loss, metric)(loader)
+    memory = Pieces(halve, several=False, device=torch.device(device))
+    totals, value = Survey(model, device, loss, metric, memory=memory)(loader)
     found = {"loss": totals.loss} | ({} if totals.accuracy is None else {"accuracy": totals.accuracy})
     return found if value is None else found | {metrics.title(metric): value}
 
@@ -58,8 +63,9 @@ class Survey:
 
     Args:
         model: as the processes run it.
-        memory: what batches that don't fit are done by; None lets the error through.
+        memory: what batches that don't fit are done by.
         processes: None is this one alone.
+        what: the name of it all, for errors.
     """
 
     def __init__(
@@ -69,17 +75,19 @@ class Survey:
         loss: Loss | None,
         metric: Metric | None,
         *,
+        memory: Pieces,
         processes: Processes | None = None,
-        memory: Pieces | None = None,
+        what: str = "evaluation",
     ) -> None:
         self.model, self.device, self.loss, self.metric = model, device, loss, metric
-        self.processes, self.memory, self.split = processes, memory, 1
+        self.processes, self.memory, self.split, self.what = processes, memory, 1, what
         self.weigh = size_of if loss is not None else partial(labels_of, shifted=is_causal(model))
 
     def __call__(self, batches: Iterable[Any]) -> tuple[Totals, float | None]:
         """Sums over all samples, and the metric if there is one.
 
         Raises:
+            DataFailed: the loader raised.
             TrainingError: there is no batch.
         """
         these, totals = self.processes, Totals()
@@ -87,7 +95,7 @@ class Survey:
         meter = None if function or self.metric is None else Meter(self.metric, self.model, these)
         with kept_modes(self.model), torch.no_grad(), nullcontext() if these is None else these.accelerator.autocast():
             self.model.eval()
-            for number, batch in enumerate(batches, 1):
+            for number, batch in enumerate(_read(batches, self.what), 1):
                 size = size_of(batch)
                 part = Part(batch, size) if these is None else share(batch, these.rank, these.count)
                 labels = self.weigh(batch)
@@ -116,9 +124,7 @@ class Survey:
                 counts = piece.counts and each > 0
                 value = loss_of(output, target, self.loss).item() if counts and labels else 0.0  # a mean of none is NaN
             except (RuntimeError, MemoryError) as error:
-                if self.memory is None:
-                    raise
-                where, exact = f"in validation at batch {number}", "which changes nothing"
+                where, exact = f"in {self.what} at batch {number}", "which changes nothing"
                 self.split = self.memory.more(error, self.split, part.samples, where, exact)
                 rest = [half for whole in rest for half in pieces(whole, 2)]
                 continue
@@ -127,3 +133,22 @@ class Survey:
                 totals.add(value, output, target, labels * each, piece.samples)
             if meter is not None:
                 meter.add(output, target, piece.counts)
+
+
+def _read(batches: Iterable[Any], what: str) -> Iterator[Any]:
+    """The batches; what raises there is told apart from what the model raises."""
+    given, number = None, 0
+    while True:
+        number += 1
+        try:
+            given = iter(batches) if given is None else given
+            batch = next(given)
+        except StopIteration:
+            return
+        except SecateurError as error:
+            raise DataFailed(str(error)) from error
+        except Exception as error:
+            raise DataFailed(
+                f"the data loader raised at batch {number} of the {what}: {type(error).__name__}: {error}"
+            ) from error
+        yield batch

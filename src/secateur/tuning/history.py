@@ -42,8 +42,9 @@ class History:
     Attributes:
         epochs: finished epochs, counted from 1.
         best_epoch: the epoch whose state the model was left in; 0 is the state that it came with.
-        interrupted: whether Ctrl-C ended the run before its last epoch.
+        interrupted: whether there was a Ctrl-C: it ended the run, in most cases before its last epoch.
         stopped: why it ended early of itself, in words; empty if it did not.
+        failed: the error that ended it, where the loss or the weights became NaN; empty if none did.
         seconds: wall-clock time of the whole run, with what came before it was resumed.
         steps: steps of the optimizer.
         resumed: steps that had been done when the run was last resumed; 0 if it was not.
@@ -56,6 +57,7 @@ class History:
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str = ""
+    failed: str = ""
     seconds: float = 0.0
     steps: int = 0
     resumed: int = 0
@@ -82,6 +84,7 @@ class History:
 
     def __str__(self) -> str:
         state = "interrupted" if self.interrupted else "stopped early" if self.stopped else "finished"
+        state = f"failed ({self.failed})" if self.failed else state
         lines = [f"{state} after {len(self.epochs)} epochs in {self.seconds:.1f} s, kept epoch {self.best_epoch}"]
         for row in self.epochs[-1:] if self.best_epoch == 0 else [self.epochs[self.best_epoch - 1]]:
             lines += [f"{name}: {value}" for name, value in asdict(row).items() if value is not None]

@@ -233,7 +233,7 @@ class Run:
     def _useless(self, what: str) -> Diverged:
         return Diverged(
             f"{what}, with lr={self.lr:.3g}. The model keeps the best state so far. Lower the learning rate, clip the "
-            f"gradient (clip=1.0), or look for NaN in the data."
+            f"gradient (clip=1.0, --clip 1.0), or look for NaN in the data."
         )
 
     # ------------------------------------------------------------------ state

@@ -45,7 +45,7 @@ class Pieces:
         if self.several or not self.allowed:
             raise TrainingError(
                 f"{what}: give smaller batches"
-                + ("" if self.several else ", or allow batches to be done in halves with halve=True")
+                + ("" if self.several else ", or allow batches to be done in halves with halve=True (--halve-batch)")
             ) from error
         if now >= largest:
             raise TrainingError(f"{what}, done one by one already: nothing smaller is possible") from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import TrainingError
+from secateur.errors import Diverged, TrainingError
 from secateur.objectives import Loss, Totals
 from secateur.tuning import randomness, states
 from secateur.tuning.best import Best
@@ -33,16 +33,28 @@ class Judge:
     def __init__(self, batches: Iterable[Any], run: Run, loss: Loss | None, metric: Metric | None, seed: int) -> None:
         these = run.processes
         model = run.wrapped if these.sharded else run.model
-        self.survey = Survey(model, run.device, loss, metric, processes=these, memory=run.memory)
+        self.survey = Survey(model, run.device, loss, metric, processes=these, memory=run.memory, what="validation")
         self.batches, self.run, self.seed = batches, run, seed
 
     def __call__(self) -> tuple[Totals, float | None]:
         """The sums over all samples, and the metric if there is one."""
         with randomness.as_found(self.run.device):
             randomness.seed_all(self.seed, 0)
-            totals, value = self.survey(self.batches)
+            try:
+                totals, value = self.survey(self.batches)
+            except DataFailed as error:
+                raise self._failed(error) from error
         # A function may differ in the last digit from process to process, and none may stop alone.
         return totals, self.run.processes.mains(value)
+
+    def _failed(self, error: DataFailed) -> TrainingError:
+        """The error with where it happened; among several processes none that a state can be saved after."""
+        run = self.run
+        kind = DataFailed if run.processes.count == 1 else TrainingError
+        return kind(
+            f"{error}. It was after step {run.step} of {run.steps} (epoch {run.epoch}). The model keeps "
+            f"the best state so far; repair the data, and resume from the last checkpoint if there is one"
+        )
 
 
 class Session:
@@ -79,11 +91,16 @@ class Session:
                     callback.on_start(run)
                 if not history.stopped:
                     self._epochs(epochs, patience, on_epoch)
+                history.interrupted = self._asked()  # in the last moments, for whoever goes on after the training
             except DataFailed:
-                self._save_if_due(force=self.keeper is not None)
+                judged = self.best.state or self.judge is None  # else the run has yet to begin
+                self._save_if_due(force=self.keeper is not None and bool(judged))
                 if not self._asked():  # Ctrl-C ends a loader's workers too
                     raise
                 history.interrupted = True
+            except Diverged as error:
+                history.failed, error.history = str(error), history
+                raise
             except (KeyboardInterrupt, _Stop):
                 history.interrupted = True
         return self.history
@@ -173,11 +190,16 @@ class Session:
         keeper, these = self.keeper, self.run.processes
         if keeper is None:
             return False
-        found = keeper.newest() if these.main else None
-        name = these.mains(None if found is None else found[0])
+        found: dict[str, dict[str, Any]] = {}
+
+        def newest() -> str | None:
+            found.update([kept] if (kept := keeper.newest()) is not None else [])
+            return next(iter(found), None)
+
+        name = these.of_main(newest)
         if name is None:
             return False
-        self.load_state_dict(read(keeper.folder / name) if found is None else found[1])
+        self.load_state_dict(found[name] if found else read(keeper.folder / name))
         return True
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

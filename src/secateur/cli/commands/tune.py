@@ -82,7 +82,8 @@ def resume(path: Path = RUN.out, /, *, debug: Switch = False) -> int:
         debug: show the whole traceback of an error.
     """
     from secateur.runs import several
-    from secateur.runs.resume import resume_run
+    from secateur.runs.resume import place_of, resume_run
 
+    path = place_of(path)
     finished = f"{path} is finished: there is nothing left to do."
     return carried_out(lambda watch: resume_run(path, watch=watch), path, quiet=several.rank() != 0, nothing=finished)
