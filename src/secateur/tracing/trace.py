@@ -14,6 +14,7 @@ from secateur.inputs import as_call
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
 from secateur.surgery.lengths import recomputed
+from secateur.rebuilding import Rebuilds
 from secateur.tracing.build import (
     NUMBER,
     Demands,
@@ -97,6 +98,8 @@ class Builder:
         self.uses = [*self.run.uses, *self._numbers(), *self._comparisons()]
         parameters = {n: dims for n, dims in self.run.dims.items() if isinstance(self.tensors[n], nn.Parameter)}
         found = relax(self.uses, self.names, self.infos, parameters)
+        if isinstance(self.model, Rebuilds):
+            found = replace(found, stuck=[])
         captured, found = self._capture(found) if found.stuck else (None, found)
         note_questions(self.infos, self.run.tracer.bounds, found.sizes, self.names)
         consumers = self._consumers()

@@ -1,0 +1,149 @@
+"""A smaller Keras model from the config of a larger one."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.errors import SurgeryError
+from secateur.keras.backend import keras
+from secateur.keras.layers import CALLED, FOLLOWING, HEADS, RULES, WRAPPED, Sizes
+from secateur.keras.walking import operations, variables
+from secateur.origins import Attribute
+
+if TYPE_CHECKING:
+    from secateur.planning.plan import Plan
+
+
+def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan") -> Any:
+    """A Keras model with other sizes in its config, built anew, with the given values.
+
+    Args:
+        model: a functional, sequential, or subclassed model.
+        tensors: the new value of every variable, by path.
+        plan: what was removed.
+
+    Raises:
+        SurgeryError: the config of a layer can't say its new sizes, or what is built of it has others.
+    """
+    sizes = Sizes(
+        shapes={path: tuple(t.shape) for path, t in tensors.items()},
+        dims={path: plan.dims[name] for path in tensors if (name := path.replace(".", "_")) in plan.dims},
+        axes=plan.sizes,
+        settings=[(site, value) for site, value in plan.settings if isinstance(site, Attribute)],
+    )
+    config = _config(model, sizes, "")
+    try:
+        new = type(model).from_config(config)
+        if not new.built:
+            new.build(model.input_shape if hasattr(model, "input_shape") else None)
+    except Exception as error:
+        raise SurgeryError(
+            f"{model.name} can't be built with smaller sizes in its config: {type(error).__name__}: {error}"
+        ) from error
+    _assign(new, tensors)
+    _keep_scales(model, new)
+    _compile(model, new)
+    return new
+
+
+def _config(layer: Any, sizes: Sizes, path: str) -> dict[str, Any]:
+    """The config of a layer or model, with the new sizes in it, and of all layers in it."""
+    config = dict(layer.get_config())
+    kind = type(layer).__name__
+    if "layers" in config and hasattr(layer, "get_layer"):
+        own = {operation.name: operation for operation in getattr(layer, "operations", None) or layer.layers}
+        config["layers"] = [_inner(entry, own, sizes, path) for entry in config["layers"]]
+        config.pop("build_input_shape", None)
+        return config
+    for entry, attribute in WRAPPED.get(kind, {}).items():
+        inner = getattr(layer, attribute, None)
+        if isinstance(inner, list):
+            config[entry] = [_with(e, _config(i, sizes, path)) for e, i in zip(config[entry], inner, strict=True)]
+        elif inner is not None and config.get(entry) is not None:
+            name = config[entry]["config"].get("name")
+            config[entry] = _with(config[entry], {**_config(inner, sizes, path), **({"name": name} if name else {})})
+    if _changes(layer, sizes):
+        rule = next((RULES[k.__name__] for k in type(layer).__mro__ if k.__name__ in RULES), None)
+        if rule is not None:
+            config.update(rule(layer, sizes))
+        elif kind not in FOLLOWING and kind not in WRAPPED:
+            raise SurgeryError(
+                f"nobody knows how the config of {kind} ({layer.name!r}) says the sizes of its weights: write a function "
+                f"with @secateur.keras.rule({kind}) that returns the entries that change, or leave the layer whole with "
+                f"ignore=[{layer.name + '/*'!r}]"
+            )
+    if kind in CALLED:
+        config.update(_called(layer, config, sizes, path))
+    return config
+
+
+def _with(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """A serialized layer with another config; the shape that it was built for is forgotten."""
+    return {**{k: v for k, v in entry.items() if k != "build_config"}, "config": config}
+
+
+def _inner(entry: dict[str, Any], own: Mapping[str, Any], sizes: Sizes, path: str) -> dict[str, Any]:
+    name = entry["config"]["name"] if "name" in entry.get("config", {}) else entry.get("name")
+    layer = own.get(str(name))
+    if layer is None or type(layer).__name__ == "InputLayer":
+        return entry
+    return _with(entry, _config(layer, sizes, f"{path}{name}/"))
+
+
+def _changes(layer: Any, sizes: Sizes) -> bool:
+    """Whether any weight of a layer has another shape."""
+    return any(sizes.of(v) != tuple(v.shape) for v in variables(layer))
+
+
+def _called(layer: Any, config: dict[str, Any], sizes: Sizes, path: str) -> dict[str, Any]:
+    """Entries of the config that hold sizes which the layer uses when it is called."""
+    attribute = CALLED[type(layer).__name__]
+    place = f"sizes.{path.rstrip('/')}".replace("..", ".")
+    value = config.get(attribute)
+    for site, size in sizes.settings:
+        if site.module != place or site.name != attribute:
+            continue
+        if site.index is None:
+            value = size
+        else:
+            value = [size if k == site.index else old for k, old in enumerate(value)]
+    return {attribute: value}
+
+
+def _assign(new: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Give the variables their values.
+
+    Raises:
+        SurgeryError: they have other names or shapes.
+    """
+    made = {v.path: v for v in variables(new)}
+    wrong = [
+        f"{path} is {tuple(made[path].shape) if path in made else 'missing'}, where {tuple(tensor.shape)} is wanted"
+        for path, tensor in tensors.items()
+        if path not in made or tuple(made[path].shape) != tuple(tensor.shape)
+    ]
+    if wrong or len(made) != len(tensors):
+        raise SurgeryError(
+            f"{new.name}, built anew from its config, has other weights: {'; '.join(wrong[:3]) or 'more of them'}"
+        )
+    for path, tensor in tensors.items():
+        made[path].assign(tensor.detach())
+
+
+def _keep_scales(old: Any, new: Any) -> None:
+    """Attention divides by the root of its head size as the config says it: queries make up for a change."""
+    for (_, before), (_, after) in zip(operations(old), operations(new), strict=True):
+        scale = HEADS.get(type(before).__name__)
+        if scale is None or getattr(before, scale) == getattr(after, scale):
+            continue
+        ratio = getattr(before, scale) / getattr(after, scale)
+        for variable in after._query_dense.variables:
+            variable.assign(variable.value * ratio)
+
+
+def _compile(old: Any, new: Any) -> None:
+    """Compile it as the old one, with the state of the optimizer."""
