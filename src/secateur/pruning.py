@@ -27,6 +27,7 @@ from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import note_step, recall, remember
+from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
@@ -220,6 +221,10 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    if is_keras(model):
+        given = {name: value for name, value in locals().items() if name not in ("model", "planning")}
+        found = prune(as_module(model), **given, **planning)
+        return replace(found, model=handed_out(found.model))
     how = method(compensate, data)
     choices = {
         "budget": budget,

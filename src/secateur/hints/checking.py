@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from secateur.rebuilding import as_module
 from secateur.calibration.batches import Forward
 from secateur.calibration.statistics import LABELLED
 from secateur.errors import PlanError, SecateurError, UnknownImportance
@@ -94,6 +95,7 @@ def check_hints(
         >>> sorted(check.hints)
         ['l1', 'l2']
     """
+    model = as_module(model)
     _check(truth=truth, units_per_axis=units_per_axis, max_units=max_units, shares=shares)
     batches = count_batches(data, "data")
     if calibration is not None:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
+from secateur.errors import ModelError
 from secateur.keras.backend import keras
 from secateur.keras.layers import CALLED
 from secateur.keras.rebuilding import rebuild
-from secateur.keras.walking import operations, variables
+from secateur.keras.walking import operations, tensor_name, variables
 from secateur.origins import SourcedInt
 
 if TYPE_CHECKING:
     from secateur.planning.plan import Plan
+
+
+KEY = "_secateur_module"  # of a Keras model: its adapter
 
 
 class Called(nn.Module):
@@ -40,9 +44,26 @@ class KerasModule(nn.Module):
 
     keras_model: Any
 
+    @staticmethod
+    def of(model: Any) -> "KerasModule":
+        """The module of a Keras model, always the same one.
+
+        Raises:
+            ModelError: as for `KerasModule`.
+        """
+        known = vars(model).get(KEY)
+        if known is None:
+            known = KerasModule(model)
+            object.__setattr__(model, KEY, known)
+        return known
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         keras()
+        if not model.built or not model.variables:
+            raise ModelError(
+                f"the Keras model {model.name!r} has no weights yet: call it once on an example, or model.build(shape)"
+            )
         object.__setattr__(self, "keras_model", model)  # no submodule: its variables are registered here
         trained = {id(v) for v in model.trainable_variables}
         for variable in variables(model):
@@ -104,9 +125,20 @@ class KerasModule(nn.Module):
 
     def rebuilt(self, tensors: Mapping[str, Tensor], plan: "Plan") -> "KerasModule":
         """The module of a model that was built anew from its config, with the smaller sizes in it."""
-        return type(self)(rebuild(self.keras_model, {p: tensors[tensor_name(p)] for p in self.paths()}, plan)).train(
-            self.training
-        )
+        found = {path: tensors[tensor_name(path)] for path in self.paths()}
+        return KerasModule.of(rebuild(self.keras_model, found, plan)).train(self.training)
+
+    def plain(self) -> Any:
+        """The Keras model with the module's present values: its own model, or a new one where the module is a copy."""
+        own = vars(self.keras_model).get(KEY) is self
+        tensors = {path: self._tensor(path) for path in self.paths()}
+        if not own:
+            return rebuild(self.keras_model, tensors, None)
+        for variable in variables(self.keras_model):
+            now = tensors[variable.path]
+            if now.data_ptr() != variable.value.data_ptr():
+                variable.assign(now.detach())
+        return self.keras_model
 
     def paths(self) -> list[str]:
         """Keras' paths of the variables, in its order."""
@@ -118,12 +150,3 @@ class KerasModule(nn.Module):
         for name, value in vars(self).items():
             object.__setattr__(new, name, value if name == "keras_model" else copy.deepcopy(value, memo))
         return new
-
-
-def tensor_name(path: str) -> str:
-    """The name of a variable's tensor, of a Keras path: names of tensors hold no dots.
-
-    >>> tensor_name("block1/dense.1/kernel")
-    'block1/dense_1/kernel'
-    """
-    return path.replace(".", "_")

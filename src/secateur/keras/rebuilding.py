@@ -1,39 +1,37 @@
 """A smaller Keras model from the config of a larger one."""
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from secateur.errors import SurgeryError
-from secateur.keras.backend import keras
+from secateur.keras.compiling import carry_compilation
 from secateur.keras.layers import CALLED, FOLLOWING, HEADS, RULES, WRAPPED, Sizes
-from secateur.keras.walking import operations, variables
+from secateur.keras.walking import operations, tensor_name, variables
 from secateur.origins import Attribute
 
 if TYPE_CHECKING:
     from secateur.planning.plan import Plan
 
 
-def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan") -> Any:
+def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan | None") -> Any:
     """A Keras model with other sizes in its config, built anew, with the given values.
 
     Args:
         model: a functional, sequential, or subclassed model.
         tensors: the new value of every variable, by path.
-        plan: what was removed.
+        plan: what was removed; None where nothing was.
 
     Raises:
         SurgeryError: the config of a layer can't say its new sizes, or what is built of it has others.
     """
+    known = {} if plan is None else plan.dims
     sizes = Sizes(
         shapes={path: tuple(t.shape) for path, t in tensors.items()},
-        dims={path: plan.dims[name] for path in tensors if (name := path.replace(".", "_")) in plan.dims},
-        axes=plan.sizes,
-        settings=[(site, value) for site, value in plan.settings if isinstance(site, Attribute)],
+        dims={path: known[name] for path in tensors if (name := tensor_name(path)) in known},
+        axes={} if plan is None else plan.sizes,
+        settings=[(s, v) for s, v in (() if plan is None else plan.settings) if isinstance(s, Attribute)],
     )
     config = _config(model, sizes, "")
     try:
@@ -46,7 +44,8 @@ def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan") -> Any:
         ) from error
     _assign(new, tensors)
     _keep_scales(model, new)
-    _compile(model, new)
+    if plan is not None:
+        carry_compilation(model, new, plan)
     return new
 
 
@@ -143,7 +142,3 @@ def _keep_scales(old: Any, new: Any) -> None:
         ratio = getattr(before, scale) / getattr(after, scale)
         for variable in after._query_dense.variables:
             variable.assign(variable.value * ratio)
-
-
-def _compile(old: Any, new: Any) -> None:
-    """Compile it as the old one, with the state of the optimizer."""

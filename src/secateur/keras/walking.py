@@ -20,3 +20,12 @@ def operations(model: Any) -> Iterator[tuple[str, Any]]:
         if hasattr(operation, "layers") and hasattr(operation, "get_layer"):
             for path, inner in operations(operation):
                 yield f"{operation.name}/{path}", inner
+
+
+def tensor_name(path: str) -> str:
+    """The name of a variable's tensor, of a Keras path: names of tensors hold no dots.
+
+    >>> tensor_name("block1/dense.1/kernel")
+    'block1/dense_1/kernel'
+    """
+    return path.replace(".", "_")

@@ -14,7 +14,7 @@ from secateur.inputs import as_call
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
 from secateur.surgery.lengths import recomputed
-from secateur.rebuilding import Rebuilds
+from secateur.rebuilding import Rebuilds, as_module
 from secateur.tracing.build import (
     NUMBER,
     Demands,
@@ -67,6 +67,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         >>> list(sc.trace(net, torch.zeros(1, 4)).axes)
         ['0.weight:0']
     """
+    model = as_module(model)
     positional, keywords = as_call(args, kwargs)
     walk = Walk(model)
     if not walk.parameters:
