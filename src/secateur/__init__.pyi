@@ -1,5 +1,6 @@
 from . import hub as hub
 from . import importance as importance
+from . import keras as keras
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt
 from .artifacts import About as About
@@ -37,6 +38,5 @@ from .tracing import rule as rule
 from .tracing import trace as trace
 from .tuning import tune as tune
 from .undoing import undo as undo
-from . import keras as keras
 
 __version__: str

@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 
 from torch import nn
 
-from secateur.rebuilding import as_module
 from secateur.errors import ArtifactError
+from secateur.rebuilding import as_module
 
 KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it is needed
     "widths": "secateur.planning.plan:Plan",

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.rebuilding import as_module
 from secateur.errors import MeasureError
 from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.memory import peak_memory
+from secateur.rebuilding import as_module
 
 ROUNDS = 7  # of timing; models take turns, and the median round counts
 FEWEST_ROUNDS = 3

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from secateur.rebuilding import as_module
 from secateur.calibration.batches import Forward
 from secateur.calibration.statistics import LABELLED
 from secateur.errors import PlanError, SecateurError, UnknownImportance
@@ -28,6 +27,7 @@ from secateur.objectives import Loss
 from secateur.planning import Budget
 from secateur.planning.planning import choose_axes
 from secateur.progress import progress_bar
+from secateur.rebuilding import as_module
 from secateur.tracing.surroundings import draws_as_found
 
 Hint = str | Criterion | Mapping[str, Tensor]

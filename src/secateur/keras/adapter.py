@@ -1,21 +1,22 @@
 """A Keras model as a plain torch module, so that all that secateur does to torch modules can be done to it.
 
-The adapter holds the model's variables as parameters and buffers under their Keras paths, and runs the model statelessly
-on whatever tensors it holds. So copies of it are cheap: they share the Keras model, which is never changed.
+The adapter holds the model's variables as parameters and buffers under their Keras paths, and runs the model
+statelessly on whatever tensors it holds. So copies of it are cheap: they share the Keras model, which is never changed.
 """
 
 import copy
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from secateur.errors import ModelError
 from secateur.keras.backend import keras
-from secateur.keras.layers import CALLED
+from secateur.keras.layers import called
 from secateur.keras.rebuilding import rebuild
-from secateur.keras.walking import operations, tensor_name, variables
+from secateur.keras.walking import INPUT_SHAPE, input_shapes, is_model, operations, tensor_name, variables
 from secateur.origins import SourcedInt
 
 if TYPE_CHECKING:
@@ -27,6 +28,32 @@ KEY = "_secateur_module"  # of a Keras model: its adapter
 
 class Called(nn.Module):
     """Sizes that a layer without weights uses when it is called, where tracing looks for them: as attributes."""
+
+
+def _remembers(value: Any) -> bool:
+    return any(isinstance(size, SourcedInt) for size in (value if isinstance(value, tuple | list) else (value,)))
+
+
+@contextmanager
+def _replaced(thing: Any, name: str, value: Any) -> Generator[None]:
+    """An attribute of a Keras object for a while; Keras is not told."""
+    own = name in vars(thing)
+    before = vars(thing).get(name)
+    object.__setattr__(thing, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            object.__setattr__(thing, name, before)
+        else:
+            object.__delattr__(thing, name)
+
+
+def _call_sized(call: Any, shapes: Sequence[Any], inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a model on inputs that are said to have the sizes of its config."""
+    tree = keras().tree
+    parts = [x.reshape(x.shape[0], *shape) for x, shape in zip(tree.flatten(inputs), shapes, strict=True)]
+    return call(tree.pack_sequence_as(inputs, parts), *args, **kwargs)
 
 
 class KerasModule(nn.Module):
@@ -74,9 +101,14 @@ class KerasModule(nn.Module):
                 self.register_buffer(name, value.detach())
         self.sizes = nn.ModuleDict()
         for path, operation in operations(model):
-            if attribute := CALLED.get(type(operation).__name__):
-                self.sizes[tensor_name(path)] = held = Called()
-                setattr(held, attribute, getattr(operation, attribute))
+            if attribute := called(operation):
+                self._hold(path, attribute, getattr(operation, attribute))
+            for name, shape in input_shapes(operation) if is_model(operation) else ():
+                self._hold(f"{path}/{name}", INPUT_SHAPE, shape)
+
+    def _hold(self, path: str, attribute: str, value: Any) -> None:
+        self.sizes[tensor_name(path)] = held = Called()
+        setattr(held, attribute, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns."""
@@ -106,22 +138,20 @@ class KerasModule(nn.Module):
 
     @contextmanager
     def _sizes_said(self) -> Generator[None]:
-        """While the module is traced, layers use sizes that remember where they stand."""
-        changed: list[tuple[Any, str, Any]] = []
-        for path, operation in operations(self.keras_model) if self.sizes else ():
-            name = tensor_name(path)
-            if name not in self.sizes:
-                continue
-            attribute = CALLED[type(operation).__name__]
-            said = getattr(self.sizes[name], attribute)
-            if any(isinstance(size, SourcedInt) for size in (said if isinstance(said, tuple | list) else (said,))):
-                changed.append((operation, attribute, getattr(operation, attribute)))
-                object.__setattr__(operation, attribute, said)
-        try:
+        """While the module is traced, layers use sizes that remember where they stand, and models within the model say
+        what sizes they take.
+        """
+        said = {name: vars(held) for name, held in self.sizes.items()}
+        traced = any(_remembers(value) for values in said.values() for value in values.values())
+        with ExitStack() as stack:
+            for path, operation in operations(self.keras_model) if traced else ():
+                if attribute := called(operation):
+                    value = said[tensor_name(path)][attribute]
+                    stack.enter_context(_replaced(operation, attribute, value))
+                if is_model(operation):
+                    shapes = [said[tensor_name(f"{path}/{name}")][INPUT_SHAPE] for name, _ in input_shapes(operation)]
+                    stack.enter_context(_replaced(operation, "call", partial(_call_sized, operation.call, shapes)))
             yield
-        finally:
-            for operation, attribute, value in changed:
-                object.__setattr__(operation, attribute, value)
 
     def rebuilt(self, tensors: Mapping[str, Tensor], plan: "Plan") -> "KerasModule":
         """The module of a model that was built anew from its config, with the smaller sizes in it."""

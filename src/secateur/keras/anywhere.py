@@ -91,7 +91,7 @@ def prune(
     with tempfile.TemporaryDirectory(prefix="secateur-") as place:
         folder = Path(place)
         work(folder, model, x, data, settings)
-        return _read(folder, model)
+        return finished(folder, model)
 
 
 def _budget(budget: Any) -> Any:
@@ -137,7 +137,8 @@ def work(folder: Path, model: Any, x: Any, data: Iterable[Any] | None, settings:
         raise SecateurError(f"the process that prunes ended with status {status}; what it said is above")
 
 
-def _read(folder: Path, model: Any) -> Pruned:
+def finished(folder: Path, model: Any) -> Pruned:
+    """What the other process left, under the backend of this one."""
     report = json.loads((folder / jobs.REPORT).read_text())
     keras = importlib.import_module("keras")
     own = {kind.__name__: kind for kind in {type(layer) for layer in [model, *model._flatten_layers()]}}

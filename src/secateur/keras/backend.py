@@ -16,11 +16,11 @@ def keras() -> Any:
     try:
         found = importlib.import_module("keras")
     except ModuleNotFoundError as error:
-        raise MissingExtra("Keras models need Keras 3: pip install 'secateur[keras]'") from error
+        raise MissingExtra("keras", "keras", "a Keras model") from error
     if found.config.backend() != "torch":
         raise ModelError(
-            f"Keras runs on the {found.config.backend()} backend in this process, and secateur looks at models on torch. "
-            "Start Python with the environment variable KERAS_BACKEND=torch, or use secateur.keras.prune, which works "
-            "in a process of its own"
+            f"Keras runs on the {found.config.backend()} backend in this process, and secateur looks at models on "
+            "torch. Start Python with the environment variable KERAS_BACKEND=torch, or use secateur.keras.prune, which "
+            "works in a process of its own"
         )
     return found

@@ -45,7 +45,7 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _owner(optimizer: Any, variable: Any) -> str | None:
-    """The path of the weight that a variable of an optimizer belongs to: lists of an optimizer run along its weights."""
+    """The path of the weight that a variable of an optimizer belongs to: its lists run along its weights."""
     weights = optimizer._trainable_variables
     for held in vars(optimizer).values():
         if isinstance(held, list) and held is not weights and len(held) == len(weights):

@@ -1,6 +1,7 @@
 """Work for a process of its own, as files in a folder: a model, arrays, and settings as JSON. No torch in here."""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 MODEL, ARRAYS, JOB, ERROR = "model.keras", "arrays.npz", "job.json", "error.json"
-SMALL, REPORT, PLAN = "small.keras", "report.json", "plan.json"
+SMALL, REPORT, PLAN, KEPT = "small.keras", "report.json", "plan.json", "kept.json"
 
 
 class Packing:
@@ -55,5 +56,8 @@ def write_job(folder: Path, *, inputs: Any, data: Sequence[Any] | None, settings
     """Everything but the model."""
     packing = Packing()
     job = {"inputs": packing.pack(inputs), "data": packing.pack(None if data is None else list(data))}
-    np.savez(folder / ARRAYS, **packing.arrays)
+    with zipfile.ZipFile(folder / ARRAYS, "w") as file:  # what np.savez writes, for any names
+        for name, array in packing.arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.save(entry, array, allow_pickle=False)
     (folder / JOB).write_text(json.dumps({**job, "settings": dict(settings)}))

@@ -64,10 +64,15 @@ FOLLOWING = {  # their weights have the shape of what they are given
     "BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization", "Normalization", "PReLU",
     "Attention", "AdditiveAttention",
 }  # fmt: skip
-CALLED = {"Reshape": "target_shape"}
-"""Sizes that are used when a layer is called; the attribute, and the entry of the config, that holds them."""
+CALLED = {"Reshape": ("target_shape", "newshape")}
+"""What uses sizes when it is called: attributes, and entries of the config, that may hold them."""
 HEADS = {"MultiHeadAttention": "_inverse_sqrt_key_dim", "GroupedQueryAttention": "_inverse_sqrt_head_dim"}
 """Attention with a scale that follows from its head size: where it is held."""
+
+
+def called(operation: Any) -> str | None:
+    """The attribute, and entry of the config, that holds sizes which an operation uses when it is called."""
+    return next((name for name in CALLED.get(type(operation).__name__, ()) if hasattr(operation, name)), None)
 
 
 def rule(*classes: "str | type") -> Callable[[Rule], Rule]:
@@ -97,11 +102,10 @@ def _dense(layer: Any, sizes: Sizes) -> dict[str, Any]:
 @rule("EinsumDense")
 def _einsum_dense(layer: Any, sizes: Sizes) -> dict[str, Any]:
     """``ab,bc->ac``: letters of the output that the kernel has take the kernel's sizes."""
-    inputs, rest = layer.equation.replace("...", "").split(",")
-    kernel, output = rest.split("->")
+    kernel, output = layer.equation.replace("...", "").partition(",")[2].split("->")
     new = dict(zip(kernel, sizes.of(layer._kernel), strict=True))
-    shape = layer.partial_output_shape
-    shape = [shape] if isinstance(shape, int) else list(shape)
+    said = layer.partial_output_shape
+    shape: list[int | None] = [said] if isinstance(said, int) else list(said)
     letters = output[len(output) - len(shape) :]
     sized = zip(letters, shape, strict=True)
     return {"output_shape": [None if size is None else new.get(letter, size) for letter, size in sized]}

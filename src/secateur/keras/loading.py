@@ -17,6 +17,7 @@ def load(path: Path) -> Any:
         return keras().models.load_model(path, safe_mode=True)
     except Exception as error:
         raise ModelError(
-            f"{path.name} can't be loaded: {type(error).__name__}: {' '.join(str(error).split())[:500]}. Layers of your own "
-            "must be registered (@keras.saving.register_keras_serializable()) in a module that is imported first"
+            f"{path.name} can't be loaded: {type(error).__name__}: {' '.join(str(error).split())[:500]}. Layers of "
+            "your own must be registered (@keras.saving.register_keras_serializable()) in a module that is imported "
+            "first"
         ) from error

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from secateur.errors import SurgeryError
 from secateur.keras.compiling import carry_compilation
-from secateur.keras.layers import CALLED, FOLLOWING, HEADS, RULES, WRAPPED, Sizes
-from secateur.keras.walking import operations, tensor_name, variables
+from secateur.keras.layers import FOLLOWING, HEADS, RULES, WRAPPED, Sizes, called
+from secateur.keras.walking import INPUT_SHAPE, is_model, operations, tensor_name, variables
 from secateur.origins import Attribute
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _config(layer: Any, sizes: Sizes, path: str) -> dict[str, Any]:
     """The config of a layer or model, with the new sizes in it, and of all layers in it."""
     config = dict(layer.get_config())
     kind = type(layer).__name__
-    if "layers" in config and hasattr(layer, "get_layer"):
+    if "layers" in config and is_model(layer):
         own = {operation.name: operation for operation in getattr(layer, "operations", None) or layer.layers}
         config["layers"] = [_inner(entry, own, sizes, path) for entry in config["layers"]]
         config.pop("build_input_shape", None)
@@ -71,12 +71,12 @@ def _config(layer: Any, sizes: Sizes, path: str) -> dict[str, Any]:
             config.update(rule(layer, sizes))
         elif kind not in FOLLOWING and kind not in WRAPPED:
             raise SurgeryError(
-                f"nobody knows how the config of {kind} ({layer.name!r}) says the sizes of its weights: write a function "
-                f"with @secateur.keras.rule({kind}) that returns the entries that change, or leave the layer whole with "
-                f"ignore=[{layer.name + '/*'!r}]"
+                f"nobody knows how the config of {kind} ({layer.name!r}) says the sizes of its weights: write a "
+                f"function with @secateur.keras.rule({kind}) that returns the entries that change, or leave the layer "
+                f"whole with ignore=[{layer.name + '/*'!r}]"
             )
-    if kind in CALLED:
-        config.update(_called(layer, config, sizes, path))
+    if attribute := called(layer):
+        config[attribute] = _called(config[attribute], attribute, sizes, path)
     return config
 
 
@@ -88,7 +88,10 @@ def _with(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 def _inner(entry: dict[str, Any], own: Mapping[str, Any], sizes: Sizes, path: str) -> dict[str, Any]:
     name = entry["config"]["name"] if "name" in entry.get("config", {}) else entry.get("name")
     layer = own.get(str(name))
-    if layer is None or type(layer).__name__ == "InputLayer":
+    if entry["class_name"] == "InputLayer":
+        shape = _called(entry["config"][INPUT_SHAPE][1:], INPUT_SHAPE, sizes, f"{path}{name}/")
+        return _with(entry, {**entry["config"], INPUT_SHAPE: [entry["config"][INPUT_SHAPE][0], *shape]})
+    if layer is None:
         return entry
     return _with(entry, _config(layer, sizes, f"{path}{name}/"))
 
@@ -98,19 +101,12 @@ def _changes(layer: Any, sizes: Sizes) -> bool:
     return any(sizes.of(v) != tuple(v.shape) for v in variables(layer))
 
 
-def _called(layer: Any, config: dict[str, Any], sizes: Sizes, path: str) -> dict[str, Any]:
-    """Entries of the config that hold sizes which the layer uses when it is called."""
-    attribute = CALLED[type(layer).__name__]
-    place = f"sizes.{path.rstrip('/')}".replace("..", ".")
-    value = config.get(attribute)
+def _called(value: Any, attribute: str, sizes: Sizes, path: str) -> Any:
+    """An entry of the config that holds sizes which the layer uses when it is called, with the new ones in it."""
     for site, size in sizes.settings:
-        if site.module != place or site.name != attribute:
-            continue
-        if site.index is None:
-            value = size
-        else:
-            value = [size if k == site.index else old for k, old in enumerate(value)]
-    return {attribute: value}
+        if site.module == f"sizes.{tensor_name(path.rstrip('/'))}" and site.name == attribute:
+            value = size if site.index is None else [size if k == site.index else v for k, v in enumerate(value)]
+    return value
 
 
 def _assign(new: Any, tensors: Mapping[str, Tensor]) -> None:

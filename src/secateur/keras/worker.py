@@ -10,16 +10,22 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from torch import Tensor
 
-import secateur as sc  # noqa: E402
-from secateur.config import parse_budget  # noqa: E402
-from secateur.errors import SecateurError  # noqa: E402
-from secateur.keras import jobs  # noqa: E402
-from secateur.keras.loading import load  # noqa: E402
-from secateur.printing import as_text  # noqa: E402
+import secateur as sc
+from secateur.compensation import method
+from secateur.config import parse_budget
+from secateur.errors import SecateurError
+from secateur.inputs import as_call
+from secateur.keras import jobs
+from secateur.keras.loading import load
+from secateur.keras.walking import tensor_name, variables
+from secateur.printing import as_text
+from secateur.pruning import bare_report
+from secateur.rebuilding import as_module, handed_out
+from secateur.replaying.carrying_out import carry_out
 
 
 def main(folder: Path) -> int:
@@ -40,22 +46,60 @@ def _prune(folder: Path) -> None:
     with np.load(folder / jobs.ARRAYS) as arrays:
         tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     model = load(folder / jobs.MODEL)
-    result = sc.prune(
-        model,
-        as_inputs(jobs.unpack(job["inputs"], tensors)),
-        budget=budget_of(settings["budget"]),
-        keep=settings["keep"],
-        threshold=settings["threshold"],
-        importance=settings["importance"],
-        data=None if job["data"] is None else [as_batch(b) for b in jobs.unpack(job["data"], tensors)],
-        compensate=settings["compensate"],
-        seed=settings["seed"],
-        **settings["planning"],
-    )
-    small: Any = result.model
+    inputs = as_inputs(jobs.unpack(job["inputs"], tensors))
+    data = None if job["data"] is None else [as_batch(b) for b in jobs.unpack(job["data"], tensors)]
+    if settings.get("only_plan"):
+        _write_plan(folder, _plan(model, inputs, data, settings), model)
+        return
+    small, plan, report = (_carried_out if "plan" in settings else _pruned)(model, inputs, data, settings)
     small.save(folder / jobs.SMALL)
-    (folder / jobs.PLAN).write_text(json.dumps(result.plan.to_dict()))
-    (folder / jobs.REPORT).write_text(json.dumps({"report": result.report.to_dict(), "text": as_text(result)}))
+    _write_plan(folder, plan, model)
+    (folder / jobs.REPORT).write_text(json.dumps({"report": report.to_dict(), "text": as_text(report)}))
+
+
+def _pruned(model: Any, inputs: Any, data: Any, settings: Mapping[str, Any]) -> tuple[Any, sc.Plan, sc.Report]:
+    """Prune: the smaller Keras model, what stayed, and the figures."""
+    given = {name: settings[name] for name in ("keep", "threshold", "importance", "compensate", "seed")}
+    result = sc.prune(model, inputs, budget=budget_of(settings["budget"]), data=data, **given, **settings["planning"])
+    return result.model, result.plan, result.report
+
+
+def _carried_out(model: Any, inputs: Any, data: Any, settings: Mapping[str, Any]) -> tuple[Any, sc.Plan, sc.Report]:
+    """The same for a plan that is there."""
+    module, plan = as_module(model), sc.Plan.from_dict(settings["plan"])
+    graph, how = sc.trace(module, inputs), None if data is None else method(settings["compensate"], data)
+    done = carry_out(module, [plan], graph, as_call(inputs), how=how, data=data)
+    assert done.proof is not None  # of a plan there is one
+    report = bare_report(
+        module,
+        graph,
+        plan,
+        done.proof,
+        seed=settings["seed"],
+        compensation=done.compensation,
+        held_out=None,
+        clock=None,
+        dead=0,
+    )
+    return handed_out(done.model), plan, report
+
+
+def _plan(model: Any, inputs: Any, data: Any, settings: Mapping[str, Any]) -> sc.Plan:
+    """A plan alone: nothing is cut."""
+    graph = sc.trace(model, inputs)
+    scores = sc.score(model, graph, settings["importance"], data, seed=settings["seed"])
+    return sc.plan(graph, scores, budget=budget_of(settings["budget"]), **settings["planning"])
+
+
+def _write_plan(folder: Path, plan: sc.Plan, model: Any) -> None:
+    """The plan, and for each variable that it changes the positions that stay, by dim."""
+    kept = {
+        v.path: {str(dim): at.tolist() for dim, at in plan.kept[tensor_name(v.path)].items()}
+        for v in variables(model)
+        if tensor_name(v.path) in plan.kept
+    }
+    (folder / jobs.PLAN).write_text(json.dumps(plan.to_dict()))
+    (folder / jobs.KEPT).write_text(json.dumps(kept))
 
 
 def as_inputs(x: Any) -> Any:

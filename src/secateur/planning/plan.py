@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.rebuilding import as_module, handed_out
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product
 from secateur.errors import ArtifactError
 from secateur.origins import Attribute, NodeArgument, Site
+from secateur.rebuilding import as_module, handed_out
 from secateur.surgery.reindex import index
 
 VERSION = 1

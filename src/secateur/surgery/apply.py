@@ -47,12 +47,13 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
 
 def _rebuilt(
     plan: "Plan",
-    model: Rebuilds,
+    model: nn.Module,
     tensors: Mapping[str, Tensor],
     kept: Mapping[int, Mapping[int, Tensor]],
     new: Mapping[int, Tensor],
 ) -> nn.Module:
     """The smaller model, of a class that makes it by itself."""
+    assert isinstance(model, Rebuilds)
     taken = {n: new[id(t)] if id(t) in new else take(t, kept.get(id(t), {})) for n, t in tensors.items()}
     small = model.rebuilt(taken, plan)
     remember(small, "plans", (*(recall(model, "plans") or ()), plan))

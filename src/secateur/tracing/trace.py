@@ -13,8 +13,8 @@ from secateur.graph import AxisInfo, Consumer, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
-from secateur.surgery.lengths import recomputed
 from secateur.rebuilding import Rebuilds, as_module
+from secateur.surgery.lengths import recomputed
 from secateur.tracing.build import (
     NUMBER,
     Demands,
