@@ -9,6 +9,23 @@ import keras
 from keras import layers
 
 Made = tuple[Any, Any]
+SAME = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "{backend}"
+import keras, numpy as np
+for name in sys.argv[2:]:
+    model = keras.models.load_model(f"{{sys.argv[1]}}/{{name}}.keras")
+    saved = np.load(f"{{sys.argv[1]}}/{{name}}.npz")
+    arrays = [saved[f"arr_{{k}}"] for k in range(len(saved.files) - 1)]
+    inputs, wanted = arrays[: int(saved["inputs"])], arrays[int(saved["inputs"]) :]
+    out = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    for got, want in zip(out if isinstance(out, (list, tuple)) else [out], wanted):
+        difference = float(np.abs(np.asarray(got) - want).max())
+        assert difference <= 1e-4 * max(float(np.abs(want).max()), 1e-3), (name, difference)
+assert not {{"torch", "secateur"}} & set(sys.modules), "imported"
+print("same")
+"""
+"""Loads models in a process of their own: the arguments are a folder, and the names of models in it."""
 MODELS: dict[str, Callable[[], Made]] = {}
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from secateur.errors import ModelError
 from secateur.keras.backend import keras
-from secateur.keras.layers import called
+from secateur.keras.layers import OPAQUE, called
 from secateur.keras.rebuilding import rebuild
-from secateur.keras.walking import INPUT_SHAPE, input_shapes, is_model, operations, tensor_name, variables
+from secateur.keras.walking import INPUT_SHAPE, input_shapes, is_model, named_variables, operations, place_name
 from secateur.origins import SourcedInt
 
 if TYPE_CHECKING:
@@ -91,10 +91,16 @@ class KerasModule(nn.Module):
             raise ModelError(
                 f"the Keras model {model.name!r} has no weights yet: call it once on an example, or model.build(shape)"
             )
+        for _, operation in operations(model):
+            if held := OPAQUE.get(type(operation).__name__):
+                raise ModelError(
+                    f"the Keras model {model.name!r} has a {type(operation).__name__} ({operation.name!r}): it holds "
+                    f"{held}, whose code no config describes. Prune what is in it by itself, and put it in anew"
+                )
         object.__setattr__(self, "keras_model", model)  # no submodule: its variables are registered here
         trained = {id(v) for v in model.trainable_variables}
-        for variable in variables(model):
-            value, name = variable.value, tensor_name(variable.path)
+        for name, variable in named_variables(model).items():
+            value = variable.value
             if isinstance(value, nn.Parameter) and id(variable) in trained:
                 self.register_parameter(name, value)
             else:
@@ -107,7 +113,7 @@ class KerasModule(nn.Module):
                 self._hold(f"{path}/{name}", INPUT_SHAPE, shape)
 
     def _hold(self, path: str, attribute: str, value: Any) -> None:
-        self.sizes[tensor_name(path)] = held = Called()
+        self.sizes[place_name(path)] = held = Called()
         setattr(held, attribute, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -115,24 +121,23 @@ class KerasModule(nn.Module):
         model = self.keras_model
         inputs = args[0] if len(args) == 1 else list(args) if args else kwargs
         scope = keras().StatelessScope()
-        for variable in variables(model):
-            scope.state_mapping[id(variable)] = self._tensor(variable.path)
+        named = named_variables(model)
+        for name, variable in named.items():
+            scope.state_mapping[id(variable)] = self._tensor(name)
         with scope, self._sizes_said():
             out = model(inputs, training=self.training)
         if self.training:
-            self._write(scope)
+            self._write(named, scope)
         return out
 
-    def _tensor(self, path: str) -> Tensor:
-        name = tensor_name(path)
+    def _tensor(self, name: str) -> Tensor:
         found = self._parameters.get(name)
         return cast(Tensor, self._buffers[name] if found is None else found)
 
-    def _write(self, scope: Any) -> None:
+    def _write(self, named: Mapping[str, Any], scope: Any) -> None:
         """What running in training mode changed, such as moving averages, into the buffers."""
-        for variable in variables(self.keras_model):
-            name, now = tensor_name(variable.path), scope.get_current_value(variable)
-            buffer = self._buffers.get(name)
+        for name, variable in named.items():
+            buffer, now = self._buffers.get(name), scope.get_current_value(variable)
             if buffer is not None and now is not None and now is not buffer:
                 buffer.copy_(now.detach())
 
@@ -146,33 +151,28 @@ class KerasModule(nn.Module):
         with ExitStack() as stack:
             for path, operation in operations(self.keras_model) if traced else ():
                 if attribute := called(operation):
-                    value = said[tensor_name(path)][attribute]
+                    value = said[place_name(path)][attribute]
                     stack.enter_context(_replaced(operation, attribute, value))
                 if is_model(operation):
-                    shapes = [said[tensor_name(f"{path}/{name}")][INPUT_SHAPE] for name, _ in input_shapes(operation)]
+                    shapes = [said[place_name(f"{path}/{name}")][INPUT_SHAPE] for name, _ in input_shapes(operation)]
                     stack.enter_context(_replaced(operation, "call", partial(_call_sized, operation.call, shapes)))
             yield
 
     def rebuilt(self, tensors: Mapping[str, Tensor], plan: "Plan") -> "KerasModule":
         """The module of a model that was built anew from its config, with the smaller sizes in it."""
-        found = {path: tensors[tensor_name(path)] for path in self.paths()}
-        return KerasModule.of(rebuild(self.keras_model, found, plan)).train(self.training)
+        return KerasModule.of(rebuild(self.keras_model, tensors, plan)).train(self.training)
 
     def plain(self) -> Any:
         """The Keras model with the module's present values: its own model, or a new one where the module is a copy."""
         own = vars(self.keras_model).get(KEY) is self
-        tensors = {path: self._tensor(path) for path in self.paths()}
+        named = named_variables(self.keras_model)
+        tensors = {name: self._tensor(name) for name in named}
         if not own:
             return rebuild(self.keras_model, tensors, None)
-        for variable in variables(self.keras_model):
-            now = tensors[variable.path]
-            if now.data_ptr() != variable.value.data_ptr():
-                variable.assign(now.detach())
+        for name, variable in named.items():
+            if tensors[name].data_ptr() != variable.value.data_ptr():
+                variable.assign(tensors[name].detach())
         return self.keras_model
-
-    def paths(self) -> list[str]:
-        """Keras' paths of the variables, in its order."""
-        return [variable.path for variable in variables(self.keras_model)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KerasModule":
         new = type(self).__new__(type(self))

@@ -12,14 +12,16 @@ import numpy as np
 from secateur.errors import PlanError
 from secateur.keras import jobs
 from secateur.keras.anywhere import Pruned, finished, work
+from secateur.keras.walking import named_variables
 
+KERAS: Any = keras
 Schedule = Callable[[float], float]
 SCHEDULES: dict[str, Schedule] = {"linear": lambda t: t, "cubic": lambda t: 1 - (1 - t) ** 3}
 """How much of the cut is made after a share of the steps: Zhu and Gupta 2017, "To prune, or not to prune",
 arXiv:1710.01878."""
 
 
-class Prune(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+class Prune(KERAS.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Silences more and more of a model's units while it trains, and cuts them at the end.
 
     After every so many epochs a plan for the next smaller budget is made, on the torch backend in a process of its own.
@@ -93,6 +95,7 @@ class Prune(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no typ
         self.result: Pruned | None = None
         self._plan: dict[str, Any] | None = None
         self._masks: dict[str, np.ndarray] = {}
+        self._weights: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin anew; also where ``fit`` is called again."""
@@ -117,8 +120,9 @@ class Prune(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no typ
     def _step(self, budget: float) -> None:
         found = self._job({"budget": {self.kind: budget}, "only_plan": True}, _planned)
         self._plan, kept = found
-        shapes = {v.path: v.shape for v in self.model.trainable_variables}
-        self._masks = {path: _mask(shapes[path], dims) for path, dims in kept.items() if path in shapes}
+        trained = {id(v) for v in self.model.trainable_variables}
+        self._weights = {n: v for n, v in named_variables(self.model).items() if id(v) in trained and n in kept}
+        self._masks = {name: _mask(v.shape, kept[name]) for name, v in self._weights.items()}
         self._silence()
 
     def _job(self, more: Mapping[str, Any], read: Callable[[Path, Any], Any]) -> Any:
@@ -127,9 +131,9 @@ class Prune(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no typ
             return read(Path(place), self.model)
 
     def _silence(self) -> None:
-        for variable in self.model.trainable_variables if self._masks else ():
-            if (mask := self._masks.get(variable.path)) is not None:
-                variable.assign(variable * keras.ops.cast(mask, variable.dtype))
+        for name, mask in self._masks.items():
+            variable = self._weights[name]
+            variable.assign(variable * KERAS.ops.cast(mask, variable.dtype))
 
 
 def _planned(folder: Path, model: Any) -> tuple[dict[str, Any], dict[str, dict[str, list[int]]]]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from secateur.keras.walking import tensor_name
+from secateur.keras.walking import named_variables
 from secateur.surgery.reindex import take
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def carry_compilation(old: Any, new: Any, plan: "Plan") -> None:
         return
     if not after.built:
         after.build(new.trainable_variables)
-    owners = {v.path: v for v in old.trainable_variables}
+    names = {id(variable): name for name, variable in named_variables(old).items()}
     for source, target in zip(before.variables, after.variables, strict=True):
         value: Tensor = source.value
         owner = _owner(before, source)
-        if owner is not None and tuple(value.shape) == tuple(owners[owner].shape):
-            value = take(value, plan.kept.get(tensor_name(owner), {}))
+        if owner is not None and tuple(value.shape) == tuple(owner.shape):
+            value = take(value, plan.kept.get(names[id(owner)], {}))
         if tuple(value.shape) == tuple(target.shape):  # others, such as factored moments, begin anew
             target.assign(value.detach())
 
@@ -44,12 +44,12 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _owner(optimizer: Any, variable: Any) -> str | None:
-    """The path of the weight that a variable of an optimizer belongs to: its lists run along its weights."""
+def _owner(optimizer: Any, variable: Any) -> Any:
+    """The weight that a variable of an optimizer belongs to: its lists run along its weights."""
     weights = optimizer._trainable_variables
     for held in vars(optimizer).values():
         if isinstance(held, list) and held is not weights and len(held) == len(weights):
             for weight, own in zip(weights, held, strict=True):
                 if own is variable:
-                    return weight.path
+                    return weight
     return None

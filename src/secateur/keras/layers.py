@@ -18,12 +18,14 @@ class Sizes:
     """Sizes after pruning.
 
     Attributes:
-        shapes: new shape of every variable, by path.
-        dims: what the dims of the variables that change are made of, by path.
+        names: of every variable, by its id.
+        shapes: new shape of every variable, by name.
+        dims: what the dims of the variables that change are made of, by name.
         axes: new size of every axis that changes.
         settings: sizes that layers use when they are called, and their new values.
     """
 
+    names: Mapping[int, str]
     shapes: Mapping[str, tuple[int, ...]]
     dims: Mapping[str, tuple[Expr, ...]]
     axes: Mapping[str, int]
@@ -31,7 +33,7 @@ class Sizes:
 
     def of(self, variable: Any) -> tuple[int, ...]:
         """The new shape of a variable."""
-        return self.shapes[variable.path]
+        return self.shapes[self.names[id(variable)]]
 
     def leading(self, variable: Any, dim: int, size: int) -> int:
         """The new size of the leading part of a dim, which had the given size: groups of a convolution.
@@ -39,15 +41,16 @@ class Sizes:
         Raises:
             SurgeryError: the dim has no such part.
         """
-        if size == 1 or variable.path not in self.dims:
+        name = self.names[id(variable)]
+        if size == 1 or name not in self.dims:
             return size
-        expr, old, new = self.dims[variable.path][dim], 1, 1
+        expr, old, new = self.dims[name][dim], 1, 1
         for factor in expr.factors if isinstance(expr, Prod) else (expr,):
             if old == size:
                 break
             old, new = old * factor.size, new * size_of(factor, self.axes)
         if old != size:
-            raise SurgeryError(f"{variable.path}: dim {dim} is not made of {size} groups")
+            raise SurgeryError(f"{name}: dim {dim} is not made of {size} groups")
         return new
 
 
@@ -64,6 +67,15 @@ FOLLOWING = {  # their weights have the shape of what they are given
     "BatchNormalization", "LayerNormalization", "RMSNormalization", "UnitNormalization", "Normalization", "PReLU",
     "Attention", "AdditiveAttention",
 }  # fmt: skip
+OPAQUE = {
+    "TorchModuleWrapper": "a torch module",
+    "JaxLayer": "a function of JAX",
+    "FlaxLayer": "a module of Flax",
+    "TFSMLayer": "a SavedModel",
+}
+"""Layers that hold what no config of Keras describes."""
+FIXED = {"STFTSpectrogram": "its weights are the transform itself"}
+"""Layers whose weights stay as they are, and why."""
 CALLED = {"Reshape": ("target_shape", "newshape")}
 """What uses sizes when it is called: attributes, and entries of the config, that may hold them."""
 HEADS = {"MultiHeadAttention": "_inverse_sqrt_key_dim", "GroupedQueryAttention": "_inverse_sqrt_head_dim"}
@@ -166,6 +178,12 @@ def _grouped_attention(layer: Any, sizes: Sizes) -> dict[str, Any]:
         "num_key_value_heads": sizes.of(layer._key_dense._kernel)[1],
         "head_dim": head,
     }
+
+
+@rule("LayerScale")
+def _layer_scale(layer: Any, sizes: Sizes) -> dict[str, Any]:
+    """Of ConvNeXt in ``keras.applications``."""
+    return {"projection_dim": sizes.of(layer.gamma)[0]}
 
 
 @rule("LSTMCell", "GRUCell", "SimpleRNNCell")

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from secateur.errors import SurgeryError
 from secateur.keras.compiling import carry_compilation
-from secateur.keras.layers import FOLLOWING, HEADS, RULES, WRAPPED, Sizes, called
-from secateur.keras.walking import INPUT_SHAPE, is_model, operations, tensor_name, variables
+from secateur.keras.layers import FIXED, FOLLOWING, HEADS, RULES, WRAPPED, Sizes, called
+from secateur.keras.walking import INPUT_SHAPE, is_model, named_variables, operations, place_name, variables
 from secateur.origins import Attribute
+from secateur.surgery.reindex import take
 
 if TYPE_CHECKING:
     from secateur.planning.plan import Plan
@@ -20,16 +21,17 @@ def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan | None") -> A
 
     Args:
         model: a functional, sequential, or subclassed model.
-        tensors: the new value of every variable, by path.
+        tensors: the new value of every variable, by the names of `named_variables`.
         plan: what was removed; None where nothing was.
 
     Raises:
         SurgeryError: the config of a layer can't say its new sizes, or what is built of it has others.
     """
-    known = {} if plan is None else plan.dims
+    names = {id(variable): name for name, variable in named_variables(model).items()}
     sizes = Sizes(
-        shapes={path: tuple(t.shape) for path, t in tensors.items()},
-        dims={path: known[name] for path in tensors if (name := tensor_name(path)) in known},
+        names=names,
+        shapes={name: tuple(tensors[name].shape) for name in names.values()},
+        dims={} if plan is None else plan.dims,
         axes={} if plan is None else plan.sizes,
         settings=[(s, v) for s, v in (() if plan is None else plan.settings) if isinstance(s, Attribute)],
     )
@@ -42,7 +44,8 @@ def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan | None") -> A
         raise SurgeryError(
             f"{model.name} can't be built with smaller sizes in its config: {type(error).__name__}: {error}"
         ) from error
-    _assign(new, tensors)
+    wanted = {name: tensors[name] for name in names.values()}
+    _assign(new, {**wanted, **_singular_vectors(model, wanted, plan, names)})
     _keep_scales(model, new)
     if plan is not None:
         carry_compilation(model, new, plan)
@@ -69,6 +72,8 @@ def _config(layer: Any, sizes: Sizes, path: str) -> dict[str, Any]:
         rule = next((RULES[k.__name__] for k in type(layer).__mro__ if k.__name__ in RULES), None)
         if rule is not None:
             config.update(rule(layer, sizes))
+        elif kind in FIXED:
+            raise SurgeryError(f"{kind} ({layer.name!r}) can't get smaller: {FIXED[kind]}")
         elif kind not in FOLLOWING and kind not in WRAPPED:
             raise SurgeryError(
                 f"nobody knows how the config of {kind} ({layer.name!r}) says the sizes of its weights: write a "
@@ -104,7 +109,7 @@ def _changes(layer: Any, sizes: Sizes) -> bool:
 def _called(value: Any, attribute: str, sizes: Sizes, path: str) -> Any:
     """An entry of the config that holds sizes which the layer uses when it is called, with the new ones in it."""
     for site, size in sizes.settings:
-        if site.module == f"sizes.{tensor_name(path.rstrip('/'))}" and site.name == attribute:
+        if site.module == f"sizes.{place_name(path.rstrip('/'))}" and site.name == attribute:
             value = size if site.index is None else [size if k == site.index else v for k, v in enumerate(value)]
     return value
 
@@ -115,18 +120,32 @@ def _assign(new: Any, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         SurgeryError: they have other names or shapes.
     """
-    made = {v.path: v for v in variables(new)}
+    made = named_variables(new)
     wrong = [
-        f"{path} is {tuple(made[path].shape) if path in made else 'missing'}, where {tuple(tensor.shape)} is wanted"
-        for path, tensor in tensors.items()
-        if path not in made or tuple(made[path].shape) != tuple(tensor.shape)
+        f"{name} is {tuple(made[name].shape) if name in made else 'missing'}, where {tuple(tensor.shape)} is wanted"
+        for name, tensor in tensors.items()
+        if name not in made or tuple(made[name].shape) != tuple(tensor.shape)
     ]
     if wrong or len(made) != len(tensors):
         raise SurgeryError(
             f"{new.name}, built anew from its config, has other weights: {'; '.join(wrong[:3]) or 'more of them'}"
         )
-    for path, tensor in tensors.items():
-        made[path].assign(tensor.detach())
+    for name, tensor in tensors.items():
+        made[name].assign(tensor.detach())
+
+
+def _singular_vectors(
+    model: Any, tensors: Mapping[str, Tensor], plan: "Plan | None", names: Mapping[int, str]
+) -> dict[str, Tensor]:
+    """Of layers under spectral normalization, (1, outputs), which only training reads."""
+    found: dict[str, Tensor] = {}
+    for _, layer in operations(model) if plan is not None else ():
+        vector = getattr(layer, "vector_u", None)
+        if vector is not None and plan is not None:
+            kept, last = plan.kept.get(names[id(layer.kernel)], {}), len(layer.kernel.shape) - 1
+            name = names[id(vector)]
+            found[name] = take(tensors[name], {1: kept[last]} if last in kept else {})
+    return found
 
 
 def _keep_scales(old: Any, new: Any) -> None:

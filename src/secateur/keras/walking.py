@@ -1,20 +1,49 @@
-"""The parts of a Keras model."""
+"""The parts of a Keras model, and names for its variables. No torch in here."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-
-def variables(model: Any) -> list[Any]:
-    """All variables but the states of random layers, each once."""
-    return list({id(v): v for v in getattr(model, "variables", ()) if not _is_seed(v)}.values())
-
-
-def _is_seed(variable: Any) -> bool:
-    return "seed_generator" in variable.path
-
-
 INPUT_SHAPE = "batch_shape"
 """The entry of an input layer's config that holds its shape; ours leave the batch's dim out."""
+
+
+def variables(model: Any) -> list[Any]:
+    """All variables of a model or layer but the states of random layers, each once."""
+    found = {id(v): v for v in getattr(model, "variables", ())}
+    return [v for v in found.values() if "seed_generator" not in v.path]
+
+
+def named_variables(model: Any) -> dict[str, Any]:
+    """All variables by names that are the same however the model came about: Keras' own paths begin with the model's
+    name or not, as it was built or loaded. Names of tensors hold no dots, so neither do these.
+    """
+    places: dict[int, str] = {}
+    for place, operation in operations(model):
+        for number, variable in enumerate(() if is_model(operation) else variables(operation)):
+            inside = _after(variable.path, place)
+            if re.fullmatch(r"variable(_\d+)?", inside):  # it was given no name, and a number that counts the process's
+                inside = f"variable{number}"
+            places.setdefault(id(variable), f"{place}/{inside}")
+    named: dict[str, Any] = {}
+    for variable in variables(model):
+        name = str(places.get(id(variable)) or variable.path).replace(".", "_")
+        count = sum(known.partition("#")[0] == name for known in named)
+        named[f"{name}#{count + 1}" if count else name] = variable
+    return named
+
+
+def _after(path: str, place: str) -> str:
+    """What is left of a variable's path behind the layer that owns it.
+
+    >>> _after("sequential/dense/kernel", "dense"), _after("inner/attention/query/kernel", "inner/attention")
+    ('kernel', 'query/kernel')
+    """
+    segments, at = path.split("/"), 0
+    for name in place.split("/"):
+        if name in segments[at:-1]:
+            at = segments.index(name, at) + 1
+    return "/".join(segments[at:])
 
 
 def is_model(operation: Any) -> bool:
@@ -40,10 +69,10 @@ def operations(model: Any) -> Iterator[tuple[str, Any]]:
                 yield f"{operation.name}/{path}", inner
 
 
-def tensor_name(path: str) -> str:
-    """The name of a variable's tensor, of a Keras path: names of tensors hold no dots.
+def place_name(path: str) -> str:
+    """The name of a module that holds sizes of an operation.
 
-    >>> tensor_name("block1/dense.1/kernel")
-    'block1/dense_1/kernel'
+    >>> place_name("block1/reshape.1")
+    'block1/reshape_1'
     """
     return path.replace(".", "_")

@@ -21,7 +21,7 @@ from secateur.errors import SecateurError
 from secateur.inputs import as_call
 from secateur.keras import jobs
 from secateur.keras.loading import load
-from secateur.keras.walking import tensor_name, variables
+from secateur.keras.walking import named_variables
 from secateur.printing import as_text
 from secateur.pruning import bare_report
 from secateur.rebuilding import as_module, handed_out
@@ -94,9 +94,9 @@ def _plan(model: Any, inputs: Any, data: Any, settings: Mapping[str, Any]) -> sc
 def _write_plan(folder: Path, plan: sc.Plan, model: Any) -> None:
     """The plan, and for each variable that it changes the positions that stay, by dim."""
     kept = {
-        v.path: {str(dim): at.tolist() for dim, at in plan.kept[tensor_name(v.path)].items()}
-        for v in variables(model)
-        if tensor_name(v.path) in plan.kept
+        name: {str(dim): at.tolist() for dim, at in plan.kept[name].items()}
+        for name in named_variables(model)
+        if name in plan.kept
     }
     (folder / jobs.PLAN).write_text(json.dumps(plan.to_dict()))
     (folder / jobs.KEPT).write_text(json.dumps(kept))
