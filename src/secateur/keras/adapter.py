@@ -30,6 +30,28 @@ class Called(nn.Module):
     """Sizes that a layer without weights uses when it is called, where tracing looks for them: as attributes."""
 
 
+def channels_last(images: Tensor, wanted: Any) -> Tensor:
+    """Images (B, C, H, W) as (B, H, W, C), where these are the sizes that a model wants; others as they are."""
+    if images.dim() != 4 or not isinstance(wanted, tuple) or len(wanted) != 4:
+        return images
+    turned = images.shape[2], images.shape[3], images.shape[1]
+    fits = all(want in (None, size) for want, size in zip(wanted[1:], turned, strict=True))
+    own = all(want in (None, size) for want, size in zip(wanted[1:], images.shape[1:], strict=True))
+    return images.permute(0, 2, 3, 1) if fits and not own else images
+
+
+def ends_in_softmax(model: Any) -> bool:
+    """Whether the last layer gives probabilities."""
+    last = model.layers[-1]
+    activation = getattr(last, "activation", None)
+    return type(last).__name__ == "Softmax" or getattr(activation, "__name__", "") == "softmax"
+
+
+def as_logits(out: Any) -> Any:
+    """Logarithms of probabilities: what cross-entropy takes."""
+    return out.clamp_min(1e-12).log() if isinstance(out, Tensor) else out
+
+
 def _remembers(value: Any) -> bool:
     return any(isinstance(size, SourcedInt) for size in (value if isinstance(value, tuple | list) else (value,)))
 
@@ -64,6 +86,9 @@ class KerasModule(nn.Module):
 
     Attributes:
         keras_model: the model.
+        as_torch: whether the module takes and gives what torch's training does: images (B, C, H, W) where the model
+            wants them (B, H, W, C), and logarithms of the probabilities that a softmax at its end gives. It is set
+            where the data come from our own loaders.
 
     Raises:
         ModelError: Keras runs on another backend, or the model was not built.
@@ -97,6 +122,7 @@ class KerasModule(nn.Module):
                     f"the Keras model {model.name!r} has a {type(operation).__name__} ({operation.name!r}): it holds "
                     f"{held}, whose code no config describes. Prune what is in it by itself, and put it in anew"
                 )
+        self.as_torch = False
         object.__setattr__(self, "keras_model", model)  # no submodule: its variables are registered here
         trained = {id(v) for v in model.trainable_variables}
         for name, variable in named_variables(model).items():
@@ -120,6 +146,8 @@ class KerasModule(nn.Module):
         """What the model returns."""
         model = self.keras_model
         inputs = args[0] if len(args) == 1 else list(args) if args else kwargs
+        if self.as_torch and isinstance(inputs, Tensor):
+            inputs = channels_last(inputs, getattr(model, "input_shape", None))
         scope = keras().StatelessScope()
         named = named_variables(model)
         for name, variable in named.items():
@@ -128,7 +156,7 @@ class KerasModule(nn.Module):
             out = model(inputs, training=self.training)
         if self.training:
             self._write(named, scope)
-        return out
+        return as_logits(out) if self.as_torch and ends_in_softmax(model) else out
 
     def _tensor(self, name: str) -> Tensor:
         found = self._parameters.get(name)
@@ -160,7 +188,9 @@ class KerasModule(nn.Module):
 
     def rebuilt(self, tensors: Mapping[str, Tensor], plan: "Plan") -> "KerasModule":
         """The module of a model that was built anew from its config, with the smaller sizes in it."""
-        return KerasModule.of(rebuild(self.keras_model, tensors, plan)).train(self.training)
+        new = KerasModule.of(rebuild(self.keras_model, tensors, plan))
+        new.as_torch = self.as_torch
+        return new.train(self.training)
 
     def plain(self) -> Any:
         """The Keras model with the module's present values: its own model, or a new one where the module is a copy."""
