@@ -126,7 +126,7 @@ def test_prune_takes_the_hint_that_won() -> None:
     assert result.trial is not None
     assert list(result.trial.distances) == list(HINTS)
     assert result.trial.distances["l2"] > min(result.trial.distances.values())  # magnitudes keep the idle units
-    assert result.importance == result.trial.chosen != "l2"
+    assert result.hint == result.trial.chosen != "l2"
     same = sc.prune(net, torch.zeros(1, 6), keep=0.5, data=data, importance=result.trial.chosen)
     assert same.plan.axes == result.plan.axes
     assert same.trial is None
@@ -147,7 +147,7 @@ def test_prune_takes_the_hint_that_won() -> None:
 def test_where_nothing_can_be_tried_it_is_reconstruction(settings: dict[str, Any]) -> None:
     result = sc.prune(half_idle(), torch.zeros(1, 6), keep=0.5, **settings)
     assert result.trial is None
-    assert result.importance == "reconstruction"
+    assert result.hint == "reconstruction"
     assert "trial" not in result.report
 
 

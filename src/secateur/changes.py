@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from secateur.errors import ArtifactError
+from secateur.rebuilding import as_module
 
 KINDS = {  # "kind" of the JSON form: the class that reads it, imported when it is needed
     "widths": "secateur.planning.plan:Plan",
@@ -59,8 +60,8 @@ class Changed(Protocol):
 
 
 def model_of(model_or_result: nn.Module | Changed) -> nn.Module:
-    """The model itself, where a result may stand for it."""
-    return model_or_result if isinstance(model_or_result, nn.Module) else model_or_result.model
+    """The model itself, where a result may stand for it; of a Keras model its `secateur.keras.KerasModule`."""
+    return as_module(model_or_result if isinstance(model_or_result, nn.Module) else model_or_result.model)
 
 
 def change_from_dict(data: Mapping[str, Any]) -> Change:

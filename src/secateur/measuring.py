@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.errors import MeasureError
 from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.memory import peak_memory
+from secateur.rebuilding import as_module
 
 ROUNDS = 7  # of timing; models take turns, and the median round counts
 FEWEST_ROUNDS = 3
@@ -158,6 +159,7 @@ def measure_all(
     """
     if min_run_time <= 0 or (threads is not None and threads < 1):
         raise MeasureError(f"min_run_time={min_run_time} must be above 0, and threads={threads} at least 1")
+    models = {name: as_module(model) for name, model in models.items()}
     call = fresh(as_call(args, kwargs))
     threads = threads or torch.get_num_threads()
     with left_as_found(models.values()):

@@ -3,8 +3,10 @@
 import difflib
 import importlib
 import inspect
+import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,8 @@ def build_model(settings: ModelSettings) -> nn.Module:
     Raises:
         ModelError: it can't be imported, doesn't accept the arguments, is no torch module, or the weights don't fit it.
     """
+    if is_keras_file(settings.model):
+        return _keras_model(settings)
     spec = build_spec(settings)
     factory = import_callable(spec)
     _check_arguments(factory, settings.model_args, spec)
@@ -40,6 +44,39 @@ def build_model(settings: ModelSettings) -> nn.Module:
     if settings.weights is not None:
         load_weights(model, settings.weights)
     return model.eval()
+
+
+def is_keras_file(model: str) -> bool:
+    """Whether the name of a network is that of a Keras model's file."""
+    return model.endswith(".keras")
+
+
+def _keras_model(settings: ModelSettings) -> nn.Module:
+    """The Keras model in a file, as a module that takes and gives what torch's training does.
+
+    Raises:
+        ModelError: there is no such file, it can't be loaded, or weights or arguments are given for it.
+    """
+    if "keras" not in sys.modules:  # whatever the user's own code runs on, here it is torch
+        os.environ["KERAS_BACKEND"] = "torch"
+    if settings.weights is not None or settings.model_args:
+        raise ModelError(f"{settings.model} holds its own weights and sizes: leave out --weights and --model-args")
+    path = Path(settings.model)
+    if not path.is_file():
+        raise ModelError(f"there is no Keras model {settings.model!r}")
+    from secateur.keras.adapter import KerasModule
+    from secateur.keras.loading import load
+
+    module = KerasModule.of(load(path))
+    module.as_torch = True
+    return module.eval()
+
+
+def build_record(settings: ModelSettings) -> dict[str, Any] | None:
+    """How a saved result builds its network again; None for a Keras model, which lies beside the result."""
+    if is_keras_file(settings.model):
+        return None
+    return {"callable": build_spec(settings), "args": settings.model_args}
 
 
 def build_spec(settings: ModelSettings) -> str:

@@ -27,6 +27,7 @@ from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
 from secateur.provenance import note_step, recall, remember
+from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
@@ -50,7 +51,7 @@ class Result:
         compensation: what refitting the weights did; None where there was none.
         graph: what tracing found; axes that failed a proof are among the frozen ones.
         scores: the importance of each unit.
-        importance: the criterion that it is by, in words.
+        hint: the criterion that it is by, in words.
         trial: how that was chosen, where several were tried.
         report: a mapping in the form of report.json, which prints as a table.
         ancestry: the parameters of the dense model, held weakly, by which `remap_` knows what belongs to it.
@@ -62,7 +63,7 @@ class Result:
     graph: Graph
     scores: dict[str, Tensor]
     report: Report
-    importance: str = ""
+    hint: str = ""
     compensation: Compensation | None = None
     trial: Trial | None = None
     ancestry: Ancestry = field(default_factory=Ancestry, repr=False)
@@ -220,6 +221,10 @@ def prune(
           (2): Linear(in_features=4, out_features=2, bias=True)
         )
     """
+    if is_keras(model):
+        given = {name: value for name, value in locals().items() if name not in ("model", "planning")}
+        found = prune(as_module(model), **given, **planning)
+        return replace(found, model=handed_out(found.model))
     how = method(compensate, data)
     choices = {
         "budget": budget,
@@ -345,7 +350,7 @@ def prune(
             proof=proof,
             graph=graph,
             scores={axis: scores[axis] for axis in graph.axes},
-            importance=named,
+            hint=named,
             trial=trial,
             ancestry=Ancestry.of(model),
             report=report,

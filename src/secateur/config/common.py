@@ -15,7 +15,8 @@ class ModelSettings(Settings):
     """Which network.
 
     Args:
-        model: "simplenet", the embedded example, or "package.module:callable" that returns a torch module, such as
+        model: "simplenet", the embedded example, a Keras model's file "net.keras" (the result holds "model.keras", for
+            any backend), or "package.module:callable" that returns a torch module, such as
             "torchvision.models:resnet18". Modules in the current directory are found.
         model_args: keyword arguments for that callable: --model-args.num-classes 10, or --model-args '{"num_classes":
             10}'.

@@ -27,6 +27,7 @@ from secateur.objectives import Loss
 from secateur.planning import Budget
 from secateur.planning.planning import choose_axes
 from secateur.progress import progress_bar
+from secateur.rebuilding import as_module
 from secateur.tracing.surroundings import draws_as_found
 
 Hint = str | Criterion | Mapping[str, Tensor]
@@ -94,6 +95,7 @@ def check_hints(
         >>> sorted(check.hints)
         ['l1', 'l2']
     """
+    model = as_module(model)
     _check(truth=truth, units_per_axis=units_per_axis, max_units=max_units, shares=shares)
     batches = count_batches(data, "data")
     if calibration is not None:

@@ -22,6 +22,7 @@ from secateur.importance.reconstruction import Reconstruction
 from secateur.importance.views import view
 from secateur.modules import named_parameters
 from secateur.objectives import Loss
+from secateur.rebuilding import as_module
 
 AUTO = {"without data": "l2", "with data": "reconstruction"}
 """What "auto" stands for: the best without data, and the best with data but without labels, as measured so far."""
@@ -160,6 +161,7 @@ def score_all(
         hints: by any name: criteria, or names of them.
         model, graph, data, loss, seed, forward: see `score`.
     """
+    model = as_module(model)
     rates = {name: criterion(hint, seed, with_data=data is not None) for name, hint in hints.items()}
     check_loaded(model)
     weights = Weights.of(model)

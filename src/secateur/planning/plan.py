@@ -17,6 +17,7 @@ from secateur import strict
 from secateur.axes import Expr, Leaf, Prod, Sum, concat, leaves, product
 from secateur.errors import ArtifactError
 from secateur.origins import Attribute, NodeArgument, Site
+from secateur.rebuilding import as_module, handed_out
 from secateur.surgery.reindex import index
 
 VERSION = 1
@@ -161,10 +162,11 @@ class Plan:
         from secateur.surgery.apply import apply
 
         how = method(compensate, data)
-        small = apply(self, model)
+        module = as_module(model)
+        small = apply(self, module)
         if how is not None and data is not None:
-            compensate_(model, small, None, self, data, how=how)
-        return small
+            compensate_(module, small, None, self, data, how=how)
+        return small if module is model else handed_out(small)
 
     def apply_(self, model: nn.Module) -> nn.Module:
         """Make the given model smaller, in place. Returns it.

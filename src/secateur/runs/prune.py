@@ -26,10 +26,11 @@ from secateur.importance import criterion, score
 from secateur.importance.protocols import needs
 from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
-from secateur.models import build_model, build_spec
+from secateur.models import build_model, build_record
 from secateur.planning import Plan, plan
 from secateur.provenance import complete_step, note_step, recall
 from secateur.pruning import Result, prune
+from secateur.rebuilding import Rebuilds
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
 from secateur.runs.origins import Origin
@@ -42,6 +43,7 @@ from secateur.tuning import tune as fine_tune
 from secateur.tuning.choosing import Rate
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
+KERAS_FILE = "model.keras"  # in the directory of a run on a Keras model: the result, plain Keras
 PREDICTED = ("dense", "pruned")  # networks of which the pruning knows a latency
 
 
@@ -496,11 +498,13 @@ def save(
     folder: Path,
 ) -> None:
     """Write everything but config.yaml into a run's directory."""
-    build = pruned.build or {"callable": build_spec(settings), "args": settings.model_args}
+    build = pruned.build or build_record(settings)
     figures = {name: report[name] for name in ("dense", "pruned", "tuned") if report[name]}
     whole = isinstance(settings, PruneSettings) and settings.keep_removed
     kept: dict[str, Any] = {"keep_removed": True, "dense": dense} if whole else {}
     artifacts.save(pruned.model, folder, build=build, figures=figures, **kept)
+    if isinstance(pruned.model, Rebuilds):
+        pruned.model.plain().save(folder / KERAS_FILE)
     curves = {name: history.to_dict() for name, history in histories.items()}
     if curves:
         write_json(folder / "training.json", curves)
@@ -508,10 +512,17 @@ def save(
     page = render_page(
         report,
         histories=gradual.shown(curves),
-        load=load_code(settings.out, build, rewritten=pruned.rewritten),
+        load=keras_code(settings.out)
+        if isinstance(pruned.model, Rebuilds)
+        else load_code(settings.out, build, rewritten=pruned.rewritten),
         settings=settings.to_yaml(),
     )
     write_text(folder / "report.html", page)
+
+
+def keras_code(out: Path) -> str:
+    """Python that loads a result that is a Keras model, on any backend."""
+    return f"import keras\n\nmodel = keras.models.load_model({str(out / KERAS_FILE)!r})"
 
 
 def load_code(out: Path, build: Mapping[str, Any] | None, *, rewritten: bool) -> str:

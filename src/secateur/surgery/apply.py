@@ -13,6 +13,7 @@ from secateur.errors import SurgeryError
 from secateur.modules import Walk, named_tensors, parts
 from secateur.origins import Attribute, NodeArgument, Site
 from secateur.provenance import inherit, recall, remember
+from secateur.rebuilding import Rebuilds
 from secateur.surgery.layers import update
 from secateur.surgery.lengths import lengths
 from secateur.surgery.reindex import take
@@ -33,11 +34,29 @@ def apply(plan: "Plan", model: nn.Module) -> nn.Module:
     with torch.inference_mode(False), no_collection():  # the result shall train, wherever it is made
         new = _weighted(plan, tensors)
         new |= lengths(model, kept, new)
+        if isinstance(model, Rebuilds):
+            return _rebuilt(plan, model, tensors, kept, new)
         small = copy_with(model, lambda t: of_kind(t, new[id(t)] if id(t) in new else take(t, kept.get(id(t), {}))))
     if plan.rewrites:
         positional, keywords = nests.imitate(plan.example)
         small = to_module(capture(model, positional, keywords), small)
     _settle(plan, small, recall(model, "plans"))
+    inherit(small, model)
+    return small
+
+
+def _rebuilt(
+    plan: "Plan",
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    kept: Mapping[int, Mapping[int, Tensor]],
+    new: Mapping[int, Tensor],
+) -> nn.Module:
+    """The smaller model, of a class that makes it by itself."""
+    assert isinstance(model, Rebuilds)
+    taken = {n: new[id(t)] if id(t) in new else take(t, kept.get(id(t), {})) for n, t in tensors.items()}
+    small = model.rebuilt(taken, plan)
+    remember(small, "plans", (*(recall(model, "plans") or ()), plan))
     inherit(small, model)
     return small
 

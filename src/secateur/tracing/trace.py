@@ -13,6 +13,7 @@ from secateur.graph import AxisInfo, Consumer, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
 from secateur.modules import Walk, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
+from secateur.rebuilding import Rebuilds, as_module
 from secateur.surgery.lengths import recomputed
 from secateur.tracing.build import (
     NUMBER,
@@ -66,6 +67,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         >>> list(sc.trace(net, torch.zeros(1, 4)).axes)
         ['0.weight:0']
     """
+    model = as_module(model)
     positional, keywords = as_call(args, kwargs)
     walk = Walk(model)
     if not walk.parameters:
@@ -97,6 +99,8 @@ class Builder:
         self.uses = [*self.run.uses, *self._numbers(), *self._comparisons()]
         parameters = {n: dims for n, dims in self.run.dims.items() if isinstance(self.tensors[n], nn.Parameter)}
         found = relax(self.uses, self.names, self.infos, parameters)
+        if isinstance(self.model, Rebuilds):
+            found = replace(found, stuck=[])
         captured, found = self._capture(found) if found.stuck else (None, found)
         note_questions(self.infos, self.run.tracer.bounds, found.sizes, self.names)
         consumers = self._consumers()
