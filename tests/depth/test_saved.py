@@ -93,7 +93,9 @@ def test_a_later_plan_that_rewrites_the_class(tmp_path: Path) -> None:
 def test_an_earlier_plan_that_rewrote_the_class_is_refused_in_words() -> None:
     x = torch.randn(3, 1, 6, 6)
     small = sc.prune(Literal().eval(), x, keep=0.5).model
-    with pytest.raises(SurgeryError, match=r"sc\.shorten\(original, example, .*then sc\.prune\(short\.model, example\)"):
+    with pytest.raises(
+        SurgeryError, match=r"sc\.shorten\(original, example, .*then sc\.prune\(short\.model, example\)"
+    ):
         sc.shorten(small, x, blocks=1, importance="random")
     with pytest.raises(SurgeryError, match="prune with keep_class=True"):
         sc.deepen(small, "blocks.0.inner", x)

@@ -151,10 +151,11 @@ def check_class(model: nn.Module) -> None:
     """
     if isinstance(model, fx.GraphModule):
         raise SurgeryError(
-            "this model is a graph, as pruning puts it in the place of a class whose forward it has to rewrite, and has "
-            "no blocks that could go or come. Change the depth first, then prune: short = sc.shorten(original, example, blocks=1, data=batches) "
-            "(or sc.deepen), then sc.prune(short.model, example). Or prune with keep_class=True, which leaves the class "
-            "and its blocks, and shorten what comes of it"
+            "this model is a graph, as pruning puts it in the place of a class whose forward it has to rewrite, and "
+            "has no blocks that could go or come. Change the depth first, then prune: "
+            "short = sc.shorten(original, example, blocks=1, data=batches) (or sc.deepen), then "
+            "sc.prune(short.model, example). Or prune with keep_class=True, which leaves the class and its blocks, "
+            "and change the depth of what comes of it"
         )
 
 
