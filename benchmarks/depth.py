@@ -28,7 +28,7 @@ from secateur.depth import compensate_blocks_
 from secateur.depth.importance import at_random, influence, loss_increase
 from secateur.measuring import measure_all
 
-COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (1, 4, 8)}
+COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (2, 6)}
 CHOSEN_ON = {"llama": 4, "resnet56": 1}  # of the task's calibration batches, 16 stories and 128 images
 REFITTED_ON = {"llama": 4, "resnet56": 4}
 NOTES = {
@@ -137,10 +137,11 @@ def table(task: Task, limit: int) -> str:
                 cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
                 values = f"{row.metric:,.2f} | {row.refitted:,.2f}"
                 lines.append(f"| {count} | {row.how} | {values} | {cells} | {which} |")
-    left = {name: why for row in rows for name, why in row.left.items()}
+    left = {name: why for row in rows for name, why in row.left.items() if not why.startswith("in a row with")}
     if left:
         said = "; ".join(f"{name} ({why})" for name, why in sorted(left.items()))
-        lines += ["", f"Nothing took over what these did, where they went: {said}. What follows them was refitted."]
+        start = "No weight took over what these did, and blocks that went in a row with them, where they went:"
+        lines += ["", f"{start} {said}. All weights after them were refitted nevertheless."]
     return "\n".join(lines) + "\n"
 
 

@@ -295,3 +295,22 @@ def test_a_trained_llama_gets_its_perplexity_back_in_part(shared: Path) -> None:
         bare = sc.shorten(model, example, importance=dropped)
         result = sc.shorten(model, example, importance=dropped, data=batches)
         assert perplexity(model) < perplexity(result.model) < 0.8 * perplexity(bare.model)
+
+
+def test_blocks_in_a_row_have_one_reason() -> None:
+    model, ids = llama(4), torch.randint(64, (2, 8))
+    dropped = ["model.layers.0", "model.layers.1"]
+    done = sc.shorten(model, ids, importance=dropped, data=[ids]).compensation
+    assert done is not None
+    assert done.left["model.layers.0"].startswith("what it was given comes out of aten::embedding")
+    assert done.left["model.layers.1"] == f"in a row with model.layers.0: {done.left['model.layers.0']}"
+    assert done.refits[0].name.startswith("model.layers.0.")  # all that follows is refitted nevertheless
+
+
+@pytest.mark.parametrize(("how", "why"), [("mean", "no bias of its own"), ("lstsq", "it has more than 16 features")])
+def test_a_weight_that_can_not_take_over_is_named(how: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.compensation.refitting.WIDEST", 16)
+    model, ids = llama(3), torch.randint(64, (2, 8))  # its projections have no biases
+    done = sc.shorten(model, ids, importance=["model.layers.1"], data=[ids], compensate=how).compensation
+    assert done is not None
+    assert done.left["model.layers.0.mlp.down_proj.weight"].startswith(why)

@@ -92,7 +92,7 @@ class Refitting:
         missing = float(whole.parts["tt"].sum()) / whole.rows
         if missing < NOTHING * mean_square:
             return None
-        free = self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
+        free = self._free(use)
         if home is None and not free:
             return None
         fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
@@ -114,9 +114,15 @@ class Refitting:
             return found
         if not pairs:
             return "the original does not use it"
-        if found.crosses and self.how != "lstsq" and self._home(key, pairs[0][1].use) is None:
-            return "no bias of its own, and no batch norm after it, can take a constant up"
+        use = pairs[0][1].use
+        if found.crosses and not self._free(use) and self._home(key, use) is None:
+            wide = f"it has more than {WIDEST:,} features, and " if self.how == "lstsq" and not use.repeats else ""
+            return f"{wide}no bias of its own, and no batch norm after it, can take a constant up"
         return None
+
+    def _free(self, use: Contraction) -> bool:
+        """Whether the matrix itself may change."""
+        return self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
 
     def _sums(
         self, key: Key, pairs: Sequence[tuple[Pause, Pause]]

@@ -75,7 +75,8 @@ def find_crossings(model: nn.Module, call: Callable[[nn.Module], Any], dropped: 
         if isinstance(crossing, Crossing):
             found.append(crossing)
         else:
-            left |= {passage.name: crossing for passage in row}
+            first = row[0].name
+            left |= {p.name: crossing if p.name == first else f"in a row with {first}: {crossing}" for p in row}
     return Crossings(found=tuple(found), left=left, uses=tuple(watch.at), shared=shared)
 
 
@@ -171,9 +172,7 @@ class _Ends:
                 return "is an input of the model"
             op = self.watch.done[made[0]]
             if len(op.took) != 1 or len(op.gave) != 1:
-                return (
-                    f"comes out of {op.said.name}, not of a weight, or of the sum of one weight's output and a stream"
-                )
+                return f"comes out of {op.said.name}, not of a weight, or of its sum with what is known before it"
             value = op.took[0]
             if len(self.watch.users[value]) > 1:
                 return f"comes out of {op.said.name}, and something else looks at what goes into that"
