@@ -28,7 +28,7 @@ from secateur.depth import compensate_blocks_
 from secateur.depth.importance import at_random, influence, loss_increase
 from secateur.measuring import measure_all
 
-COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (2, 6)}
+COUNTS = {"llama": (1, 2, 3, 4), "resnet56": (6,)}
 CHOSEN_ON = {"llama": 4, "resnet56": 1}  # of the task's calibration batches, 16 stories and 128 images
 REFITTED_ON = {"llama": 4, "resnet56": 4}
 NOTES = {

@@ -84,7 +84,7 @@ class _Passage:
     """A block's call: the values of the stream before and after it, and which operations ran meanwhile.
 
     Attributes:
-        given, handed: numbers of the values; of ``given`` none before the call.
+        given, handed: numbers of the values; -1 where there is no stream.
         first, last: the operations from ``first`` up to ``last``.
     """
 
@@ -104,7 +104,7 @@ class _Passage:
         out = stream_out(output)
         stream = None if out is None else stream_in(args, kwargs, out)
         if out is not None and stream is not None:
-            self.given, self.handed = self._before[id(stream)], self.watch.value_of(out)
+            self.given, self.handed = self._before.get(id(stream), -1), self.watch.value_of(out)
         self.last = self.watch.count
 
 
