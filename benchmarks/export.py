@@ -1,6 +1,7 @@
 """Must show: what half the MACs is worth in onnxruntime, the table of docs/export.md.
 
-    python benchmarks/export.py --data ../shared/data [--threads 1] [--seconds 20]
+    python benchmarks/export.py --data ../shared/data [--threads 1] [--seconds 20] [--networks mobilenet_v2]
+        [--multiples 8]
 
 ResNet-56 for CIFAR-10 with trained weights (the folder of data holds ``load.py`` with ``cifar_resnet(depth)``), and
 torchvision's MobileNetV2 with random ones, each pruned by L2 norm to half of its MACs, with any widths
@@ -21,6 +22,7 @@ from hints import load_module
 from secateur.measuring import count_macs
 
 SEED = 0
+NETWORKS = ("resnet56", "mobilenet_v2")
 Made = Callable[[], tuple[nn.Module, Tensor]]
 
 
@@ -35,7 +37,7 @@ def bench(label: str, made: Made, options: argparse.Namespace) -> None:
     """Prune, export, time and print one network."""
     torch.manual_seed(SEED)
     dense, example = made()
-    for multiple_of in (1, 8):
+    for multiple_of in options.multiples:
         small = sc.prune(
             dense, example, importance="l2", budget=sc.Budget(macs=0.5), multiple_of=multiple_of, compensate=None
         ).model
@@ -59,6 +61,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--multiples", nargs="+", type=int, default=[1, 8], help="what widths are multiples of")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     loader = load_module(options.data / "load.py")
@@ -68,8 +72,12 @@ def main() -> None:
         "| difference |"
     )
     print("| --- " * 8 + "|", flush=True)
-    bench("ResNet-56, CIFAR-10", lambda: (loader.cifar_resnet(56), torch.randn(1, 3, 32, 32)), options)
-    bench("MobileNetV2", lambda: torchvision_network("mobilenet_v2"), options)
+    made: dict[str, tuple[str, Made]] = {
+        "resnet56": ("ResNet-56, CIFAR-10", lambda: (loader.cifar_resnet(56), torch.randn(1, 3, 32, 32))),
+        "mobilenet_v2": ("MobileNetV2", lambda: torchvision_network("mobilenet_v2")),
+    }
+    for name in options.networks:
+        bench(*made[name], options)
 
 
 if __name__ == "__main__":

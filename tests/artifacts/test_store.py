@@ -1,8 +1,10 @@
 """Saving and loading: what comes back, what is refused, and that nothing is pickled."""
 
 import copy
+import importlib
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.artifacts import forms
+from secateur.artifacts import forms, read_record
 from secateur.artifacts.forms import fingerprint
 from secateur.artifacts.record import seal as sealed
 from secateur.errors import ArtifactError, OutputError
@@ -210,6 +212,103 @@ def test_builds_that_name_nothing(build: Any, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="the arguments of build=a:b are no JSON"):
         sc.save(pruned(Mlp()), tmp_path / "out", build={"callable": "a:b", "args": {"x": torch.zeros(1)}})
     assert not (tmp_path / "out").exists()
+
+
+FETCHING = """
+import socket
+from support.networks import Mlp
+
+class Enumeration:
+    def get_state_dict(self):
+        pass
+
+asked = []
+
+def make(hidden=8, weights=Enumeration(), pretrained=True, pretrained_backbone="imagenet", mode="fan", fetch=0) -> Mlp:
+    asked.append((weights, pretrained, pretrained_backbone, mode))
+    if fetch:
+        socket.create_connection(("127.0.0.1", fetch), timeout=5).close()
+    return Mlp(hidden)
+"""
+
+
+@pytest.fixture
+def fetching(builder: str, tmp_path: Path) -> Any:
+    """The user's module with a builder that would fetch weights, imported."""
+    (tmp_path / f"{builder}.py").write_text(FETCHING)
+    return importlib.import_module(builder)
+
+
+def test_a_saved_build_asks_for_no_weights(fetching: Any, tmp_path: Path) -> None:
+    args = {"weights": "DEFAULT", "pretrained": True, "pretrained_backbone": "imagenet", "mode": "DEFAULT"}
+    sc.save(pruned(Mlp()), tmp_path / "out", build={"callable": "users_builder:make", "args": args})
+    kept = {"weights": None, "pretrained": False, "pretrained_backbone": None, "mode": "DEFAULT"}
+    assert read_record(tmp_path / "out")["build"]["args"] == kept
+    sc.load(tmp_path / "out")
+    sc.load(tmp_path / "out", trust=True)
+    assert fetching.asked == [(None, False, None, "DEFAULT")] * 2
+    args = {"weights": fetching.Enumeration(), "hidden": 8}  # one of torchvision's, which JSON does not have
+    sc.save(pruned(Mlp()), tmp_path / "other", build={"callable": "users_builder:make", "args": args})
+    assert read_record(tmp_path / "other")["build"]["args"] == {"weights": None, "hidden": 8}
+    sc.save(pruned(Mlp()), tmp_path / "mine", build={"callable": "mine:make", "args": {"weights": [0.3, 0.7]}})
+    assert read_record(tmp_path / "mine")["build"]["args"] == {"weights": [0.3, 0.7]}
+
+
+def test_a_record_that_asks_for_weights_gets_none(fetching: Any, tmp_path: Path) -> None:
+    sc.save(pruned(Mlp()), tmp_path / "out", build="users_builder:make")
+    args = {"weights": "DEFAULT", "pretrained": True, "pretrained_backbone": "imagenet"}
+    seal(tmp_path / "out", lambda record: record["build"].update(args=args))
+    sc.load(tmp_path / "out")
+    sc.load(tmp_path / "out", trust=True)
+    assert fetching.asked == [(None, False, None, "fan")] * 2
+
+
+def test_defaults_that_fetch_are_taken_with_trust_alone(fetching: Any, tmp_path: Path) -> None:
+    sc.save(pruned(Mlp()), tmp_path / "out", build="users_builder:make")
+    sc.load(tmp_path / "out")
+    sc.load(tmp_path / "out", trust=True)
+    (without, trusted) = fetching.asked
+    assert without == (None, False, None, "fan")
+    assert trusted[1:] == (True, "imagenet", "fan")
+
+
+def test_building_opens_no_connection_without_trust(fetching: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        sc.save(pruned(Mlp()), tmp_path / "out", build={"callable": "users_builder:make", "args": {"fetch": port}})
+        with pytest.raises(ArtifactError, match="users_builder:make, which builds the model, would fetch something"):
+            sc.load(tmp_path / "out")
+        with pytest.raises(TimeoutError):
+            server.accept()
+        sc.load(tmp_path / "out", trust=True)
+        server.accept()[0].close()
+        socket.create_connection(("127.0.0.1", port)).close()  # everybody else may, as before
+
+
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
+def test_torchvision_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision.models")
+    hub = importlib.import_module("torchvision.models._api")
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "load_state_dict_from_url", lambda url, *args, **kwargs: asked.append(url))
+    net = models.squeezenet1_1(num_classes=1000).eval()
+    small = sc.prune(net, torch.randn(1, 3, 64, 64), keep=0.5)
+    sc.save(small, tmp_path / "out", build={"callable": "torchvision.models:squeezenet1_1"})
+    for args in ({"weights": "DEFAULT"}, {"pretrained": True}):
+        seal(tmp_path / "out", lambda record, args=args: record["build"].update(args=args))
+        x = torch.randn(2, 3, 64, 64)
+        assert same(sc.load(tmp_path / "out"), small.model, x)
+    assert asked == []
+
+
+@pytest.mark.parametrize("args", [3, [1], "x", [["hidden", 8]]])
+def test_hostile_arguments_are_refused(fetching: Any, args: Any, tmp_path: Path) -> None:
+    sc.save(pruned(Mlp()), tmp_path / "out", build="users_builder:make")
+    seal(tmp_path / "out", lambda record: record["build"].update(args=args))
+    with pytest.raises(ArtifactError):
+        sc.load(tmp_path / "out")
+    assert fetching.asked == []
 
 
 def test_a_kept_class_needs_a_model(saved: Path) -> None:

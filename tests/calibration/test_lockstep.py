@@ -13,6 +13,7 @@ from secateur.calibration.lockstep import Run
 from secateur.calibration.sites import Follows, find_followers
 from secateur.calibration.watching import running
 from secateur.compensation.company import Company, Pair
+from secateur.compensation.matching import Match
 
 
 class Block(nn.Module):
@@ -112,7 +113,7 @@ def company(model: nn.Module, sizes: list[int], held: int, memory: int) -> tuple
     def start(batch: Batch) -> Pair:
         started.append(f"{batch.number}")
         runs = [Run(model, lambda: batch.run(model), {}, before=before) for before in (False, True)]
-        return Pair(batch, *runs)
+        return Pair(batch, *runs, {key: Match(key=key) for key in order})
 
     order: dict[Any, int] = {("up.weight", 0): 3 * held, ("down.weight", 0): held, ("head.weight", 0): 1}
     return Company(batches, start, order, memory), started
@@ -156,7 +157,7 @@ def test_runs_that_go_different_ways_are_met_where_they_agree() -> None:
 
     def start(batch: Batch) -> Pair:
         runs = [Run(model, lambda: batch.run(model), {}, before=before) for before in (False, True)]
-        return Pair(batch, *runs)
+        return Pair(batch, *runs, {key: Match(key=key) for key in order})
 
     group = Company(batches, start, order)
     with torch.no_grad():
@@ -191,7 +192,7 @@ def test_small_batches_do_not_take_all_threads(monkeypatch: pytest.MonkeyPatch) 
 
     def start(batch: Batch) -> Pair:
         dense, small = (Run(model, lambda: batch.run(model), {}, before=before) for before in (False, True))
-        return Pair(batch, dense, small)
+        return Pair(batch, dense, small, {key: Match(key=key) for key in order})
 
     order = dict.fromkeys([("up.weight", 0), ("down.weight", 0), ("head.weight", 0)], 1)
     company = Company(batches, start, order)

@@ -152,5 +152,5 @@ def test_a_number_that_is_not_what_it_was_is_refused() -> None:
 
 def test_a_graph_is_refused() -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(Mixing(), Mixing()))
-    with pytest.raises(SurgeryError, match="change the depth first"):
+    with pytest.raises(SurgeryError, match="no blocks that could go or come"):
         DepthChange(dropped=("0",)).apply(graph)

@@ -93,10 +93,20 @@ def test_a_later_plan_that_rewrites_the_class(tmp_path: Path) -> None:
 def test_an_earlier_plan_that_rewrote_the_class_is_refused_in_words() -> None:
     x = torch.randn(3, 1, 6, 6)
     small = sc.prune(Literal().eval(), x, keep=0.5).model
-    with pytest.raises(sc.SecateurError, match="replaced by its graph"):
+    with pytest.raises(
+        SurgeryError, match=r"sc\.shorten\(original, example, .*then sc\.prune\(short\.model, example\)"
+    ):
         sc.shorten(small, x, blocks=1, importance="random")
-    with pytest.raises(sc.SecateurError, match="replaced by its graph"):
+    with pytest.raises(SurgeryError, match="prune with keep_class=True"):
         sc.deepen(small, "blocks.0.inner", x)
+
+
+def test_what_the_refusal_advises_works() -> None:
+    x = torch.randn(3, 1, 6, 6)
+    short = sc.shorten(Literal().eval(), x, blocks=1, data=[x])
+    assert sc.prune(short.model, x, keep=0.5).proof.status == "proved"
+    kept = sc.prune(Literal().eval(), x, keep=0.5, keep_class=True)
+    assert len(sc.shorten(kept.model, x, blocks=1, data=[x]).model.blocks) == 2
 
 
 def test_a_file_that_was_tampered_with(tmp_path: Path) -> None:

@@ -135,20 +135,27 @@ def test_a_llama_without_its_cache(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bert_with_a_mask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+def test_a_bert_with_a_mask(ending: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = bert()
     inputs = {"attention_mask": torch.ones(2, 7, dtype=torch.int64), "input_ids": torch.randint(64, (2, 7))}
     small = sc.prune(net, inputs, keep=0.5).model
-    done = sc.export(small, tmp_path / "net.onnx")
+    done = sc.export(small, tmp_path / f"net.{ending}")
     assert set(done.inputs) == {"input_ids", "attention_mask"}
     assert done.dynamic == ("batch", "sequence")
     assert done.outputs == ("last_hidden_state", "pooler_output")
     ids, mask = torch.randint(64, (3, 9)), torch.ones(3, 9, dtype=torch.int64)
     mask[1, 4:] = 0
     out = small(input_ids=ids, attention_mask=mask)
-    got = run_onnx(done.path, input_ids=ids, attention_mask=mask)
+    if ending == "onnx":
+        got = run_onnx(done.path, input_ids=ids, attention_mask=mask)
+    else:
+        back = torch.export.load(done.path).module()(input_ids=ids, attention_mask=mask)
+        got = [back[name] for name in done.outputs]
     assert_same(got, [out.last_hidden_state, out.pooler_output])
+    assert (out.last_hidden_state[1] - small(input_ids=ids).last_hidden_state[1]).abs().max() > 1e-3  # the mask counts
+    assert_tells_nothing(done.path)
 
 
 @pytest.mark.slow

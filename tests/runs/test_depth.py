@@ -65,11 +65,23 @@ def test_shorten(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads((place / "short/report.json").read_text())
     assert report["pruned"]["params"] < report["dense"]["params"]
     assert "accuracy" in report["pruned"]["metrics"]
+    assert report["compensation"]["refitted"] > 0
+    assert report["compensation"]["distance"] < report["compensation"]["distance_before"]
+    assert "Compensated by least squares on 64 samples" in " ".join(out.split())
     assert "Blocks" in (place / "short/report.html").read_text()
     assert len(sc.load(place / "short")) == 4
     assert main(["show", "short"]) == 0
     assert main(["shorten", "--config", "short/config.yaml", "--out", "again"]) == 0
     assert json.loads((place / "again/plan.json").read_text()) == json.loads((place / "short/plan.json").read_text())
+
+
+def test_named_blocks_are_made_up_for_unless_told_not_to(place: Path) -> None:
+    for how, expected in (([], True), (["--compensate", "none"], False)):
+        words = ["shorten", *NET, "--drop", "2", *how, "--out", "short", "--overwrite"]
+        assert main(words) == 0
+        report = json.loads((place / "short/report.json").read_text())
+        assert ("compensation" in report) == expected
+        assert len(sc.load(place / "short")) == 5
 
 
 def test_deepen(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +133,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     for flag in {
-        "shorten": ("--blocks", "--keep", "--budget", "--drop", "--rescore"),
+        "shorten": ("--blocks", "--keep", "--budget", "--drop", "--rescore", "--compensate"),
         "deepen": ("--after", "--times"),
     }[command]:
         assert flag in out

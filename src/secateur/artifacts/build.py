@@ -6,15 +6,18 @@ import json
 import sys
 import sysconfig
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from secateur.artifacts.offline import no_connections, without_defaults, without_weights
 from secateur.errors import ArtifactError
 
 OURS = ("secateur.examples",)  # modules of our own whose models are built without being asked for
+CONSENT = "Pass model=<an instance of the original architecture>; or, if you trust that code, trust=True."
 
 
 @dataclass(frozen=True)
@@ -28,22 +31,29 @@ class Build:
     def of(build: "str | Mapping[str, Any]") -> "Build":
         """Read what a user wrote, or what `vars` of a Build gave.
 
+        Arguments that ask for trained weights become None or False: the weights are in the file, and nothing shall be
+        fetched for it.
+
         Raises:
             ArtifactError: it names no callable, or arguments that JSON does not have.
         """
-        spec, args = (build, {}) if isinstance(build, str) else (build.get("callable"), build.get("args") or {})
-        if not isinstance(spec, str) or spec.count(":") != 1 or not all(spec.split(":")):
+        given: Any = (build, {}) if isinstance(build, str) else (build.get("callable"), build.get("args") or {})
+        spec, args = given
+        named = isinstance(spec, str) and spec.count(":") == 1 and all(spec.split(":"))
+        if not named or not isinstance(args, Mapping):
             raise ArtifactError(
                 f'build={build!r}: write "package.module:callable", or {{"callable": ..., "args": {{...}}}}'
             )
+        plain = without_weights(cast("Mapping[str, Any]", args))
         try:
-            json.dumps(args, allow_nan=False)
+            json.dumps(plain, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ArtifactError(f"the arguments of build={spec} are no JSON: {error}") from error
-        return Build(spec, dict(args))
+        return Build(spec, plain)
 
     def __call__(self, *, trust: bool) -> nn.Module:
-        """Build the dense model. Without ``trust`` nothing is imported, and nothing is called that need not be a model.
+        """Build the dense model. Without ``trust`` nothing is imported, nothing is called that need not be a model, and
+        nothing is fetched.
 
         Raises:
             ArtifactError: it wants trust, or does not build a module.
@@ -65,8 +75,10 @@ class Build:
                 f"{self.callable} need not build a model: it is neither a module class, nor code of your own, nor a "
                 "function that says it returns a module. If you trust it, pass trust=True."
             )
+        args = self.args if trust else without_defaults(target, self.args)
         try:
-            built = target(**self.args)
+            with nullcontext() if trust else no_connections(self.callable, CONSENT):
+                built = target(**args)
         except ArtifactError:
             raise
         except Exception as error:

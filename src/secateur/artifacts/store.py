@@ -58,7 +58,9 @@ def save(
         path: a directory, made if it is not there (other files in it stay); or a single file, of a name that ends in
             ``.safetensors``.
         build: ``"package.module:callable"`` that makes the dense model, or ``{"callable": ..., "args": {...}}`` with
-            JSON arguments; `load` then needs no ``model=``. Not needed where the class was rewritten.
+            JSON arguments; `load` then needs no ``model=``. Not needed where the class was rewritten. Arguments that
+            ask for trained weights (``weights``, ``pretrained`` and the like) are kept as None or False, since the
+            weights are in the file.
         args, kwargs: example inputs for the probe; those that the model was pruned with where none are given.
         about: what only you know: name, licence, data ..., for the model card; see `About`.
         figures: ``{"dense": F, "pruned": F, "tuned": F}`` with the columns of report.json; those of the result, or of
@@ -231,7 +233,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         model: an instance of the original (dense) architecture, with any weights; it is left as it is. Needed where the
             class was kept and no ``build`` was stored.
         trust: import the module that ``build`` names, if it is not imported yet, and set no bounds to what building
-            and running the model may take.
+            and running the model may take, nor to what building it may fetch.
 
     Raises:
         ArtifactError: the result is truncated, altered or foreign, does not fit the model, or gives other outputs

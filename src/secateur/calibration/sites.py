@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.axes import Expr
-from secateur.calibration.contraction import KINDS, owners
+from secateur.calibration.contraction import KINDS, Contraction, owners
 from secateur.calibration.watching import UNCOUNTED, Key, Watch, running, written
 from secateur.graph import Graph
 from secateur.modules import named_parameters, named_tensors
@@ -51,6 +51,7 @@ class Norm:
     """The batch norm that follows a use, by the names of its tensors; None where it has none."""
 
     weight: str | None
+    bias: str | None
     mean: str
     var: str
     eps: float
@@ -85,6 +86,19 @@ class Follows:
             return ones
         slope = (tensors[self.norm.var] + self.norm.eps).rsqrt()
         return slope * tensors[self.norm.weight] if self.norm.weight is not None else slope
+
+    def shift(self, tensors: Mapping[str, Tensor], ones: Tensor) -> Tensor:
+        """What is added to each channel after that, by the batch norm or, where there is none, by an operation of its
+        own, (channels,).
+
+        Args:
+            tensors, ones: as for `slope`.
+        """
+        shift = torch.zeros_like(ones)
+        if self.norm is not None:
+            shift = shift - tensors[self.norm.mean] * self.slope(tensors, ones)
+            shift = shift if self.norm.bias is None else shift + tensors[self.norm.bias]
+        return shift if self.bias is None else shift + tensors[self.bias]
 
 
 Call = Callable[[nn.Module], Any]
@@ -159,7 +173,7 @@ class Followers:
 def find_followers(model: nn.Module, call: Call) -> Followers:
     """What happens to the output of every use of a weight in one run of the model."""
     copy = running(model)
-    watch = _Recorder(copy)
+    watch = Recorder(copy)
     with quiet_backends(model), torch.no_grad(), watch:
         call(copy)
     return Followers(
@@ -198,7 +212,7 @@ class _Lives:
 
 
 @dataclass
-class _Done:
+class Done:
     """An operation that ran: the values that it took and gave, by number."""
 
     said: Signature
@@ -207,7 +221,7 @@ class _Done:
     gave: list[int] = field(default_factory=list[int])
 
 
-class _Recorder(Watch):
+class Recorder(Watch):
     """Records which values every operation took and gave; a tensor that is written to becomes another value."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -215,7 +229,8 @@ class _Recorder(Watch):
         self.tensors = tensors = named_tensors(model)
         self.name = {id(tensors[name]): name for name in reversed(tensors)}
         self.at: dict[Key, int] = {}  # which operation a use is
-        self.done: dict[int, _Done] = {}
+        self.kinds: dict[Key, type[Contraction]] = {}
+        self.done: dict[int, Done] = {}
         self.value: dict[int, int] = {}  # by id of the tensor
         self.maker: dict[int, tuple[int, int]] = {}  # of a value: operation, and which output
         self.users: dict[int, list[int]] = {}
@@ -227,8 +242,8 @@ class _Recorder(Watch):
         self.holder = owners(tensors)
         self.takers: dict[str, set[int]] = {}  # by name, the operations that take a tensor of the model in
 
-    def used(self, key: Key, number: int, found: Any, compute: Any) -> Tensor:
-        self.at[key] = number
+    def used(self, key: Key, number: int, found: Contraction, compute: Any) -> Tensor:
+        self.at[key], self.kinds[key] = number, type(found)
         self.used_at.add(number)
         if key[1]:
             self.reasons[key[0]] = "it is used several times in a run"
@@ -250,13 +265,13 @@ class _Recorder(Watch):
         arguments = said.bind(args, kwargs)
         tensors = tensors_among(arguments.values())
         self._see(number, said, [*tensors, *tensors_of(out)])
-        taken = [self._value(t) for t in tensors]
+        taken = [self.value_of(t) for t in tensors]
         if said.name in UNCOUNTED:  # its result is the same value
             for tensor in tensors_of(out):
                 self.alive.append(tensor)
                 self.value[id(tensor)] = taken[0]
             return
-        done = self.done[number] = _Done(said, arguments, taken)
+        done = self.done[number] = Done(said, arguments, taken)
         for value in taken:
             self.users.setdefault(value, []).append(number)
         for k, tensor in enumerate(tensors_of(out)):
@@ -276,7 +291,8 @@ class _Recorder(Watch):
             elif not is_use and not said.is_view and tensor.dim() > 1:
                 self.reasons.setdefault(name, f"{said.name} uses it too")
 
-    def _value(self, tensor: Tensor) -> int:
+    def value_of(self, tensor: Tensor) -> int:
+        """The number of the value that a tensor holds now."""
         found = self.value.get(id(tensor))
         return self._new(tensor) if found is None else found
 
@@ -288,6 +304,10 @@ class _Recorder(Watch):
 
     def follow(self, key: Key) -> Follows:
         """What happens to the output of a use, up to where it is added to something or has several users."""
+        return self.reach(key)[0]
+
+    def reach(self, key: Key) -> tuple[Follows, int]:
+        """`follow`, and the value, by number, that comes of it: the sum, where there is one."""
         start = self.at[key]
         value, norm, moves = self.done[start].gave[0], None, list[tuple[int, ...]]()
         bias: str | None = None
@@ -296,6 +316,8 @@ class _Recorder(Watch):
             name = op.said.plain
             if name in NORMS and norm is None and not moves and not op.arguments["training"]:
                 norm = self._norm(op.arguments)
+                if norm is None:
+                    break
             elif name in SUMS and bias is None and not moves and (found := self._bias(op)) is not None:
                 bias = found
             elif name in SUMS and op.arguments["alpha"] == 1 and len(op.took) == 2:
@@ -304,22 +326,23 @@ class _Recorder(Watch):
                 if other == value or not self._alike(op):
                     break
                 known = maker is not None and maker[0] < start
-                return Follows(norm=norm, bias=bias, other=maker if known else None, moves=tuple(moves), sum=users[0])
+                added = Follows(norm=norm, bias=bias, other=maker if known else None, moves=tuple(moves), sum=users[0])
+                return added, op.gave[0]
             elif name in MOVES:
                 moves.append(_permutation(op))
             elif name not in VIEWS or moves:
                 break
             value = op.gave[0]
-        return Follows(norm=norm, bias=bias)
+        return Follows(norm=norm, bias=bias), value
 
-    def _bias(self, op: _Done) -> str | None:
+    def _bias(self, op: Done) -> str | None:
         """The parameter, one number for each channel, that an addition adds."""
         vectors = [t for t in (op.arguments["self"], op.arguments["other"]) if isinstance(t, Tensor) and t.dim() == 1]
         if op.arguments["alpha"] != 1 or len(vectors) != 1:
             return None
         return self.owner(vectors[0])
 
-    def _alike(self, op: _Done) -> bool:
+    def _alike(self, op: Done) -> bool:
         a, b = op.arguments["self"], op.arguments["other"]
         return isinstance(b, Tensor) and a.shape == b.shape
 
@@ -327,12 +350,16 @@ class _Recorder(Watch):
         mean, var = (self.name.get(id(arguments[k])) for k in ("running_mean", "running_var"))
         if mean is None or var is None:
             return None
-        weight = None if arguments["weight"] is None else self.name.get(id(arguments["weight"]))
+        given = [k for k in ("weight", "bias") if arguments[k] is not None]
+        names = {k: self.name.get(id(arguments[k])) for k in given}
+        if None in names.values():
+            return None
+        weight, bias = names.get("weight"), names.get("bias")
         eps = arguments["eps"] if "eps" in arguments else arguments["epsilon"]
-        return Norm(weight=weight, mean=mean, var=var, eps=float(eps))
+        return Norm(weight=weight, bias=bias, mean=mean, var=var, eps=float(eps))
 
 
-def _permutation(op: _Done) -> tuple[int, ...]:
+def _permutation(op: Done) -> tuple[int, ...]:
     """Where each dim of the result comes from."""
     tensor: Tensor = op.arguments["self"]
     order = list(range(tensor.dim()))

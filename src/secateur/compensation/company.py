@@ -13,6 +13,7 @@ import torch
 from secateur.calibration.batches import Batch
 from secateur.calibration.lockstep import Pause, Run
 from secateur.calibration.watching import Key
+from secateur.compensation.matching import Match, Matching
 
 MEMORY = 2 * 2**30  # bytes of activations that waiting runs may hold, about
 THREADS = 2048  # of the operating system: each run has one, and torch gives each of these its own team
@@ -27,12 +28,14 @@ class Pair:
         batch: what they run on.
         dense, small: the run of the original, which waits after uses of weights, and that of the smaller model, which
             waits before them.
+        matching: which use in the original each one in the smaller model is fitted to.
         pause: where the smaller model waits; None when it is through.
     """
 
     batch: Batch
     dense: Run
     small: Run
+    matching: Matching
     pause: Pause | None = None
 
     def advance(self) -> None:
@@ -40,11 +43,14 @@ class Pair:
         self.pause = self.small.advance()
 
     def meet(self) -> tuple[Pause, Pause] | None:
-        """Both at the use where the smaller model waits; None where the original does not come there."""
+        """The smaller model at the use where it waits, and the original at the one that this is fitted to; None where
+        the original does not come there, or there is none.
+        """
         here = self.pause
         assert here is not None
-        while (pause := self.dense.advance()) is not None:
-            if pause.key == here.key:
+        match = self.matching.get(here.key)
+        while isinstance(match, Match) and (pause := self.dense.advance()) is not None:
+            if pause.key == match.key:
                 return pause, here
         return None
 

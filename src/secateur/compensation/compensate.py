@@ -14,6 +14,7 @@ from secateur.calibration.lockstep import Run
 from secateur.calibration.sites import find_followers, find_sites
 from secateur.calibration.watching import Key, running
 from secateur.compensation.company import Company, Pair
+from secateur.compensation.matching import Matching, by_plan, origin
 from secateur.compensation.refitting import How, Refit, Refitting
 from secateur.errors import DataError, PlanError
 from secateur.graph import Graph
@@ -33,7 +34,8 @@ class Compensation:
     Attributes:
         how: "mean", "merge" or "lstsq".
         refits: the weights that were refitted, in the order of the run.
-        left: weights that were left as cut though something may be missing, with the reason.
+        left: weights that were left as cut though something may be missing, with the reason; and blocks that went
+            whose part nothing before them took over.
         samples: calibration samples that were used, where most were: early in a network there may be memory for fewer.
         distance: between the outputs of the final and of the original model on the first batch, as a share of the
             original's: the root of the mean square; before and after.
@@ -121,30 +123,57 @@ def compensate_(
     Raises:
         DataError: no batch, NaN, or batches that the model does not take.
     """
-    batches = _taken(Batches(model, data, forward))
+
+    def matching(example: Batch) -> Matching:
+        return by_plan(find_sites(model, graph or trace(model, *example.call), example.run), plan)
+
+    return refit_(model, small, Batches(model, data, forward), matching, how=how, biases=biases)
+
+
+def refit_(
+    model: nn.Module,
+    small: nn.Module,
+    data: Batches,
+    match: Callable[[Batch], Matching],
+    *,
+    how: How,
+    biases: bool,
+) -> Compensation:
+    """Refit a smaller model to the original, in place; `compensate_` has the method.
+
+    Args:
+        model, small: the original, and the smaller model.
+        data: batches, of which up to 4,096 samples are looked at.
+        match: says on an example which use of a weight in the original each one in the smaller model is fitted to.
+        how, biases: as for `compensate_`.
+
+    Raises:
+        DataError: as `compensate_`.
+    """
+    batches = _taken(data)
     example = batches[0]
     with quiet_backends(model), torch.no_grad():
         wanted = _output(model, example)
         before = distance(wanted, _output(small, example))
-        graph = graph or trace(model, *example.call)
-        sites = find_sites(model, graph, example.run)
-        follows = find_followers(model, example.run), find_followers(small, example.run)
+        matching = match(example)
+        there, here = find_followers(model, example.run), find_followers(small, example.run)
         new = _without_bias(small, example.run) if biases and how != "lstsq" else frozenset[str]()
-        work = Refitting(small, plan, sites, follows[1].of, how, follows[1].alone, new)
+        work = Refitting(model, small, matching, there, here, how, new)
 
         def start(batch: Batch) -> Pair:
-            dense, pruned = running(model, follows[0].written), running(small, follows[1].written)
+            dense, pruned = running(model, there.written), running(small, here.written)
             return Pair(
                 batch,
-                Run(dense, lambda: batch.run(dense), follows[0].of, before=False),
-                Run(pruned, lambda: batch.run(pruned), follows[1].of, before=True, offsets=work.offsets),
+                Run(dense, lambda: batch.run(dense), there.of, before=False),
+                Run(pruned, lambda: batch.run(pruned), here.of, before=True, offsets=work.offsets),
+                matching,
             )
 
-        held = {key: size + follows[0].bytes.get(key, 0) for key, size in follows[1].bytes.items()}
+        held = {key: size + there.bytes.get(origin(matching, key), 0) for key, size in here.bytes.items()}
         company = Company(batches, start, held)
         try:
             with progress_bar("Compensating", len(held)) as step:
-                refits, left = _all(company, work, follows[1].shared, step)
+                refits, left = _all(company, work, here.shared, step)
         finally:
             company.stop()
         created = _create_biases(small, work.offsets)
@@ -200,9 +229,8 @@ def _all(
     refits: list[Refit] = []
     left: dict[str, str] = {}
     for key, pairs in company:
-        reason = shared.get(key[0]) or work.why_not(key)
-        if not pairs or reason:
-            left[key[0]] = reason or "the original does not use it"
+        if reason := shared.get(key[0]) or work.why_not(key, pairs):
+            left[key[0]] = reason
         elif refit := work.refit(key, pairs):
             refits.append(refit)
         step()

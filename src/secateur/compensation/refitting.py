@@ -3,28 +3,27 @@
 Shape letters: G groups, R rows, K features, N outputs of a group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import Expr, leaves
 from secateur.calibration.contraction import Contraction, Product, owners, sample
 from secateur.calibration.found import Moments, wide
 from secateur.calibration.lockstep import Pause
-from secateur.calibration.sites import Follows, Site
+from secateur.calibration.sites import Followers
 from secateur.calibration.watching import Key
 from secateur.compensation.least_squares import RIDGES, Sums, solve
+from secateur.compensation.matching import Match, Matching
 from secateur.compensation.merging import Likeness, fold
 from secateur.modules import named_tensors
-from secateur.planning.plan import Plan
-from secateur.surgery.reindex import index
 
 How = Literal["mean", "merge", "lstsq"]
 ROWS = 2**16  # rows of a product that are looked at, over all the data
 NOTHING = 1e-10  # share of the outputs' mean square below which nothing is missing: rounding in float32
+FLAT = 1e-6  # slope of a batch norm below which nothing comes through it
 WIDEST = 2**13  # features of a group up to which there is memory for their products
 
 
@@ -49,27 +48,32 @@ class Refitting:
     """Refits the weights of a smaller model, one use after the other.
 
     Attributes:
-        small: the smaller model.
-        plan: what was removed.
-        sites, follows: uses of weights in the original, and what follows them in the smaller model.
+        model, small: the original, and the smaller model.
+        matching: which use in the original each one in the smaller model is fitted to.
+        there, here: what follows the uses in the original, and in the smaller model.
         how: "mean", "merge" or "lstsq".
-        alone: vectors of the smaller model that one operation takes in, so that they may be set for its sake.
         biases: layers that may get a bias, by the names of their weights.
         offsets: what is to be added to the output of uses that have no bias yet.
     """
 
+    model: nn.Module
     small: nn.Module
-    plan: Plan
-    sites: Mapping[Key, Site]
-    follows: Mapping[Key, Follows]
+    matching: Matching
+    there: Followers
+    here: Followers
     how: How
-    alone: frozenset[str]
     biases: frozenset[str]
     offsets: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def __post_init__(self) -> None:
-        self.tensors = named_tensors(self.small)
+        self.originals, self.tensors = named_tensors(self.model), named_tensors(self.small)
         self.owner = owners(self.tensors)
+
+    def match(self, key: Key) -> Match:
+        """What a use that can be refitted is fitted to."""
+        found = self.matching[key]
+        assert isinstance(found, Match)
+        return found
 
     def refit(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> Refit | None:
         """Set the weight, and what adds a constant to its outputs; None where nothing was missing.
@@ -78,7 +82,7 @@ class Refitting:
             key: the use at which all runs wait.
             pairs: for each batch, the run of the original after it and that of the smaller model before it.
         """
-        use, norm = pairs[0][1].use, self.follows[key].norm
+        use, norm = pairs[0][1].use, self.here.of[key].norm
         home = self._home(key, use)
         if self.how == "merge":
             self._merge(key, pairs, centred=home is not None)
@@ -88,7 +92,7 @@ class Refitting:
         missing = float(whole.parts["tt"].sum()) / whole.rows
         if missing < NOTHING * mean_square:
             return None
-        free = self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
+        free = self._free(use)
         if home is None and not free:
             return None
         fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
@@ -96,22 +100,29 @@ class Refitting:
             use.put((wide(use.matrix()) + fit.change).to(use.weight))
         if home is not None:
             home(fit.offset.flatten())
-        if self.how != "lstsq" and norm is not None and norm.var in self.alone:
+        if self.how != "lstsq" and norm is not None and norm.var in self.here.alone and not self.match(key).crosses:
             var = self.tensors[norm.var]
             var.mul_(_ratio(now, wanted).to(var))
         return Refit(name=key[0], before=fit.before / mean_square, after=fit.after / mean_square, ridge=fit.ridge)
 
-    def why_not(self, key: Key) -> str | None:
-        """Why a weight is left as it is; None where it can be refitted."""
-        site = self.sites.get(key)
-        if site is None or key not in self.follows:
+    def why_not(self, key: Key, pairs: Sequence[tuple[Pause, Pause]]) -> str | None:
+        """Why a weight is left as it is; None where it can be refitted. Takes what `refit` does."""
+        found = self.matching.get(key)
+        if found is None or key not in self.here.of:
             return "the example inputs do not lead to it"
-        if self._changes(site.rows):
-            return "what it is applied to is pruned along its rows"
+        if isinstance(found, str):
+            return found
+        if not pairs:
+            return "the original does not use it"
+        use = pairs[0][1].use
+        if found.crosses and not self._free(use) and self._home(key, use) is None:
+            wide = f"it has more than {WIDEST:,} features, and " if self.how == "lstsq" and not use.repeats else ""
+            return f"{wide}no bias of its own, and no batch norm after it, can take a constant up"
         return None
 
-    def _changes(self, exprs: Sequence[Expr]) -> bool:
-        return any(leaf.name in self.plan.axes for e in exprs for leaf in leaves(e))
+    def _free(self, use: Contraction) -> bool:
+        """Whether the matrix itself may change."""
+        return self.how == "lstsq" and not use.repeats and use.matrix().shape[1] <= WIDEST
 
     def _sums(
         self, key: Key, pairs: Sequence[tuple[Pause, Pause]]
@@ -119,17 +130,14 @@ class Refitting:
         """What is to be known of features, and of what the outputs lack, in two halves; the outputs' squares; and how
         outputs are spread as they are and as they should be, unless all is fitted.
         """
-        kept = index(self.sites[key].outputs, self.plan.units)
         halves, spreads, total = (Sums(), Sums()), (Moments(), Moments()), 0.0
         most = max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
             pick = small.use.pick(most, number)
             features = small.use.rows(pick)  # (R, G, K)
             now = self._outputs(small, features)
-            target = _target(dense, pick)[:, kept.to(now.device)].reshape(now.shape)
-            if self.how == "lstsq":
-                target = target + self._gap(dense, small, kept, pick, now.flatten(1)).reshape(now.shape)
-            else:
+            target = self._wanted(dense, small, pick, now.flatten(1)).reshape(now.shape)
+            if self.how != "lstsq":
                 for spread, values in zip(spreads, (now, target), strict=True):
                     spread.add(values.flatten(1), 1)
             total += float(target.square().sum())
@@ -145,40 +153,50 @@ class Refitting:
         out = (features.transpose(0, 1) @ matrix).transpose(0, 1)
         return out if small.use.bias is None else out + small.use.bias.reshape(matrix.shape[0], -1)
 
-    def _gap(self, dense: Pause, small: Pause, kept: Tensor, pick: Tensor | None, like: Tensor) -> Tensor:
+    def _wanted(self, dense: Pause, small: Pause, pick: Tensor | None, now: Tensor) -> Tensor:
+        """What the use should give, (R, G * N)."""
+        match = self.match(small.key)
+        if match.crosses:
+            return self._across(dense, small, pick, now)
+        target = _stay(_target(dense, pick), match)
+        return target + self._gap(dense, small, pick, now) if self.how == "lstsq" else target
+
+    def _gap(self, dense: Pause, small: Pause, pick: Tensor | None, like: Tensor) -> Tensor:
         """What the tensor that is added to the output lacks already, in units of the output; 0 where nothing is added.
 
         So a residual stream is matched, not one summand of it: errors of earlier blocks do not add up.
         """
-        if dense.other is None or small.other is None or dense.out is None:
+        if dense.other is None or small.other is None or not _same_way(dense, small, like):
             return torch.zeros_like(like)
-        if (dense.other.numel(), small.other.numel()) != (dense.out.numel(), small.use.count() * like.shape[-1]):
-            return torch.zeros_like(like)  # this run has gone another way than the example's
-        gap = self._added(dense, dense.other, pick)[:, kept.to(dense.other.device)] - self._added(
-            small, small.other, pick
-        )
-        slope = self.follows[small.key].slope(self.tensors, torch.ones_like(gap[0]))
-        return torch.where(slope.abs() > 1e-6, gap / slope, 0.0)
+        gap = _stay(_added(dense, self.there, pick), self.match(small.key)) - _added(small, self.here, pick)
+        slope = self.here.of[small.key].slope(self.tensors, torch.ones_like(gap[0]))
+        return torch.where(slope.abs() > FLAT, gap / slope, 0.0)
 
-    def _added(self, pause: Pause, other: Tensor, pick: Tensor | None) -> Tensor:
-        """The tensor that is added to an output, as rows, (R, G * N)."""
-        for order in reversed(self.follows[pause.key].moves):
-            other = other.permute(sorted(range(len(order)), key=order.__getitem__))
-        use = pause.use
-        if isinstance(use, Product):
-            other = other.reshape(*use.x.shape[:-1], -1)
-        return use.outputs(other, pick).flatten(1)
+    def _across(self, dense: Pause, small: Pause, pick: Tensor | None, now: Tensor) -> Tensor:
+        """What the output must be for the sum that it goes into to be the one that blocks which went handed on, (R, N);
+        as it is, where that can't be said.
+        """
+        there, here = self.there.of[dense.key], self.here.of[small.key]
+        known = all((f.other is None) == (p.other is None) for f, p in ((there, dense), (here, small)))
+        if not known or not _same_way(dense, small, now):
+            return now
+        ones = torch.ones_like(now[0])
+        wanted = _target(dense, pick) * there.slope(self.originals, ones) + there.shift(self.originals, ones)
+        wanted = wanted + (0 if dense.other is None else _added(dense, self.there, pick))
+        wanted = wanted - (0 if small.other is None else _added(small, self.here, pick))
+        slope = here.slope(self.tensors, ones)
+        return torch.where(slope.abs() > FLAT, (wanted - here.shift(self.tensors, ones)) / slope, now)
 
     def _home(self, key: Key, use: Contraction) -> Callable[[Tensor], None] | None:
         """Where a constant that the outputs lack can go: a bias, the mean of a batch norm, a new bias; or nowhere."""
-        norm, added = self.follows[key].norm, self.follows[key].bias
-        if norm is not None and norm.mean in self.alone:
+        norm, added, match = self.here.of[key].norm, self.here.of[key].bias, self.match(key)
+        if norm is not None and norm.mean in self.here.alone:
             return lambda offset: _subtract(self.tensors[norm.mean], offset)
-        if self.how != "lstsq" and not self._changes([self.sites[key].features]):
+        if self.how != "lstsq" and not (match.loses or match.crosses):
             return None  # the mean of a removed unit is folded where the unit was used, and nowhere else
         bias = use.bias if added is None else self.tensors[added]
         if bias is not None:  # one that is computed can't be set
-            return (lambda offset: _add(bias, offset)) if self.owner(bias) in self.alone else None
+            return (lambda offset: _add(bias, offset)) if self.owner(bias) in self.here.alone else None
         if key[0] in self.biases:
             return lambda offset: self.offsets.update({key: offset.to(use.weight)})
         return None
@@ -188,12 +206,9 @@ class Refitting:
         first_dense, first = pairs[0]
         if first.use.groups > 1 or first_dense.use.groups > 1 or first.use.repeats:
             return
-        features, kept_out = self.sites[key].features, index(self.sites[key].outputs, self.plan.units)
-        stays = index(features, self.plan.units)
-        goes = torch.ones(features.size, dtype=torch.bool)
-        goes[stays] = False
-        gone = goes.nonzero().flatten()
-        if not len(gone):
+        match = self.match(key)
+        gone = match.goes
+        if gone is None or not len(gone):
             return
         likeness, most = Likeness(), max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
@@ -202,10 +217,33 @@ class Refitting:
             every, left = (every, left) if pick is None else (every[pick], left[pick])
             likeness.add(every[:, gone.to(every.device)].float(), left.float())
         partner, factor, _ = likeness.partners(centred=centred)
-        window, matrix = first.use.window, first_dense.use.matrix()[0][:, kept_out.to(first.use.x.device)]
+        window, matrix = first.use.window, _stay(first_dense.use.matrix()[0], match)
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
         merged = fold(first.use.matrix()[0], lost, partner, factor, window)
         first.use.put(merged[None].to(first.use.weight))
+
+
+def _stay(values: Tensor, match: Match) -> Tensor:
+    """The outputs that stay, of values for all of the original's, (R, G * N)."""
+    return values if match.outputs is None else values[:, match.outputs.to(values.device)]
+
+
+def _same_way(dense: Pause, small: Pause, like: Tensor) -> bool:
+    """Whether what is added has the shape of what it is added to, so that this run went the example's way."""
+    whole = 0 if dense.out is None else dense.out.numel()
+    sizes = [whole, small.use.count() * like.shape[-1]]
+    return all(p.other is None or p.other.numel() == size for p, size in zip((dense, small), sizes, strict=True))
+
+
+def _added(pause: Pause, followers: Followers, pick: Tensor | None) -> Tensor:
+    """The tensor that is added to an output, as rows, (R, G * N)."""
+    assert pause.other is not None
+    other, use = pause.other, pause.use
+    for order in reversed(followers.of[pause.key].moves):
+        other = other.permute(sorted(range(len(order)), key=order.__getitem__))
+    if isinstance(use, Product):
+        other = other.reshape(*use.x.shape[:-1], -1)
+    return use.outputs(other, pick).flatten(1)
 
 
 def _target(dense: Pause, pick: Tensor | None) -> Tensor:

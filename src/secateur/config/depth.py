@@ -22,7 +22,10 @@ class BlockSettings(Settings):
         drop: names of the blocks that go: layer3.2 layer3.4.
         importance: influence, how far a block moves its input; loss, what the loss rises by without it; or random.
         rescore: score the blocks that are left anew after each one that goes.
-        calibration: training samples that the scores look at, at most.
+        compensate: how the weights that stay make up for the blocks that went, on the same training samples as the
+            scores: "lstsq" refits them by least squares, "mean" makes up for the mean, "none" leaves them; "auto" is
+            lstsq.
+        calibration: training samples that scores and compensation look at, at most.
     """
 
     blocks: int | None = None
@@ -31,6 +34,7 @@ class BlockSettings(Settings):
     drop: tuple[str, ...] = ()
     importance: Literal["influence", "loss", "random"] = "influence"
     rescore: bool = False
+    compensate: Literal["auto", "lstsq", "mean", "none"] = "auto"
     calibration: int = 1024
 
 

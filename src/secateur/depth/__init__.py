@@ -2,6 +2,7 @@
 
 from secateur.depth.change import DepthChange as DepthChange
 from secateur.depth.change import Insertion as Insertion
+from secateur.depth.compensating import compensate_blocks_ as compensate_blocks_
 from secateur.depth.deepen import deepen as deepen
 from secateur.depth.importance import influence as influence
 from secateur.depth.importance import loss_increase as loss_increase

@@ -151,8 +151,11 @@ def check_class(model: nn.Module) -> None:
     """
     if isinstance(model, fx.GraphModule):
         raise SurgeryError(
-            "the class of this model was replaced by its graph when it was pruned, and a graph has no sequences of "
-            "blocks: change the depth first and prune then, or prune with keep_class=True"
+            "this model is a graph, as pruning puts it in the place of a class whose forward it has to rewrite, and "
+            "has no blocks that could go or come. Change the depth first, then prune: "
+            "short = sc.shorten(original, example, blocks=1, data=batches) (or sc.deepen), then "
+            "sc.prune(short.model, example). Or prune with keep_class=True, which leaves the class and its blocks, "
+            "and change the depth of what comes of it"
         )
 
 

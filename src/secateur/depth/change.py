@@ -1,6 +1,6 @@
 """A change of depth: which blocks went, and which ones came in. Plain data to be saved and done again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,18 +80,34 @@ class DepthChange:
     model: str = ""
     rewrites: tuple[str, ...] = ()
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(
+        self,
+        model: nn.Module,
+        *,
+        compensate: str | None = None,
+        data: Iterable[Any] | None = None,
+    ) -> nn.Module:
         """The model of another depth, as a new module; the one given is untouched.
 
         Args:
             model: one of the architecture that the change was made for, with any weights.
+            compensate: how the weights that stay make up for blocks that go: "lstsq", "mean" or "auto", as in
+                `secateur.shorten`; it needs ``data``. None leaves them as they are.
+            data: batches for that, without labels.
 
         Raises:
             SurgeryError: it is of another architecture.
+            PlanError: an unknown way to compensate, or no data for it.
+            DataError: data that the model does not take.
         """
         from secateur.depth.carrying import apply
+        from secateur.depth.compensating import compensate_blocks_, way
 
-        return apply(self, model)
+        how = way(compensate, data)
+        changed = apply(self, model)
+        if how is not None and data is not None and self.dropped:
+            compensate_blocks_(model, changed, self, data, how=how)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""

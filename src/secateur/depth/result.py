@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.compensation import Compensation
 from secateur.configs.blueprint import Blueprint, Unbuildable, quietly
 from secateur.configs.wording import alike, difference, give, outputs
 from secateur.depth.change import DepthChange
@@ -24,6 +25,7 @@ class DepthResult:
         model: the model of another depth, a new module in the training mode of the original.
         change: what was dropped and inserted; ``result.change.apply(other)`` does it to other weights.
         proof: the comparison with the original, whose dropped blocks hand on what they are given.
+        compensation: what refitting the weights did; None where there was none.
         scores: the importance of each block that could go; empty where none was asked for.
         refused: why other children of sequences had to stay, by path.
         unsaid: why the model's config can't say the new depth; empty where it does, or where there is none.
@@ -37,6 +39,7 @@ class DepthResult:
     refused: dict[str, str]
     unsaid: str
     report: Report
+    compensation: Compensation | None = None
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -69,6 +72,7 @@ def report(
     *,
     command: str,
     seed: int | None = None,
+    compensation: Compensation | None = None,
     **depth: Any,
 ) -> Report:
     """The report of a change of depth; ``depth`` is what it says besides."""
@@ -88,6 +92,7 @@ def report(
             "proof": proof.to_dict(),
             "plan": change.to_dict(),
             "environment": {},
+            **({"compensation": compensation.to_dict()} if compensation is not None else {}),
             "depth": {
                 "dropped": list(change.dropped),
                 "inserted": [spec.after for spec in change.inserted],

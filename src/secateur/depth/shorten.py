@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from secateur.calibration.batches import Forward, checked
+from secateur.compensation import Compensation
 from secateur.depth.blocks import Blocks, find_blocks
 from secateur.depth.carrying import carry_out, check_class
 from secateur.depth.change import DepthChange
+from secateur.depth.compensating import compensate_blocks_, way
 from secateur.depth.containers import parent_of
 from secateur.depth.counting import Counters
 from secateur.depth.importance import Scorer, scorer
@@ -40,11 +42,15 @@ def shorten(
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
     forward: Forward | None = None,
+    compensate: str | None = "auto",
     rescore: bool = False,
     seed: int = 0,
     on_block: Progress = lambda done, total: None,
 ) -> DepthResult:
     """A model with fewer blocks, that computes what the original computes with these blocks skipped, proved.
+
+    Where there are data, its weights are then refitted in closed form to give what the original gives: the last
+    projection before blocks that went to what these handed on, and all others to what they gave.
 
     Blocks that can go are found, never declared: children of an ``nn.Sequential`` or ``nn.ModuleList`` that are
     residual, and without which the model still computes what it does when they hand on what they are given. What counts
@@ -61,9 +67,11 @@ def shorten(
         budget: what the result may cost; blocks go until all of it is met.
         importance: "influence", how far a block moves its input on ``data``; "loss", what the loss on ``data`` rises by
             without it; "random", as a control; or the paths of the blocks that go.
-        data: batches for calibration, of training data; with labels for "loss".
+        data: batches for calibration, of training data: for scores, with labels for "loss", and for compensation.
         loss: ``(output, target) -> scalar``, for "loss"; by default the model's own, else cross-entropy.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
+        compensate: how the weights that stay make up for the blocks that went, after the proof: "lstsq", "mean", or
+            None for not at all; see `secateur.depth.compensate_blocks_`. "auto" is "lstsq" where there are data.
         rescore: score the blocks that are left anew after each one that goes.
         seed: for "random".
         on_block: called with how many blocks were tried, and how many there are.
@@ -93,6 +101,7 @@ def shorten(
     inputs = as_call(args, kwargs)
     named = None if isinstance(importance, str) else tuple(importance)
     _check_goal(blocks, keep, budget, named)
+    how = way(compensate, data)
     check_class(model)
     check_kind(Walk(model))
     check_outputs(model, args, kwargs)
@@ -113,11 +122,14 @@ def shorten(
     proof = prove(model, short, change, inputs)
     remember(short, "inputs", inputs)  # the probe of sc.save
     config = unsaid(model, short, inputs)
-    how = "named" if named is not None else str(importance)
+    compensation: Compensation | None = None
+    if how is not None and data is not None:
+        compensation = compensate_blocks_(model, short, change, data, how=how, forward=forward)
     return DepthResult(
         model=short,
         change=change,
         proof=proof,
+        compensation=compensation,
         scores=choice.scores,
         refused=found.refused,
         unsaid=config,
@@ -129,7 +141,8 @@ def shorten(
             inputs,
             command="sc.shorten(...)",
             seed=seed,
-            importance=how,
+            compensation=compensation,
+            importance="named" if named is not None else str(importance),
             scores=choice.scores,
             blocks=len(found.found),
             unsaid=config,

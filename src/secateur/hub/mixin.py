@@ -12,6 +12,8 @@ from torch import nn
 from secateur.artifacts import load, open_saved, save
 from secateur.artifacts.about import About
 from secateur.artifacts.bounds import Limits, Meter
+from secateur.artifacts.build import Build
+from secateur.artifacts.offline import no_connections, without_defaults
 from secateur.errors import ArtifactError
 from secateur.hub.sharing import Source, fetch, noted, push_to_hub
 
@@ -120,8 +122,9 @@ class HubMixin:
             )
         try:
             limits = replace(Limits.of_build(saved.size_bytes), consent=CONSENT)
-            with Meter(limits, strict=False):
-                return cast(nn.Module, cls(**build["args"]))
+            args = without_defaults(cls, Build.of(build).args)
+            with Meter(limits, strict=False), no_connections(cls.__name__, CONSENT):
+                return cast(nn.Module, cls(**args))
         except ArtifactError:
             raise
         except Exception as error:  # whatever the arguments of a foreign file may cause

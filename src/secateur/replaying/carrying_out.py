@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.calibration.batches import Forward
 from secateur.changes import Change
 from secateur.compensation import Compensation, How, compensate_
+from secateur.depth import DepthChange, compensate_blocks_
 from secateur.errors import SurgeryError
 from secateur.graph import Graph
 from secateur.inputs import Args, Kwargs
@@ -26,7 +27,7 @@ class CarriedOut:
     Attributes:
         model: the smaller model, a new module; the model itself where nothing was to be done.
         proof: of several plans that whose difference is the largest share of the scale; None without a plan.
-        compensation: of the last plan; None where there was none.
+        compensation: of the last change that was made up for; None where there was none.
     """
 
     model: nn.Module
@@ -50,7 +51,8 @@ def carry_out(
         model: the dense model.
         graph: what tracing found of it.
         call: example inputs, positional and keyword.
-        how, data, forward: as for `secateur.compensation.compensate_`, which follows each plan.
+        how, data, forward: as for `secateur.compensation.compensate_`, which follows each plan. Blocks that went are
+            made up for likewise, but by "merge", which is for units.
 
     Raises:
         SurgeryError: a change does not fit.
@@ -59,7 +61,10 @@ def carry_out(
     done = CarriedOut(model=model)
     for number, change in enumerate(changes):
         if not isinstance(change, Plan):
-            done = replace(done, model=change.apply(done.model))
+            made, refits = change.apply(done.model), done.compensation
+            if isinstance(change, DepthChange) and change.dropped and how in ("lstsq", "mean") and data is not None:
+                refits = compensate_blocks_(done.model, made, change, data, how=how, forward=forward)
+            done = replace(done, model=made, compensation=refits)
             continue
         graph = graph if number == 0 else trace(done.model, *call)
         check_axes(graph, change)

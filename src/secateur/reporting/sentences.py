@@ -127,7 +127,9 @@ def compensation(report: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     how = {"lstsq": "least squares", "merge": "merging", "mean": "means"}.get(str(found["how"]), str(found["how"]))
-    left = f"; {len(found['left'])} were left as cut" if found.get("left") else ""
+    blocks = (report.get("depth") or {}).get("dropped") or ()
+    weights = [name for name in found.get("left") or () if name not in blocks]
+    left = f"; {len(weights)} were left as cut" if weights else ""
     return (
         f"Compensated by {how} on {found['samples']:,} samples, {found['refitted']} weights refitted{left}: outputs "
         f"differ from the dense network's by {percent(found['distance'])} of their size, by "
@@ -206,6 +208,8 @@ def depth(report: Mapping[str, Any]) -> str | None:
         of = f" of {found['blocks']} that could go" if found.get("blocks") else ""
         chosen = how.get(str(found.get("importance")), "")
         parts.append(f"{len(dropped)} blocks{of} went{chosen}: {_some(dropped)}.")
+        reasons: Mapping[str, str] = (report.get("compensation") or {}).get("left") or {}
+        parts += [f"No weight took over what {name} did: {reasons[name]}." for name in dropped if name in reasons]
     if inserted:
         parts.append(f"{len(inserted)} came in, each the identity at first, after {_some(inserted)}.")
     if found.get("unsaid"):

@@ -32,7 +32,8 @@ def shorten_run(settings: ShortenSettings, *, overwrite: bool = False, watch: Wa
             result = shorten(
                 model.eval(),
                 example(data, settings.device),
-                data=None if settings.drop else Moved(First(data.train, settings.calibration), settings.device),
+                data=Moved(First(data.calibration, settings.calibration), settings.device),
+                compensate=None if settings.compensate == "none" else settings.compensate,
                 on_block=step.advance,
                 **_how(settings),
             )
@@ -99,7 +100,8 @@ def _report(result: DepthResult, figures: Any, settings: ShortenSettings | Deepe
         seed=settings.seed,
         device=settings.device,
     )
-    return report.replace(axes=None, depth=result.report["depth"])
+    refitted = {"compensation": result.report["compensation"]} if result.compensation is not None else {}
+    return report.replace(axes=None, depth=result.report["depth"], **refitted)
 
 
 def _saved(

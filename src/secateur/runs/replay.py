@@ -100,7 +100,8 @@ def dense_network(settings: ReplaySettings, given: Source, *, old: bool = False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         try:
-            model = Build(given.build["callable"], {**given.build["args"], **settings.model_args})(trust=settings.trust)
+            spec, known = given.build["callable"], given.build["args"]
+            model = Build.of({"callable": spec, "args": {**known, **settings.model_args}})(trust=settings.trust)
         except ArtifactError as error:
             raise ArtifactError(f"{error} On the command line: --trust, or --model (and --model-args)") from error
     assert named.weights is not None
