@@ -33,6 +33,7 @@ from secateur.adapting.adapt import CALIBRATION_BATCHES, RATE
 from secateur.adapting.choosing import Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
+from secateur.adapting.known import known_by
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import task_of, teaches
 from secateur.data.augmenting import mirrored
@@ -111,6 +112,11 @@ class Case:
         head = find_head(network, self.example, classes=2, labels=NAMES, seed=self.seed)
         return with_head(network, head, self.example), head
 
+    def fitted(self, model: nn.Module, head: Head, before: nn.Module, **how: Any) -> Fitted:
+        """Trained as `sc.adapt` trains, with what the head of another network, of the same features, knows."""
+        known = known_by(before, head.layers)
+        return fit(model, head, self.task, trainer(self.seed), train_only="auto", known=known, **how)
+
     def accuracy(self, model: nn.Module) -> float:
         """On the test images, in percent."""
         return 100 * evaluate(model, self.test)["accuracy"]
@@ -167,7 +173,7 @@ def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:
     """The adapted network before pruning: both trainings."""
     began = time.process_time()
     start, head = case.start()
-    dense = fit(start, head, case.task, trainer(case.seed), stage="adapted", train_only="auto", epochs=options.epochs)
+    dense = case.fitted(start, head, original(), stage="adapted", epochs=options.epochs)
     seconds = time.process_time() - began
     kept.put("dense", dense.model, case)
     titles = {"head": "unpruned, head alone", "all": "unpruned, everything"}
@@ -190,8 +196,7 @@ def pruned_rows(case: Case, kept: Kept, budget: float, importance: str, options:
         seed=case.seed,
     )
     teacher = dense if teaches(dense, result.model, case.task)[0] else None
-    how: dict[str, Any] = {"train_only": "auto", "epochs": options.epochs, "teacher": teacher}
-    tuned = fit(result.model, head, case.task, trainer(case.seed), stage="tuned", **how)
+    tuned = case.fitted(result.model, head, result.model, stage="tuned", epochs=options.epochs, teacher=teacher)
     seconds = time.process_time() - began
     kept.put(title, tuned.model, case)
     before = _row(case, f"{title}, before tuning", result.model, 0.0, None)

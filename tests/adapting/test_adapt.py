@@ -106,6 +106,21 @@ def test_the_model_given_is_untouched(first_five: nn.Module, last_five: Digits) 
     assert result.plan.axes == {}
 
 
+def test_a_head_for_known_classes_starts_from_theirs(first_five: nn.Module) -> None:
+    """Ones and threes, of which the network tells ones, threes and other digits apart already."""
+    images, labels = next(iter(Batches(digits(range(5))["train"].source, range(400), batch_size=400)))
+    kept = (labels == 3) | (labels == 1)
+    images, labels = images[kept], (labels[kept] == 1).long()
+    train, validate = (images[:20], labels[:20]), (images[20:], labels[20:])
+    result = sc.adapt(first_five, data=[train], validate=[validate], train_only="head", budget=sc.Budget(params=0.5))
+    choice = result.choices["dense"]
+    assert choice.head.startswith("logistic regression on the scores of known classes 3, 1")
+    assert result.report["dense"]["metrics"]["accuracy"] > 0.95
+    assert result.report["adapted"]["choices"]["dense"]["head"] == choice.head
+    tuned = result.choices["tuned"].head
+    assert not tuned or "known classes 0, 1" in tuned or "features" in tuned, "the pruned one starts from its own"
+
+
 def test_saved_and_loaded_without_the_class(adapted: sc.Adapted, tmp_path: Path) -> None:
     sc.save(adapted, tmp_path)
     loaded = sc.load(tmp_path)

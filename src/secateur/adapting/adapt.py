@@ -10,6 +10,7 @@ from torch import nn
 from secateur.adapting.choosing import Choice, Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
+from secateur.adapting.known import known_by
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
 from secateur.config import ADAPTING
@@ -159,7 +160,7 @@ def adapt(
         return tune(model, train, validate, device=device, seed=seed, loss=loss, **rates, **how)
 
     how: dict[str, Any] = {"train_only": train_only, "epochs": epochs, "head_epochs": head_epochs}
-    dense = fit(start, head, task, trainer, stage="adapted", **how)
+    dense = fit(start, head, task, trainer, stage="adapted", known=known_by(model, head.layers), **how)
     if dense.interrupted:
         raise KeyboardInterrupt
     whole = dense.model.eval()
@@ -169,7 +170,8 @@ def adapt(
         batches = list(same_pass(task.train, seed, device, CALIBRATION_BATCHES))
         result = prune(whole, *inputs, data=batches, compensate=compensate, **reach)
         taught = teaches(whole, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
-        tuned = fit(result.model, head, task, trainer, stage="tuned", teacher=whole if taught[0] else None, **how)
+        how |= {"teacher": whole if taught[0] else None, "known": known_by(result.model, head.layers)}
+        tuned = fit(result.model, head, task, trainer, stage="tuned", **how)
     return _finished(result, head, task, dense, tuned, taught, inputs, test)
 
 
