@@ -117,8 +117,8 @@ def test_a_head_for_known_classes_starts_from_theirs(first_five: nn.Module) -> N
     assert choice.head.startswith("logistic regression on the scores of known classes 3, 1")
     assert result.report["dense"]["metrics"]["accuracy"] > 0.95
     assert result.report["adapted"]["choices"]["dense"]["head"] == choice.head
-    tuned = result.choices["tuned"].head
-    assert not tuned or "known classes 0, 1" in tuned or "features" in tuned, "the pruned one starts from its own"
+    assert "The head began as logistic regression on the scores of known classes 3, 1" in " ".join(str(result).split())
+    assert result.report["tuned"]["metrics"]["accuracy"] > 0.9
 
 
 def test_saved_and_loaded_without_the_class(adapted: sc.Adapted, tmp_path: Path) -> None:
