@@ -103,7 +103,8 @@ def adapt(
             nothing.
         epochs: of training more than the head, before pruning and again after it; 0 trains the head alone.
         head_epochs: of training the head, 10 if not given, where it is not the last layer, or the loss is your own.
-            Else it is logistic regression on features that are computed once, from one pass over ``data``.
+            Else it is logistic regression, on features that are computed once, from one pass over ``data``, and on the
+            scores of the old classes that are akin to the new ones, where ``validate`` says that this is better.
         lr, optimizer: as for `tune`, where more than the head trains.
         teacher: whether the pruned model imitates the adapted one while it is tuned; "auto" where the latter is at
             least as accurate on ``validate``, or there is none.
