@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.adapting.adapt import CALIBRATION_BATCHES, RATE
+from secateur.adapting.adapt import CALIBRATION_BATCHES, IMPORTANCE, RATE
 from secateur.adapting.choosing import Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
@@ -226,7 +226,7 @@ def pruned_rows(case: Case, kept: Kept, budget: float, importance: str, options:
 
 
 def _title(budget: float, importance: str) -> str:
-    return f"{budget:.0%} of the MACs, importance {'on the new task' if importance == 'auto' else 'random'}"
+    return f"{budget:.0%} of the MACs, importance {'on the new task' if importance == IMPORTANCE else 'random'}"
 
 
 def measured(case: Case, kept: Kept, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -311,7 +311,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, test = pixels("train"), pixels("val")
-    ways = [("auto", budget) for budget in options.budgets] + [("random", budget) for budget in options.control]
+    ways = [(IMPORTANCE, budget) for budget in options.budgets] + [("random", budget) for budget in options.control]
 
     def missing(name: str, seed: int, key: str = "accuracy") -> bool:
         return not any(row["name"] == name and row["seed"] == seed and key in row for row in read(options.results))

@@ -20,6 +20,7 @@ from secateur.tuning.recipes import SCRATCH, TUNE
 EXAMPLE_MODEL = "simplenet"
 THRESHOLD = 0.8
 ADAPTED = "macs=0.5"  # the budget of an adapted network where nobody says
+ADAPTED_IMPORTANCE = "fisher"  # the same: labels of the new task say what it needs
 LIMITS = {
     "min_units": ("a whole number from 1", "hidden=64"),
     "multiple_of": ("a whole number from 1", "hidden=64"),
@@ -100,7 +101,7 @@ class PlanSettings(Settings):
     Args:
         importance: criterion that scores each unit: l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of the training
             data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction. "auto" is l2 for a
-            threshold, else reconstruction.
+            threshold, else reconstruction, and of secateur adapt fisher.
         compensate: how the weights that stay make up for those that went, on 32 batches of the training data, before
             fine-tuning: "lstsq" refits them by least squares, "merge" folds units that go into those that are most like
             them, "mean" makes up for their mean, "none" leaves them; "auto" is lstsq.
@@ -474,9 +475,11 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
     def resolved(self) -> "AdaptSettings":
         """The same settings with every default that depends on the others filled in: what a run really uses."""
         none = all(getattr(self, name) is None for name in CHOICES)
+        labelled = self.importance == "auto" and self.threshold is None
         return replace(
             self,
             budget=ADAPTED if none else self.budget,
+            importance=ADAPTED_IMPORTANCE if labelled else self.importance,
             epochs=ADAPTING.epochs if self.epochs is None else self.epochs,
             lr=ADAPTING.lr if self.lr is None else self.lr,
         )

@@ -80,6 +80,15 @@ def test_it_learns_the_new_digits_at_half_the_size(adapted: sc.Adapted, last_fiv
     assert (adapted.head.before, adapted.head.after) == (5, 5)
 
 
+def test_labels_say_what_the_new_task_needs(adapted: sc.Adapted, first_five: nn.Module, last_five: Digits) -> None:
+    assert recall(adapted.model, "history")[-1]["importance"] == "fisher"
+    how: dict[str, Any] = {"data": last_five["train"], "train_only": "head"}
+    asked = sc.adapt(first_five, importance="l1", keep=0.5, **how)
+    assert recall(asked.model, "history")[-1]["importance"] == "l1"
+    below = sc.adapt(first_five, threshold=0.1, **how)
+    assert recall(below.model, "history")[-1]["importance"] != "fisher", "a threshold is for other scores"
+
+
 def test_the_report_says_what_was_frozen_and_why(adapted: sc.Adapted) -> None:
     found = adapted.report["adapted"]
     assert found["measured_on"] == "validation"

@@ -13,7 +13,7 @@ from secateur.adapting.head import Head
 from secateur.adapting.known import known_by
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
-from secateur.config import ADAPTING
+from secateur.config import ADAPTED_IMPORTANCE, ADAPTING
 from secateur.data import Data
 from secateur.errors import DataError
 from secateur.importance import Criterion
@@ -30,6 +30,7 @@ from secateur.tuning.trainable import What
 COMMAND = "sc.adapt(...)"
 EPOCHS = ADAPTING.epochs
 RATE = ADAPTING.lr
+IMPORTANCE = ADAPTED_IMPORTANCE
 CALIBRATION_BATCHES = 32  # of training data that scores and compensation look at
 
 
@@ -98,7 +99,8 @@ def adapt(
             validation accuracy, or without ``validate`` by the amount of data (everything from 50 samples a class on);
             or "head", "all", or anything else that `secateur.tuning.trainable` takes. Once for the adapted model, and
             once more for the pruned one.
-        importance, compensate: as for `prune`, on the first 32 batches of ``data``.
+        importance, compensate: as for `prune`, on the first 32 batches of ``data``; importance "auto" is "fisher" then,
+            which asks what the new labels need, unless there is a threshold.
         budget, threshold, keep: what to remove, as for `prune`; without any, half of the MACs. ``keep=1.0`` prunes
             nothing.
         epochs: of training more than the head, before pruning and again after it; 0 trains the head alone.
@@ -169,6 +171,7 @@ def adapt(
         result, tuned, taught = unpruned(whole, *inputs, seed), None, None
     else:
         batches = list(same_pass(task.train, seed, device, CALIBRATION_BATCHES))
+        reach["importance"] = IMPORTANCE if importance == "auto" and threshold is None else importance
         result = prune(whole, *inputs, data=batches, compensate=compensate, **reach)
         taught = teaches(whole, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
         how |= {"teacher": whole if taught[0] else None, "known": known_by(result.model, head.layers)}
