@@ -500,7 +500,7 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
         'secateur adapt half --data imagefolder:photos'
         """
         default = AdaptSettings().resolved().to_dict()
-        return _command("adapt", self.to_dict(), default, operand="result")
+        return _command("adapt", self.resolved().to_dict(), default, operand="result")
 
 
 TrainingSettings = PruneSettings | TuneSettings
