@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateur.adapting.known import Known, known_by
-from secateur.adapting.regression import DECAYS, KIN_DECAYS, Way, fit_head, logistic
+from secateur.adapting.regression import DECAYS, KIN_DECAYS, Samples, Way, fit_head, logistic
 
 
 def test_the_optimum_by_hand() -> None:
@@ -102,7 +102,7 @@ def test_kin_by_hand() -> None:
     assert known.weight.sum(0).abs().max() < 1e-12, "what all scores gain alike tells no classes apart"
 
 
-def _task(many: int) -> tuple[Known, tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def _task(many: int) -> tuple[Known, Samples, Samples]:
     """A known head of 10 classes on 100 features, of which class 7 is the new class 0, and class 2 the new class 1."""
     generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(100, 10)
@@ -116,14 +116,19 @@ def _task(many: int) -> tuple[Known, tuple[torch.Tensor, torch.Tensor], tuple[to
     return Known.of(layer), (features[:many], labels[:many]), (features[many:], labels[many:])
 
 
-def _accuracy(layer: nn.Linear, samples: tuple[torch.Tensor, torch.Tensor]) -> float:
+def _cut(samples: Samples, at: int) -> tuple[Samples, Samples]:
+    features, labels = samples
+    return (features[:at], labels[:at]), (features[at:], labels[at:])
+
+
+def _accuracy(layer: nn.Linear, samples: Samples) -> float:
     return float((layer(samples[0]).argmax(1) == samples[1]).float().mean())
 
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_of_few_samples_what_is_known_says_more(held_out: bool) -> None:
     known, train, test = _task(40)
-    few, validate = (tuple(t[part] for t in train) for part in (slice(30), slice(30, 40)))
+    few, validate = _cut(train, 30)
     alone, akin = nn.Linear(100, 2), nn.Linear(100, 2)
     given = (few, validate) if held_out else (train, None)
     fit_head(alone, *given, seed=0)
@@ -143,7 +148,7 @@ def test_features_mend_what_is_known_by_half() -> None:
     shifted = [(x, ((x @ known.weight[[7, 2]].T.float() + known.bias[[7, 2]].float()) @ torch.tensor([-1.0, 1.0])
                     + 20 * x[:, 0] > 0).long()) for x, _ in (train, test)]  # fmt: skip
     layer = nn.Linear(100, 2)
-    train, validate = (tuple(t[part] for t in shifted[0]) for part in (slice(300), slice(300, 400)))
+    train, validate = _cut(shifted[0], 300)
     way = fit_head(layer, train, validate, seed=0, known=known)
     assert way is not None
     assert (way.kin, way.decay is None) == ((7, 2), False)
