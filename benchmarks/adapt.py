@@ -73,10 +73,11 @@ TAIL = """
 is pruned is the better one of them by validation: {chosen}. *Before tuning* is right after pruning and compensation;
 what follows was chosen by validation, too: {tuned}.
 
-How the heads of the unpruned networks were fitted, by seed: {heads}. The original network was trained on ImageNet,
-which has ants and bees, and most likely some of these very images: what its old head says is evidence that a probe of
-its features throws away. A new task that no old class is akin to gains nothing from this, and is no worse off, as the
-validation images decide.
+How the heads of the unpruned networks were fitted, by seed: {heads}. Units are scored by Fisher's information, which was
+chosen on training images; the test figure of one network by another criterion was known then
+([decisions.md](decisions.md) says what spoke for it). The original network was trained on ImageNet, which has ants and
+bees, and most likely some of these very images: what its old head says is evidence that a probe of its features throws
+away. A new task that no old class is akin to gains nothing from this.
 
 The seconds are those of one core's work, with other processes on the machine. Latencies are of one image, all networks
 of a seed in turns, and the least of the seeds': the machine had two cores and up to ten busy processes, so that they
@@ -269,7 +270,7 @@ def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
         seconds = [row["seconds"] for row in own if row["seconds"]]
         cells += [f"{statistics.mean(seconds):.0f}" if seconds else "", str(len(own))]
         text += f"| {' | '.join(cells)} |\n"
-    return text + verdict(found) + TAIL.format(**choices(found))
+    return text + verdict(found) + lever(found) + TAIL.format(**choices(found))
 
 
 def choices(found: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -285,6 +286,25 @@ def choices(found: Sequence[dict[str, Any]]) -> dict[str, str]:
         "tuned": "; ".join(f"{name}: {', '.join(made)}" for name, made in tuned.items()) or "nothing yet",
         "heads": "; ".join(choice["head"] or "kept as it was" for choice in dense),
     }
+
+
+def lever(found: Sequence[dict[str, Any]]) -> str:
+    """What the choice after pruning cost, where it cost anything: the next thing to make better."""
+    text = ""
+    for name in dict.fromkeys(row["name"] for row in found if "of the MACs" in row["name"]):
+        before = [row["accuracy"] for row in found if row["name"] == f"{name}, before tuning"]
+        after = [row["accuracy"] for row in found if row["name"] == name]
+        if before and after and statistics.mean(before) > statistics.mean(after):
+            lost = statistics.mean(before) - statistics.mean(after)
+            text += (
+                f"With {name}, what validation chose after pruning is {lost:.1f} points worse than the network right "
+                "after compensation. "
+            )
+    return text and (
+        f"\n{text}The head is refitted there to features of the very images that compensation was fitted to, and few "
+        "images choose among many ways to do so. The next lever is to keep what compensation gave unless something is "
+        "better by more than the noise of the validation images.\n"
+    )
 
 
 def verdict(found: Sequence[dict[str, Any]]) -> str:
