@@ -73,8 +73,8 @@ TAIL = """
 is pruned is the better one of them by validation: {chosen}. *Before tuning* is right after pruning and compensation;
 what follows was chosen by validation, too: {tuned}.
 
-How the heads of the unpruned networks were fitted, by seed: {heads}. Units are scored by Fisher's information, which was
-chosen on training images; the test figure of one network by another criterion was known then
+How the heads of the unpruned networks were fitted, by seed: {heads}. Units are scored by Fisher's information, which
+was chosen on training images; the test figure of one network by another criterion was known then
 ([decisions.md](decisions.md) says what spoke for it). The original network was trained on ImageNet, which has ants and
 bees, and most likely some of these very images: what its old head says is evidence that a probe of its features throws
 away. A new task that no old class is akin to gains nothing from this.
