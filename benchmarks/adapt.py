@@ -52,6 +52,7 @@ SIDE = 224  # pixels
 BATCH = 16
 SHARE = 0.8  # of the training images that are trained on; the others validate
 NAMES = ("ants", "bees")
+UNPRUNED = ("unpruned, head alone", "unpruned, everything")
 KNOWN_PROBE = 93.5  # percent, of the notes beside the data
 PROBE = "linear probe (logistic regression, all training images)"
 OWN = "the original as it is: the likelier of its classes ant and bee"
@@ -80,8 +81,7 @@ bees, and most likely some of these very images: what its old head says is evide
 away. A new task that no old class is akin to gains nothing from this.
 
 The seconds are those of one core's work, with other processes on the machine. Latencies are of one image, all networks
-of a seed in turns, and the least of the seeds': the machine had two cores and up to ten busy processes, so that they
-are rough, and differences below a fifth mean nothing.
+of a seed in turns, and the least of the seeds'. The machine had two cores and up to ten busy processes: {latencies}.
 """
 
 
@@ -198,7 +198,7 @@ def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:
     dense = case.fitted(start, head, original(), stage="adapted", epochs=options.epochs)
     seconds = time.process_time() - began
     kept.put("dense", dense.model, case)
-    titles = {"head": "unpruned, head alone", "all": "unpruned, everything"}
+    titles = dict(zip(("head", "all"), UNPRUNED, strict=True))
     for name, model in dense.tried.items():
         kept.put(titles[name], model, case)
     return [_row(case, titles[name], model, seconds, dense) for name, model in dense.tried.items()]
@@ -270,7 +270,19 @@ def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
         seconds = [row["seconds"] for row in own if row["seconds"]]
         cells += [f"{statistics.mean(seconds):.0f}" if seconds else "", str(len(own))]
         text += f"| {' | '.join(cells)} |\n"
-    return text + verdict(found) + lever(found) + TAIL.format(**choices(found))
+    return text + verdict(found) + lever(found) + TAIL.format(**choices(found), latencies=noise(costs))
+
+
+def noise(costs: Sequence[dict[str, Any]]) -> str:
+    """How far latencies can be trusted: those of the two unpruned networks, which are of one architecture."""
+    taken = [[r["latency_ms"] for r in costs if r["name"] == n and "latency_ms" in r] for n in UNPRUNED]
+    if not all(taken):
+        return "they were not measured yet"
+    low, high = sorted(min(values) for values in taken)
+    return (
+        f"the two unpruned networks, which are of one architecture, differ by {high / low - 1:.0%}, and no smaller "
+        "difference means anything"
+    )
 
 
 def choices(found: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -313,8 +325,14 @@ def verdict(found: Sequence[dict[str, Any]]) -> str:
     ours = [row for row in found if "on the new task" in row["name"] and "before" not in row["name"]]
     lines = [f"\nThe bar is {bar:.1f} %, the better of the probe above and of another one's {KNOWN_PROBE} %."]
     for name in dict.fromkeys(row["name"] for row in ours):
-        mean = statistics.mean(row["accuracy"] for row in ours if row["name"] == name)
-        lines.append(f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points.")
+        reached = [row["accuracy"] for row in ours if row["name"] == name]
+        mean = statistics.mean(reached)
+        said = f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points"
+        if len(reached) > 1:
+            error = statistics.stdev(reached) / len(reached) ** 0.5
+            unsure = ", which the seeds do not bear out" if abs(mean - bar) < 2 * error else ""
+            said += f", with a standard error over {len(reached)} seeds of {error:.1f}{unsure}"
+        lines.append(f"{said}.")
     if not ours:
         lines.append("No pruned network was measured yet.")
     return " ".join(lines) + "\n"
