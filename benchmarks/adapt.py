@@ -198,7 +198,7 @@ def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:
     dense = case.fitted(start, head, original(), stage="adapted", epochs=options.epochs)
     seconds = time.process_time() - began
     kept.put("dense", dense.model, case)
-    titles = dict(zip(("head", "all"), UNPRUNED, strict=True))
+    titles: dict[str, str] = dict(zip(("head", "all"), UNPRUNED, strict=True))
     for name, model in dense.tried.items():
         kept.put(titles[name], model, case)
     return [_row(case, titles[name], model, seconds, dense) for name, model in dense.tried.items()]
