@@ -330,7 +330,7 @@ def verdict(found: Sequence[dict[str, Any]]) -> str:
         said = f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points"
         if len(reached) > 1:
             error = statistics.stdev(reached) / len(reached) ** 0.5
-            unsure = ", which the seeds do not bear out" if abs(mean - bar) < 2 * error else ""
+            unsure = ", so that they can't tell" if abs(mean - bar) < 2 * error else ""
             said += f", with a standard error over {len(reached)} seeds of {error:.1f}{unsure}"
         lines.append(f"{said}.")
     if not ours:
