@@ -3,10 +3,12 @@
     python benchmarks/adapt.py --seeds 0 1 2 --results adapt.jsonl --out docs/adapt.md
 
 MobileNetV1 of ImageNet (1,000 classes) learns ants from bees (hymenoptera: 244 training images, 153 test images).
-Everything goes as `sc.adapt` goes: head on fixed features, then all weights, a choice by validation images; scores,
-compensation and tuning on the new data, the adapted network as the teacher. As a control, units are scored at random.
+Everything goes as `sc.adapt` goes: head on fixed features and on what the old head knows, then all weights, a choice by
+validation images; scores, compensation and tuning on the new data, the adapted network as the teacher. As a control,
+units are scored at random.
 Validation images are a fifth of the training images, drawn anew for each seed. Test images are looked at once, by
-networks that are finished. The probe is logistic regression on the original's features of all training images. Rows
+networks that are finished. The probe is logistic regression on the original's features of all training images; what
+the original says itself, by its classes "ant" and "bee", is measured as well, for it was trained on such images. Rows
 are appended to the file of ``--results`` as they come, networks are saved beside it, and what is there is not done
 again. Latencies are measured in the end, all networks of a seed in turns.
 """
@@ -29,10 +31,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.adapting.adapt import CALIBRATION_BATCHES, RATE
+from secateur.adapting.adapt import CALIBRATION_BATCHES, IMPORTANCE, RATE
 from secateur.adapting.choosing import Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
+from secateur.adapting.known import known_by
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import task_of, teaches
 from secateur.data.augmenting import mirrored
@@ -49,8 +52,11 @@ SIDE = 224  # pixels
 BATCH = 16
 SHARE = 0.8  # of the training images that are trained on; the others validate
 NAMES = ("ants", "bees")
+UNPRUNED = ("unpruned, head alone", "unpruned, everything")
 KNOWN_PROBE = 93.5  # percent, of the notes beside the data
 PROBE = "linear probe (logistic regression, all training images)"
+OWN = "the original as it is: the likelier of its classes ant and bee"
+OWN_CLASSES = (310, 309)  # of ImageNet: ant, bee
 HEAD = """# Adapting to a new task, and pruning what it does not need
 
 `{command}`
@@ -65,9 +71,17 @@ standard deviation over seeds.
 """
 TAIL = """
 *Head alone* and *everything* are the two trainings of the unpruned network that are compared on validation images; what
-is pruned is the better one of them by validation: {chosen}. *Before tuning* is right after pruning and compensation.
-The seconds are those of one core's work, with other processes on the machine; latencies are of one image, all
-networks in turns, and the least of the seeds', which other processes disturbed least.
+is pruned is the better one of them by validation: {chosen}. *Before tuning* is right after pruning and compensation;
+what follows was chosen by validation, too: {tuned}.
+
+How the heads of the unpruned networks were fitted, by seed: {heads}. Units are scored by Fisher's information, which
+was chosen on training images; the test figure of one network by another criterion was known then
+([decisions.md](decisions.md) says what spoke for it). The original network was trained on ImageNet, which has ants and
+bees, and most likely some of these very images: what its old head says is evidence that a probe of its features throws
+away. A new task that no old class is akin to gains nothing from this.
+
+The seconds are those of one core's work, with other processes on the machine. Latencies are of one image, all networks
+of a seed in turns, and the least of the seeds'. The machine had two cores and up to ten busy processes: {latencies}.
 """
 
 
@@ -111,6 +125,11 @@ class Case:
         head = find_head(network, self.example, classes=2, labels=NAMES, seed=self.seed)
         return with_head(network, head, self.example), head
 
+    def fitted(self, model: nn.Module, head: Head, before: nn.Module, **how: Any) -> Fitted:
+        """Trained as `sc.adapt` trains, with what the head of another network, of the same features, knows."""
+        known = known_by(before, head.layers)
+        return fit(model, head, self.task, trainer(self.seed), train_only="auto", known=known, **how)
+
     def accuracy(self, model: nn.Module) -> float:
         """On the test images, in percent."""
         return 100 * evaluate(model, self.test)["accuracy"]
@@ -147,6 +166,15 @@ def probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str
     return {"name": PROBE, "seed": 0, "accuracy": score, "seconds": time.process_time() - began}
 
 
+def own(test: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """What the original network says of the test images by classes of its own, without any training."""
+    network = original()
+    with torch.no_grad():
+        scores = torch.cat([network(part)[:, list(OWN_CLASSES)] for part in test[0].split(BATCH)])
+    accuracy = 100 * float((scores.argmax(1) == test[1]).float().mean())
+    return {"name": OWN, "seed": 0, "accuracy": accuracy, "seconds": 0.0}
+
+
 class Kept:
     """Networks that are saved as they come."""
 
@@ -167,10 +195,10 @@ def dense_rows(case: Case, kept: Kept, options: Any) -> list[dict[str, Any]]:
     """The adapted network before pruning: both trainings."""
     began = time.process_time()
     start, head = case.start()
-    dense = fit(start, head, case.task, trainer(case.seed), stage="adapted", train_only="auto", epochs=options.epochs)
+    dense = case.fitted(start, head, original(), stage="adapted", epochs=options.epochs)
     seconds = time.process_time() - began
     kept.put("dense", dense.model, case)
-    titles = {"head": "unpruned, head alone", "all": "unpruned, everything"}
+    titles: dict[str, str] = dict(zip(("head", "all"), UNPRUNED, strict=True))
     for name, model in dense.tried.items():
         kept.put(titles[name], model, case)
     return [_row(case, titles[name], model, seconds, dense) for name, model in dense.tried.items()]
@@ -190,8 +218,7 @@ def pruned_rows(case: Case, kept: Kept, budget: float, importance: str, options:
         seed=case.seed,
     )
     teacher = dense if teaches(dense, result.model, case.task)[0] else None
-    how: dict[str, Any] = {"train_only": "auto", "epochs": options.epochs, "teacher": teacher}
-    tuned = fit(result.model, head, case.task, trainer(case.seed), stage="tuned", **how)
+    tuned = case.fitted(result.model, head, result.model, stage="tuned", epochs=options.epochs, teacher=teacher)
     seconds = time.process_time() - began
     kept.put(title, tuned.model, case)
     before = _row(case, f"{title}, before tuning", result.model, 0.0, None)
@@ -200,7 +227,7 @@ def pruned_rows(case: Case, kept: Kept, budget: float, importance: str, options:
 
 
 def _title(budget: float, importance: str) -> str:
-    return f"{budget:.0%} of the MACs, importance {'on the new task' if importance == 'auto' else 'random'}"
+    return f"{budget:.0%} of the MACs, importance {'on the new task' if importance == IMPORTANCE else 'random'}"
 
 
 def measured(case: Case, kept: Kept, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -243,11 +270,52 @@ def document(lines: Sequence[dict[str, Any]], options: Any) -> str:
         seconds = [row["seconds"] for row in own if row["seconds"]]
         cells += [f"{statistics.mean(seconds):.0f}" if seconds else "", str(len(own))]
         text += f"| {' | '.join(cells)} |\n"
-    chosen = [row["choice"]["trained"] for row in found if row["name"] == "unpruned, head alone"]
+    return text + verdict(found) + lever(found) + TAIL.format(**choices(found), latencies=noise(costs))
+
+
+def noise(costs: Sequence[dict[str, Any]]) -> str:
+    """How far latencies can be trusted: those of the two unpruned networks, which are of one architecture."""
+    taken = [[r["latency_ms"] for r in costs if r["name"] == n and "latency_ms" in r] for n in UNPRUNED]
+    if not all(taken):
+        return "they were not measured yet"
+    low, high = sorted(min(values) for values in taken)
     return (
-        text
-        + verdict(found)
-        + TAIL.format(chosen=", ".join({"all": "everything", "head": "the head alone"}[c] for c in chosen))
+        f"the two unpruned networks, which are of one architecture, differ by {high / low - 1:.0%}, and no smaller "
+        "difference means anything"
+    )
+
+
+def choices(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What was chosen by validation images, in words."""
+    words = {"all": "everything", "head": "the head alone"}
+    dense = [row["choice"] for row in found if row["name"] == "unpruned, head alone"]
+    tuned: dict[str, list[str]] = {}
+    for row in found:
+        if "of the MACs" in row["name"] and row.get("choice"):
+            tuned.setdefault(row["name"], []).append(words[row["choice"]["trained"]])
+    return {
+        "chosen": ", ".join(words[choice["trained"]] for choice in dense),
+        "tuned": "; ".join(f"{name}: {', '.join(made)}" for name, made in tuned.items()) or "nothing yet",
+        "heads": "; ".join(choice["head"] or "kept as it was" for choice in dense),
+    }
+
+
+def lever(found: Sequence[dict[str, Any]]) -> str:
+    """What the choice after pruning cost, where it cost anything: the next thing to make better."""
+    text = ""
+    for name in dict.fromkeys(row["name"] for row in found if "of the MACs" in row["name"]):
+        before = [row["accuracy"] for row in found if row["name"] == f"{name}, before tuning"]
+        after = [row["accuracy"] for row in found if row["name"] == name]
+        if before and after and statistics.mean(before) > statistics.mean(after):
+            lost = statistics.mean(before) - statistics.mean(after)
+            text += (
+                f"With {name}, what validation chose after pruning is {lost:.1f} points worse than the network right "
+                "after compensation. "
+            )
+    return text and (
+        f"\n{text}The head is refitted there to features of the very images that compensation was fitted to, and few "
+        "images choose among many ways to do so. The next lever is to keep what compensation gave unless something is "
+        "better by more than the noise of the validation images.\n"
     )
 
 
@@ -257,8 +325,14 @@ def verdict(found: Sequence[dict[str, Any]]) -> str:
     ours = [row for row in found if "on the new task" in row["name"] and "before" not in row["name"]]
     lines = [f"\nThe bar is {bar:.1f} %, the better of the probe above and of another one's {KNOWN_PROBE} %."]
     for name in dict.fromkeys(row["name"] for row in ours):
-        mean = statistics.mean(row["accuracy"] for row in ours if row["name"] == name)
-        lines.append(f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points.")
+        reached = [row["accuracy"] for row in ours if row["name"] == name]
+        mean = statistics.mean(reached)
+        said = f"With {name} it is {'beaten' if mean > bar else 'not beaten'}: {mean - bar:+.1f} points"
+        if len(reached) > 1:
+            error = statistics.stdev(reached) / len(reached) ** 0.5
+            unsure = ", so that they can't tell" if abs(mean - bar) < 2 * error else ""
+            said += f", with a standard error over {len(reached)} seeds of {error:.1f}{unsure}"
+        lines.append(f"{said}.")
     if not ours:
         lines.append("No pruned network was measured yet.")
     return " ".join(lines) + "\n"
@@ -275,22 +349,25 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, test = pixels("train"), pixels("val")
-    ways = [("auto", budget) for budget in options.budgets] + [("random", budget) for budget in options.control]
+    ways = [(IMPORTANCE, budget) for budget in options.budgets] + [("random", budget) for budget in options.control]
 
     def missing(name: str, seed: int, key: str = "accuracy") -> bool:
         return not any(row["name"] == name and row["seed"] == seed and key in row for row in read(options.results))
 
     if missing(PROBE, 0):
-        write(options.results, [probe(train, test)])
+        write(options.results, [probe(train, test), own(test)])
+    cases = {seed: Case(seed, train, test) for seed in options.seeds}
+    kept = {seed: Kept(options.results.with_suffix("") / f"seed-{seed}") for seed in options.seeds}
     for seed in options.seeds:
-        case, kept = Case(seed, train, test), Kept(options.results.with_suffix("") / f"seed-{seed}")
         if missing("unpruned, head alone", seed):
-            write(options.results, dense_rows(case, kept, options))
-        for importance, budget in ways:
+            write(options.results, dense_rows(cases[seed], kept[seed], options))
+    for importance, budget in ways:  # all seeds of one, so that a run that ends early has something to say
+        for seed in options.seeds:
             if missing(_title(budget, importance), seed):
-                write(options.results, pruned_rows(case, kept, budget, importance, options))
+                write(options.results, pruned_rows(cases[seed], kept[seed], budget, importance, options))
+    for seed in options.seeds:
         if missing("unpruned, head alone", seed, "latency_ms"):
-            write(options.results, measured(case, kept, read(options.results)))
+            write(options.results, measured(cases[seed], kept[seed], read(options.results)))
     text = document(read(options.results), options)
     deliver(text, options.out)
 

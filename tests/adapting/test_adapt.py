@@ -80,6 +80,15 @@ def test_it_learns_the_new_digits_at_half_the_size(adapted: sc.Adapted, last_fiv
     assert (adapted.head.before, adapted.head.after) == (5, 5)
 
 
+def test_labels_say_what_the_new_task_needs(adapted: sc.Adapted, first_five: nn.Module, last_five: Digits) -> None:
+    assert recall(adapted.model, "history")[-1]["importance"] == "fisher"
+    how: dict[str, Any] = {"data": last_five["train"], "train_only": "head"}
+    asked = sc.adapt(first_five, importance="l1", keep=0.5, **how)
+    assert recall(asked.model, "history")[-1]["importance"] == "l1"
+    below = sc.adapt(first_five, threshold=0.1, **how)
+    assert recall(below.model, "history")[-1]["importance"] != "fisher", "a threshold is for other scores"
+
+
 def test_the_report_says_what_was_frozen_and_why(adapted: sc.Adapted) -> None:
     found = adapted.report["adapted"]
     assert found["measured_on"] == "validation"
@@ -104,6 +113,21 @@ def test_the_model_given_is_untouched(first_five: nn.Module, last_five: Digits) 
         assert torch.equal(tensor, before[name]) is not name.startswith("fc3."), "the head alone was trained"
     assert result.choices["dense"].why == "as asked for"
     assert result.plan.axes == {}
+
+
+def test_a_head_for_known_classes_starts_from_theirs(first_five: nn.Module) -> None:
+    """Ones and threes, of which the network tells ones, threes and other digits apart already."""
+    images, labels = next(iter(Batches(digits(range(5))["train"].source, range(400), batch_size=400)))
+    kept = (labels == 3) | (labels == 1)
+    images, labels = images[kept], (labels[kept] == 1).long()
+    train, validate = (images[:20], labels[:20]), (images[20:], labels[20:])
+    result = sc.adapt(first_five, data=[train], validate=[validate], train_only="head", budget=sc.Budget(params=0.5))
+    choice = result.choices["dense"]
+    assert choice.head.startswith("logistic regression on the scores of known classes 3, 1")
+    assert result.report["dense"]["metrics"]["accuracy"] > 0.95
+    assert result.report["adapted"]["choices"]["dense"]["head"] == choice.head
+    assert "The head began as logistic regression on the scores of known classes 3, 1" in " ".join(str(result).split())
+    assert result.report["tuned"]["metrics"]["accuracy"] > 0.9
 
 
 def test_saved_and_loaded_without_the_class(adapted: sc.Adapted, tmp_path: Path) -> None:

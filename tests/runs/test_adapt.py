@@ -168,6 +168,12 @@ def test_nothing_is_pruned_if_all_is_kept(settings: AdaptSettings, tmp_path: Pat
     assert "accuracy" in evaluate(outcome.model, [(torch.randn(4, 1, 10, 10), torch.tensor([0, 1, 2, 0]))])
 
 
+def test_units_are_scored_by_what_the_new_labels_need() -> None:
+    assert AdaptSettings().resolved().importance == "fisher"
+    assert AdaptSettings(importance="l1").resolved().importance == "l1"
+    assert AdaptSettings(threshold=0.5).resolved().importance == "auto"
+
+
 def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match=r"schedule=cubic is for secateur prune.*classes=1 must be at least 2"):
         AdaptSettings(schedule="cubic", budget="macs=0.5", classes=1)

@@ -58,7 +58,9 @@ def test_the_report_has_the_documented_form(quick: tuple[PruneSettings, Outcome]
     assert report == outcome.report.to_dict()
     keys = {"version", "command", "seed", "model", "dense", "pruned", "tuned", "proof", "axes", "plan", "environment"}
     found = set(report) - {"dead_units"}  # there where some units never wake
-    assert found == keys | {"compensation", "latency_cut_per_mac_cut"}, "as latency was measured before and after"
+    found_out = {"trial", "compensation", "latency_cut_per_mac_cut"}  # latency was measured before and after
+    assert found == keys | found_out
+    assert report["trial"]["chosen"] in report["trial"]["distances"]
     assert report["compensation"]["how"] == "lstsq"
     assert report["compensation"]["distance"] < report["compensation"]["distance_before"]
     figures = {

@@ -10,6 +10,7 @@ from torch import nn
 from secateur.adapting.choosing import Choice, Fitted, Task, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
+from secateur.adapting.known import known_by
 from secateur.adapting.passes import same_pass
 from secateur.adapting.stages import describe, example, task_of, teaches, unpruned
 from secateur.data import Data
@@ -23,6 +24,7 @@ from secateur.pruning import Result, prune
 from secateur.reporting import Report
 from secateur.tuning import ADAPTING, History, tune
 from secateur.tuning.choosing import Rate
+from secateur.tuning.recipes import ADAPTED_IMPORTANCE as IMPORTANCE
 from secateur.tuning.trainable import What
 
 COMMAND = "sc.adapt(...)"
@@ -96,12 +98,14 @@ def adapt(
             validation accuracy, or without ``validate`` by the amount of data (everything from 50 samples a class on);
             or "head", "all", or anything else that `secateur.tuning.trainable` takes. Once for the adapted model, and
             once more for the pruned one.
-        importance, compensate: as for `prune`, on the first 32 batches of ``data``.
+        importance, compensate: as for `prune`, on the first 32 batches of ``data``; importance "auto" is "fisher" then,
+            which asks what the new labels need, unless there is a threshold.
         budget, threshold, keep: what to remove, as for `prune`; without any, half of the MACs. ``keep=1.0`` prunes
             nothing.
         epochs: of training more than the head, before pruning and again after it; 0 trains the head alone.
         head_epochs: of training the head, 10 if not given, where it is not the last layer, or the loss is your own.
-            Else it is logistic regression on features that are computed once, from one pass over ``data``.
+            Else it is logistic regression, on features that are computed once, from one pass over ``data``, and on the
+            scores of the old classes that are akin to the new ones, where ``validate`` says that this is better.
         lr, optimizer: as for `tune`, where more than the head trains.
         teacher: whether the pruned model imitates the adapted one while it is tuned; "auto" where the latter is at
             least as accurate on ``validate``, or there is none.
@@ -158,7 +162,7 @@ def adapt(
         return tune(model, train, validate, device=device, seed=seed, loss=loss, **rates, **how)
 
     how: dict[str, Any] = {"train_only": train_only, "epochs": epochs, "head_epochs": head_epochs}
-    dense = fit(start, head, task, trainer, stage="adapted", **how)
+    dense = fit(start, head, task, trainer, stage="adapted", known=known_by(model, head.layers), **how)
     if dense.interrupted:
         raise KeyboardInterrupt
     whole = dense.model.eval()
@@ -166,9 +170,11 @@ def adapt(
         result, tuned, taught = unpruned(whole, *inputs, seed), None, None
     else:
         batches = list(same_pass(task.train, seed, device, CALIBRATION_BATCHES))
+        reach["importance"] = IMPORTANCE if importance == "auto" and threshold is None else importance
         result = prune(whole, *inputs, data=batches, compensate=compensate, **reach)
         taught = teaches(whole, result.model, task) if teacher == "auto" else (bool(teacher), "as asked for")
-        tuned = fit(result.model, head, task, trainer, stage="tuned", teacher=whole if taught[0] else None, **how)
+        how |= {"teacher": whole if taught[0] else None, "known": known_by(result.model, head.layers)}
+        tuned = fit(result.model, head, task, trainer, stage="tuned", **how)
     return _finished(result, head, task, dense, tuned, taught, inputs, test)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from secateur.adapting.features import Features
 from secateur.adapting.head import Head
-from secateur.adapting.regression import Samples, fit_head
+from secateur.adapting.known import Known
+from secateur.adapting.regression import Samples, Way, fit_head
 from secateur.errors import TrainingError
 from secateur.modules import named_tensors
 from secateur.objectives import Loss
@@ -83,12 +84,14 @@ class Choice:
         frozen: what stayed as it was, in words.
         why: in a sentence.
         candidates: results of what was tried on the validation data: "trained", "loss", and "accuracy" in [0, 1].
+        head: how the head was fitted, in words; empty where it was trained step by step, or kept.
     """
 
     trained: str
     frozen: str
     why: str
     candidates: tuple[Mapping[str, Any], ...] = ()
+    head: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -128,6 +131,7 @@ def fit(
     epochs: int,
     head_epochs: int | None = None,
     teacher: nn.Module | None = None,
+    known: Known | None = None,
 ) -> Fitted:
     """Train the head, and then more if that is asked for, or pays.
 
@@ -139,9 +143,11 @@ def fit(
         epochs: of the training of more than the head; 0 leaves that out.
         head_epochs: of the head's training where the whole network has to run for it; None is 10.
         teacher: for the training of more than the head.
+        known: what another head knows, from which the new one may start; see `fit_head`.
     """
     model = copy.deepcopy(model)
-    alone = train_head(model, head, task, trainer, stage=f"{stage}-head", epochs=head_epochs)
+    alone = train_head(model, head, task, trainer, stage=f"{stage}-head", epochs=head_epochs, known=known)
+    way, alone = (None, alone) if isinstance(alone, History) else (alone, None)
     histories = {} if alone is None else {f"{stage}-head": alone}
     what, why = _asked(train_only, task, epochs)
     tried = {"head": model}
@@ -163,22 +169,28 @@ def fit(
     last = list(tried)[-1]
     if what == "auto" and len(rows) == 2 and task.validate is not None and not histories[stage].interrupted:
         last, why = better(rows[0], rows[1], _size(task.validate))
-    return Fitted(model=tried[last], choice=_choice(last, why, rows), tried=tried, histories=histories)
+    return Fitted(model=tried[last], choice=_choice(last, why, rows, way), tried=tried, histories=histories)
 
 
 def train_head(
-    model: nn.Module, head: Head, task: Task, trainer: Trainer, *, stage: str, epochs: int | None = None
-) -> History | None:
+    model: nn.Module,
+    head: Head,
+    task: Task,
+    trainer: Trainer,
+    *,
+    stage: str,
+    epochs: int | None = None,
+    known: Known | None = None,
+) -> History | Way | None:
     """Train the head alone, in place.
 
     Where it is the model's last layer, and linear, by logistic regression on features that are computed once, from one
-    pass in evaluation mode; there is no history then. Else the whole network runs in every step.
+    pass in evaluation mode: `fit_head` says in which way, if any. Else the whole network runs in every step.
     """
     samples = None if task.loss is not None else _features(model, head, task)
     if samples is not None:
         layer: Any = model.get_submodule(head.layers[0])
-        fit_head(layer, *samples, seed=task.seed)
-        return None
+        return fit_head(layer, *samples, seed=task.seed, known=known)
     names = [name for name in head.names if isinstance(named_tensors(model)[name], nn.Parameter)]
     return trainer(
         model,
@@ -248,9 +260,9 @@ def better(head: Mapping[str, Any], whole: Mapping[str, Any], samples: int) -> t
     )
 
 
-def _choice(trained: str, why: str, rows: tuple[Mapping[str, Any], ...]) -> Choice:
+def _choice(trained: str, why: str, rows: tuple[Mapping[str, Any], ...], way: Way | None) -> Choice:
     frozen = {"head": "everything but the head", "all": "nothing"}.get(trained, f"everything but {trained}")
-    return Choice(trained=trained, frozen=frozen, why=why, candidates=rows)
+    return Choice(trained=trained, frozen=frozen, why=why, candidates=rows, head=str(way or ""))
 
 
 def _row(name: str, model: nn.Module, task: Task) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from secateur.config.base import Settings
 from secateur.config.common import DataSettings, ModelSettings, RunSettings
 from secateur.config.prune import PruneSettings
 from secateur.config.removal import PlanSettings
+from secateur.config.spelling import command_line
 from secateur.config.training import TuneOptions
 from secateur.plain import CHOICES
-from secateur.tuning.recipes import ADAPTING
+from secateur.tuning.recipes import ADAPTED_IMPORTANCE, ADAPTING
 
 ADAPTED = "macs=0.5"  # the budget of an adapted network where nobody says
 
@@ -97,9 +98,16 @@ class AdaptSettings(AdaptRunSettings, AdaptOptions, TaskSettings, PruneSettings)
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""
         none = all(getattr(self, name) is None for name in CHOICES)
+        labelled = self.importance == "auto" and self.threshold is None
         return replace(
             self,
             budget=ADAPTED if none else self.budget,
+            importance=ADAPTED_IMPORTANCE if labelled else self.importance,
             epochs=ADAPTING.epochs if self.epochs is None else self.epochs,
             lr=ADAPTING.lr if self.lr is None else self.lr,
         )
+
+    def to_command(self) -> str:
+        """The command line that repeats the run: a flag for each setting that is not what is filled in by itself."""
+        default = AdaptSettings().resolved().to_dict()
+        return command_line(self.COMMAND, self.resolved().to_dict(), default, operand=self.OPERAND)

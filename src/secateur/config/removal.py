@@ -15,7 +15,8 @@ class PlanSettings(Settings):
         importance: criterion that scores each unit: l1, l2, lamp, fpgm, bn_scale, random; on 32 batches of the training
             data taylor, taylor_gate, fisher, activation, flap, apoz, softmax, wanda, reconstruction. "auto" is l2 for a
             threshold; for a budget or keep it tries reconstruction, l2 and flap on a part of these data, and takes
-            what is nearest to the original on another; else it is reconstruction.
+            what is nearest to the original on another; else it is reconstruction. Of
+            secateur adapt it is fisher.
         compensate: how the weights that stay make up for those that went, on 32 batches of the training data, before
             fine-tuning: "lstsq" refits them by least squares, "merge" folds units that go into those that are most like
             them, "mean" makes up for their mean, "none" leaves them; "auto" is lstsq.

@@ -73,10 +73,8 @@ def prune(
         SecateurError: as for `secateur.prune`.
 
     Example:
-        >>> import numpy as np, keras  # doctest: +SKIP
-        >>> net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
-        >>> secateur.keras.prune(net, np.zeros((1, 8)), budget="params=0.5").model.layers[0].units
-        8
+        >>> small = secateur.keras.prune(model, x[:2], budget="macs=0.5").model  # doctest: +SKIP
+        >>> small.save("small.keras")  # doctest: +SKIP
     """
     settings = {
         "budget": _budget(budget),

@@ -166,6 +166,8 @@ def adapted(report: Mapping[str, Any]) -> str | None:
     names = {"dense": "Before pruning", "tuned": "After pruning"}
     for name, choice in choices.items():
         said += f" {names.get(name, name)}, {choice['frozen']} stayed frozen: {choice['why']}."
+        if choice.get("head"):
+            said += f" The head began as {choice['head']}."
     teacher: Mapping[str, Any] | None = found.get("teacher")
     if teacher and choices.get("tuned", {}).get("trained") != "head":
         used = "the teacher" if teacher["used"] else "no teacher"

@@ -14,6 +14,7 @@ from secateur import artifacts
 from secateur.adapting.choosing import Choice, Fitted, Task, Trainer, fit
 from secateur.adapting.finding import find_head, with_head
 from secateur.adapting.head import Head
+from secateur.adapting.known import Known, known_by
 from secateur.adapting.stages import describe, example, task_of, teaches
 from secateur.config import AdaptSettings
 from secateur.data import Data
@@ -43,6 +44,7 @@ class Start:
     Attributes:
         model: the network with its new head, not trained yet.
         head: the change that gave it the head.
+        known: what the head before knew; None where it was no single linear layer.
         origin: where its changes begin.
         task: the data, with labels that were checked.
         data: the same, with the test split.
@@ -50,6 +52,7 @@ class Start:
 
     model: nn.Module
     head: Head
+    known: Known | None
     origin: Origin
     task: Task
     data: Data
@@ -95,7 +98,8 @@ def _adapt_run(settings: AdaptSettings, watch: Watch, directory: RunDirectory, u
     if not stopped(pruned.report) and settings.keep != 1.0:
         taught = teaches(dense, pruned.model, start.task)
         teacher = dense if taught[0] else None
-        tuned = fit(pruned.model, start.head, start.task, trainer, stage="tuned", teacher=teacher, **how)
+        how |= {"teacher": teacher, "known": known_by(pruned.model, start.head.layers)}
+        tuned = fit(pruned.model, start.head, start.task, trainer, stage="tuned", **how)
         _say(tuned, watch)
         choices["tuned"], models["tuned"] = tuned.choice, tuned.model
         histories |= tuned.histories
@@ -126,7 +130,7 @@ def prepare(settings: AdaptSettings, watch: Watch = silent) -> Start:
         data = replace(data, warnings=(*data.warnings, *check_fit(fresh.eval(), data, settings)))
         layers = " and ".join(path or "the model itself" for path in head.layers)
         step.note(". ".join([f"{layers}: {head.before} classes become {head.after}", data.description, *data.warnings]))
-    return Start(model=fresh, head=head, origin=start, task=task, data=data)
+    return Start(model=fresh, head=head, known=known_by(model, head.layers), origin=start, task=task, data=data)
 
 
 def _trainer(data: Data, settings: AdaptSettings, unfinished: Unfinished, watch: Watch) -> Trainer:
@@ -167,7 +171,7 @@ def _adapted_once(
     """
     keep = unfinished.checkpoints("dense")
     if not (keep / "artifact.json").exists():
-        fitted = fit(start.model, start.head, start.task, trainer, stage="adapted", **how)
+        fitted = fit(start.model, start.head, start.task, trainer, stage="adapted", known=start.known, **how)
         if fitted.interrupted:
             raise KeyboardInterrupt
         _say(fitted, watch)

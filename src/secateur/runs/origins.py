@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur import artifacts
 from secateur.config import EXAMPLE_MODEL, ModelSettings
-from secateur.models import build_model, build_spec
+from secateur.models import build_model, build_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def origin(
         torch.manual_seed(seed)
         named = result is None or settings.model != EXAMPLE_MODEL
         model = build_model(settings).to(device) if named else None
-    built = {"callable": build_spec(settings), "args": settings.model_args}
+    built = build_record(settings)
     if result is None:
         assert model is not None
         return model, Origin(model=model, build=built)

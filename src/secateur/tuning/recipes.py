@@ -37,5 +37,7 @@ TUNE = Recipe(epochs=100, lr=1e-2)
 FINE_TUNING = replace(TUNE, epochs=5, lr=3e-4)
 """For trained networks of any kind: a low rate keeps what they know."""
 
+ADAPTED_IMPORTANCE = "fisher"
+"""Of an adapted network where nobody says: labels of the new task say what it needs."""
 ADAPTING = replace(TUNE, epochs=5, lr=1e-4)
 """For all weights of a trained network behind a head that fits already: there is little to learn, and much to lose."""
