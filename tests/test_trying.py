@@ -37,8 +37,8 @@ def keep_half(graph: sc.Graph) -> Any:
 @pytest.mark.parametrize(
     ("count", "size", "fitted", "judged"),
     [
-        (4, 10, 2, 1),  # 20 of 40 samples, and 10
-        (3, 10, 2, 1),  # 15 of 30 need two batches, and 7 one
+        (4, 10, 2, 2),  # 20 of 40 samples, and 20
+        (3, 10, 2, 1),  # 15 of 30 need two batches, and then one is left
         (2, 10, 1, 1),
         (100, 64, FITTED // 64, JUDGED // 64),
     ],

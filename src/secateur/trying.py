@@ -28,8 +28,8 @@ from secateur.tracing.surroundings import draws_as_found, seed_draws
 HINTS = ("reconstruction", "l2", "flap")
 """What is tried: one hint by errors, one by weights, one by activations, none of which needs labels. The first is taken
 where nothing can be tried."""
-FITTED, JUDGED = 512, 256  # samples at most
-SHARE_FITTED, SHARE_JUDGED = 0.5, 0.25  # of all samples, at most
+FITTED, JUDGED = 512, 2048  # samples at most
+SHARE_FITTED, SHARE_JUDGED = 0.5, 0.5  # of all samples, at most
 
 
 @dataclass(frozen=True, kw_only=True)
