@@ -39,7 +39,7 @@ too. Pruned to a third of its parameters (`{budget}`), the weights refitted on {
 10,000 test images. Mean ± standard deviation over seeds {seeds}. Latency is that of the dense network's in the same
 rounds, of batches of 100 in a compiled function of TensorFlow, other work on the machine.
 
-| network | test accuracy in % | as cut | parameters | size of the file | latency |
+| network | test accuracy in % | as cut | parameters | file with the optimizer | latency |
 | --- | --- | --- | --- | --- | --- |
 """
 

@@ -88,6 +88,26 @@ said = {
     assert said["difference"] < 1e-4 * said["scale"]  # what was cut had been silent while training
 
 
+def test_a_result_is_converted_to_litert() -> None:
+    said = run("""
+import tensorflow as tf
+small = secateur.keras.prune(model, x[:2], budget="params=0.5").model
+sizes, differences = [], []
+for net in (model, small):
+    content = tf.lite.TFLiteConverter.from_keras_model(net).convert()
+    lite = tf.lite.Interpreter(model_content=content)
+    lite.allocate_tensors()
+    lite.set_tensor(lite.get_input_details()[0]["index"], x[:1])
+    lite.invoke()
+    out = lite.get_tensor(lite.get_output_details()[0]["index"])
+    sizes.append(len(content))
+    differences.append(float(np.abs(out - np.asarray(net(x[:1]))).max()))
+said = {"sizes": sizes, "differences": differences}
+""")
+    assert said["sizes"][1] < 0.75 * said["sizes"][0]  # of so small a model the file is half overhead
+    assert max(said["differences"]) < 1e-5
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     from secateur.errors import PlanError
     from secateur.keras import Prune
