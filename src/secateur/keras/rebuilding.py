@@ -39,7 +39,7 @@ def rebuild(model: Any, tensors: Mapping[str, Tensor], plan: "Plan | None") -> A
     try:
         new = type(model).from_config(config)
         if not new.built:
-            new.build(model.input_shape if hasattr(model, "input_shape") else None)
+            new.build_from_config(model.get_build_config())  # of inputs, whose sizes never change
     except Exception as error:
         raise SurgeryError(
             f"{model.name} can't be built with smaller sizes in its config: {type(error).__name__}: {error}"
