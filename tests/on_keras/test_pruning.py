@@ -128,3 +128,26 @@ def test_a_compiled_model_trains_on_with_its_optimizer() -> None:
     assert torch.equal(old, new)
     small.fit(x, y, epochs=1, batch_size=8, verbose=0)
     assert int(small.optimizer.iterations) == 4
+
+
+def test_a_saved_result_is_loaded_into_the_original_keras_model(tmp_path: Path) -> None:
+    model, example = MODELS["sequential"]()
+    result = sc.prune(model, tensors(example), keep=0.5)
+    sc.save(result, tmp_path / "small")
+    again: Any = sc.load(tmp_path / "small", model=model)
+    assert isinstance(again, keras.Model)
+    assert np.array_equal(outputs(again, example)[0], outputs(result.model, example)[0])
+
+
+def test_a_bound_on_held_out_data() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(2)])
+    x = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x.numpy(), y.numpy(), epochs=8, verbose=0)
+    result = sc.prune(model, x[:2], max_drop=2.0, validate=[(x, y)])
+    small: Any = result.model
+    assert small.count_params() < model.count_params()
+    right = [100 * float((m(x, training=False).argmax(-1) == y).double().mean()) for m in (model, small)]
+    assert right[0] - right[1] <= 2.0

@@ -33,6 +33,7 @@ from secateur.inputs import as_call
 from secateur.planning.plan import Plan
 from secateur.provenance import history, recall, remember
 from secateur.pruning import Result
+from secateur.rebuilding import as_module, handed_out
 
 # ---------------------------------------------------------------------- saving
 
@@ -239,8 +240,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         ArtifactError: the result is truncated, altered or foreign, does not fit the model, or gives other outputs
             than when it was saved; the message says what differs.
     """
-    saved = open_saved(path)
-    record = saved.record
+    saved, given = open_saved(path), model
+    record, model = saved.record, as_module(given)
     try:
         weights, tensors = saved.tensors(MODEL), saved.tensors(PROBE)
         made = _rebuild(saved, weights, model, trust)
@@ -259,7 +260,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         ) from error
     except Exception as error:  # whatever a foreign file may cause
         raise ArtifactError(f"{saved.path} can't be rebuilt: {type(error).__name__}: {error}") from error
-    return made
+    return made if model is given else handed_out(made)
 
 
 def _rebuild(saved: Saved, weights: Mapping[str, Tensor], model: nn.Module | None, trust: bool) -> nn.Module:
