@@ -2,11 +2,12 @@
 
     python benchmarks/digits.py
 
-Each seed trains a dense network with the settings of ``secateur prune --budget params=0.1``, prunes it as that does (by
-reconstruction error, refitted by least squares on the training split), by L2 norm and at random without refitting, and
-tunes all three in the same way. The last line is the network of the same sizes as the first of them, but with fresh
-weights, trained from scratch for as many epochs as the dense network and its tuning had together, at whichever of their
-two learning rates is better on the validation split. All accuracies are of the test split, on which nothing is chosen.
+Each seed trains a dense network with the settings of ``secateur prune --budget params=0.1``, prunes it as that does
+(by the best of three hints, refitted by least squares on the training split), by L2 norm and at random without
+refitting, and tunes all three in the same way. The last line is the network of the same sizes as the first of them,
+but with fresh weights, trained from scratch for as many epochs as the dense network and its tuning had together, at
+whichever of their two learning rates is better on the validation split. All accuracies are of the test split, on
+which nothing is chosen.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from secateur.tuning import tune as train
 
 ROWS = {
     "dense": "dense",
-    "auto": "pruned by reconstruction error, refitted, tuned",
+    "auto": "pruned by the hint that a trial chose, refitted, tuned",
     "l2": "pruned by L2 norm, tuned",
     "random": "pruned at random, tuned",
     "scratch": "the small network from scratch",

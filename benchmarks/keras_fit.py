@@ -96,9 +96,9 @@ def latencies(models: dict[str, Any], x: np.ndarray, rounds: int = 30) -> dict[s
 
 
 def size(model: Any, folder: Path) -> int:
-    """Bytes of the model in a file, without an optimizer."""
+    """Bytes of the model in a file, its optimizer included."""
     file = folder / "size.keras"
-    model.save(file, include_optimizer=False)
+    model.save(file)
     count = file.stat().st_size
     file.unlink()
     return count

@@ -116,9 +116,7 @@ def finished(
         importance: the criterion, in words; None where nothing was scored.
     """
     remember(new, "inputs", as_call(args, kwargs))
-    report = bare_report(
-        model, graph, made, proof, seed=seed, compensation=None, held_out=None, clock=None, dead=0
-    ).replace(command=f"sc.{step}(...)")
+    report = bare_report(model, graph, made, proof, seed=seed).replace(command=f"sc.{step}(...)")
     parent, before = digests.of_model(model), report["dense"]
     note_step(new, step, figures=report["pruned"], before=before, importance=importance, seed=seed, parent=parent)
     return Result(

@@ -472,10 +472,10 @@ def bare_report(
     proof: Proof,
     *,
     seed: int,
-    compensation: Compensation | None,
-    held_out: Mapping[str, Any] | None,
-    clock: Clock | None,
-    dead: int,
+    compensation: Compensation | None = None,
+    held_out: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+    dead: int = 0,
     trial: Trial | None = None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""

@@ -1,7 +1,5 @@
 """The run behind `secateur adapt`: its directory, what works on it, and what is taken up again."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from secateur.runs.prune import Outcome
 from secateur.runs.resume import resume_run
 from secateur.runs.tune import tune_run
 from secateur.tuning import evaluate
+from support.stopping import Stops
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +122,6 @@ def test_a_result_is_adapted_in_turn(settings: AdaptSettings, quick: Outcome, da
     )
 
 
-class _Stops:
-    """Watches a run without a word, and stops it by Ctrl-C when a step begins."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-
-    @contextmanager
-    def __call__(self, title: str) -> Iterator[Any]:
-        if title == self.title:
-            raise KeyboardInterrupt
-        yield self
-
-    def advance(self, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
 @pytest.mark.parametrize(
     "title", ["Training the adapted network", "Tracing, scoring, pruning, proving", "Fine-tuning the pruned network"]
 )
@@ -148,7 +130,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
 ) -> None:
     stopped = replace(settings, out=tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
-        adapt_run(stopped, watch=_Stops(title))
+        adapt_run(stopped, watch=Stops(title))
     assert not stopped.out.exists()
     if title == "Training the adapted network":
         assert not list(tmp_path.iterdir()), "nothing was worth keeping"

@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from secateur.reporting import Report
 from secateur.runs.prune import Outcome
 from secateur.runs.reallocate import prepare, reallocate_run
 from secateur.runs.resume import resume_run
+from support.stopping import Stops
 
 NETWORKS = """
 import torch
@@ -113,23 +112,6 @@ def test_a_saved_result_is_reallocated(place: Path, capsys: pytest.CaptureFixtur
 # ---------------------------------------------------------------------- taken up again
 
 
-class _Stops:
-    """Watches a run without a word, and stops it by Ctrl-C when a step begins."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-
-    @contextmanager
-    def __call__(self, title: str) -> Iterator[Any]:
-        if title == self.title:
-            raise KeyboardInterrupt
-        yield self
-
-    def advance(self, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
 def same(first: Outcome, second: Outcome) -> bool:
     a, b = named_tensors(first.model), named_tensors(second.model)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -151,7 +133,7 @@ def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(title: str, pla
     undisturbed = reallocate_run(settings)
     other = replace(settings, out=place / "other")
     with pytest.raises(KeyboardInterrupt):
-        reallocate_run(other, watch=_Stops(title))
+        reallocate_run(other, watch=Stops(title))
     resumed = resume_run(other.out)
     assert isinstance(resumed, Outcome)
     assert same(undisturbed, resumed)

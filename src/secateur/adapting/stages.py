@@ -86,7 +86,7 @@ def unpruned(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
     graph, plan = trace(model, args, kwargs), Plan(axes={}, tensors={}, model=type(model).__name__)
     proof = prove(model, model, graph, plan, args, kwargs)
     remember(model, "inputs", (args, dict(kwargs)))
-    report = bare_report(model, graph, plan, proof, seed=seed, compensation=None, held_out=None, clock=None, dead=0)
+    report = bare_report(model, graph, plan, proof, seed=seed)
     return Result(model=model, plan=plan, proof=proof, graph=graph, scores={}, report=report)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 KEY = "_secateur_module"  # of a Keras model: its adapter
+SHARED = ("keras_model", "variables")  # by all copies of an adapter
 
 
 class Called(nn.Module):
@@ -86,6 +87,7 @@ class KerasModule(nn.Module):
 
     Attributes:
         keras_model: the model.
+        variables: its variables, by the names of the module's tensors.
         as_torch: whether the module takes and gives what torch's training does: images (B, C, H, W) where the model
             wants them (B, H, W, C), and logarithms of the probabilities that a softmax at its end gives. It is set
             where the data come from our own loaders.
@@ -95,6 +97,7 @@ class KerasModule(nn.Module):
     """
 
     keras_model: Any
+    variables: Mapping[str, Any]
 
     @staticmethod
     def of(model: Any) -> "KerasModule":
@@ -124,8 +127,9 @@ class KerasModule(nn.Module):
                 )
         self.as_torch = False
         object.__setattr__(self, "keras_model", model)  # no submodule: its variables are registered here
+        object.__setattr__(self, "variables", named_variables(model))
         trained = {id(v) for v in model.trainable_variables}
-        for name, variable in named_variables(model).items():
+        for name, variable in self.variables.items():
             value = variable.value
             if isinstance(value, nn.Parameter) and id(variable) in trained:
                 self.register_parameter(name, value)
@@ -149,22 +153,21 @@ class KerasModule(nn.Module):
         if self.as_torch and isinstance(inputs, Tensor):
             inputs = channels_last(inputs, getattr(model, "input_shape", None))
         scope = keras().StatelessScope()
-        named = named_variables(model)
-        for name, variable in named.items():
+        for name, variable in self.variables.items():
             scope.state_mapping[id(variable)] = self._tensor(name)
         with scope, self._sizes_said():
             out = model(inputs, training=self.training)
         if self.training:
-            self._write(named, scope)
+            self._write(scope)
         return as_logits(out) if self.as_torch and ends_in_softmax(model) else out
 
     def _tensor(self, name: str) -> Tensor:
         found = self._parameters.get(name)
         return cast(Tensor, self._buffers[name] if found is None else found)
 
-    def _write(self, named: Mapping[str, Any], scope: Any) -> None:
+    def _write(self, scope: Any) -> None:
         """What running in training mode changed, such as moving averages, into the buffers."""
-        for name, variable in named.items():
+        for name, variable in self.variables.items():
             buffer, now = self._buffers.get(name), scope.get_current_value(variable)
             if buffer is not None and now is not None and now is not buffer:
                 buffer.copy_(now.detach())
@@ -195,11 +198,10 @@ class KerasModule(nn.Module):
     def plain(self) -> Any:
         """The Keras model with the module's present values: its own model, or a new one where the module is a copy."""
         own = vars(self.keras_model).get(KEY) is self
-        named = named_variables(self.keras_model)
-        tensors = {name: self._tensor(name) for name in named}
+        tensors = {name: self._tensor(name) for name in self.variables}
         if not own:
             return rebuild(self.keras_model, tensors, None)
-        for name, variable in named.items():
+        for name, variable in self.variables.items():
             if tensors[name].data_ptr() != variable.value.data_ptr():
                 variable.assign(tensors[name].detach())
         return self.keras_model
@@ -208,5 +210,5 @@ class KerasModule(nn.Module):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         for name, value in vars(self).items():
-            object.__setattr__(new, name, value if name == "keras_model" else copy.deepcopy(value, memo))
+            object.__setattr__(new, name, value if name in SHARED else copy.deepcopy(value, memo))
         return new

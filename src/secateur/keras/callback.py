@@ -84,7 +84,7 @@ class Prune(KERAS.callbacks.Callback):  # type: ignore[misc]  # Keras has no typ
         self.budgets = [1 - (1 - self.target) * way((k + 1) / steps) for k in range(steps)]
         self.x, self.data = x, None if data is None else list(data)
         self.settings = {
-            "importance": importance if importance != "auto" else "l2" if data is None else "reconstruction",
+            "importance": importance,
             "keep": None,
             "threshold": None,
             "compensate": None,

@@ -1,6 +1,7 @@
 """The parts of a Keras model, and names for its variables. No torch in here."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,10 +27,11 @@ def named_variables(model: Any) -> dict[str, Any]:
                 inside = f"variable{number}"
             places.setdefault(id(variable), f"{place}/{inside}")
     named: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
     for variable in variables(model):
         name = str(places.get(id(variable)) or variable.path).replace(".", "_")
-        count = sum(known.partition("#")[0] == name for known in named)
-        named[f"{name}#{count + 1}" if count else name] = variable
+        counts[name] += 1
+        named[name if counts[name] == 1 else f"{name}#{counts[name]}"] = variable
     return named
 
 

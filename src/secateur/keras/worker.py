@@ -70,17 +70,7 @@ def _carried_out(model: Any, inputs: Any, data: Any, settings: Mapping[str, Any]
     graph, how = sc.trace(module, inputs), None if data is None else method(settings["compensate"], data)
     done = carry_out(module, [plan], graph, as_call(inputs), how=how, data=data)
     assert done.proof is not None  # of a plan there is one
-    report = bare_report(
-        module,
-        graph,
-        plan,
-        done.proof,
-        seed=settings["seed"],
-        compensation=done.compensation,
-        held_out=None,
-        clock=None,
-        dead=0,
-    )
+    report = bare_report(module, graph, plan, done.proof, seed=settings["seed"], compensation=done.compensation)
     return handed_out(done.model), plan, report
 
 
