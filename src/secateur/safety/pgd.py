@@ -3,30 +3,20 @@
 Shape letters: N samples, C classes.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from secateur.safety.threat import Threat, spread
+from secateur.safety.hunt import Hunt, SampleLoss, Scores, look
+from secateur.safety.losses import cross_entropy
+from secateur.safety.threat import Threat
 
-Scores = Callable[[Tensor], Tensor]
-SampleLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sample, (N, C), (N,) -> (N,)."""
-    return F.cross_entropy(scores, labels, reduction="none")
+__all__ = ["SampleLoss", "Scores", "climb", "cross_entropy", "fgsm", "pgd"]
 
 
 def climb(scores: Scores, pixels: Tensor, labels: Tensor, threat: Threat, loss: SampleLoss) -> tuple[Tensor, Tensor]:
     """Loss of each sample (N,) and its gradient with respect to the pixels. Parameters get no gradient."""
-    with torch.enable_grad():
-        points = pixels.detach().requires_grad_()
-        values = loss(scores(threat.inputs(points)), labels)
-        (gradient,) = torch.autograd.grad(values.sum(), points)
-    return values.detach(), gradient
+    seen = look(scores, pixels, labels, threat, loss)
+    return seen.values, seen.slope
 
 
 def fgsm(scores: Scores, inputs: Tensor, labels: Tensor, threat: Threat, *, loss: SampleLoss = cross_entropy) -> Tensor:
@@ -56,6 +46,7 @@ def pgd(
     restarts: int = 1,
     loss: SampleLoss = cross_entropy,
     generator: torch.Generator | None = None,
+    stop: bool = False,
 ) -> Tensor:
     """Steps along the gradient from random points of the ball, each projected back; the worst point of all is kept.
 
@@ -72,6 +63,8 @@ def pgd(
         restarts: random starts, at least 1.
         loss: of each sample, (N, C), (N,) -> (N,); the attack makes it greater.
         generator: of the random starts, on the inputs' device.
+        stop: leave a sample at the first point that the network gets wrong, which is all that a test of robustness
+            asks; else the loss is made as great as can be, which training wants.
 
     Returns:
         Changed inputs, scaled as the inputs are.
@@ -83,22 +76,15 @@ def pgd(
         >>> changed, model(changed).argmax(1)
         (tensor([[0.4500, 0.5500]]), tensor([1]))
     """
-    pixels = threat.pixels(inputs).detach()
+    hunt = Hunt(threat.pixels(inputs).detach(), labels, stop=stop)
     size = 2.5 * threat.eps / steps if step_size is None else step_size
-    best, highest = pixels, torch.full((len(pixels),), -torch.inf, device=pixels.device)
     for _ in range(restarts):
-        points = threat.start(pixels, generator)
-        for _ in range(steps):
-            values, gradient = climb(scores, points, labels, threat, loss)
-            best, highest = _worse(points, values, best, highest)
-            points = threat.project(threat.ascend(points, gradient, size), pixels)
-        with torch.no_grad():
-            values = loss(scores(threat.inputs(points)), labels)
-        best, highest = _worse(points, values, best, highest)
-    return threat.inputs(best).detach()
-
-
-def _worse(points: Tensor, values: Tensor, best: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
-    """The points with the greater loss, sample by sample."""
-    better = values > highest
-    return torch.where(spread(better, points), points, best), torch.where(better, values, highest)
+        points = threat.start(hunt.pixels, generator)[hunt.rows]
+        for step in range(steps + 1):
+            if not len(hunt.rows):
+                break
+            seen = look(scores, points, hunt.wanted, threat, loss, gradient=step < steps)
+            stay = hunt.see(points, seen)
+            if step < steps:
+                points = threat.project(threat.ascend(points[stay], seen.slope[stay], size), hunt.around)
+    return threat.inputs(hunt.worst).detach()
