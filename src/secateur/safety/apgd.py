@@ -72,8 +72,7 @@ def apgd(
     hunt = Hunt(threat.pixels(inputs).detach(), labels, stop=stop)
 
     def see(points: Tensor) -> Seen:
-        rows = hunt.rows
-        fitting = loss if targets is None else lambda said, own: targeted_dlr(said, own, targets[rows])
+        fitting = loss if targets is None else _towards(targets[hunt.rows])
         return look(scores, points, hunt.wanted, threat, fitting)
 
     _ascend(hunt, threat, see, steps, threat.start(hunt.pixels, generator))
@@ -115,6 +114,10 @@ def apgd_dlr(
         changed[rows[wrong]] = found[wrong]
         rows = rows[~wrong]
     return changed
+
+
+def _towards(targets: Tensor) -> SampleLoss:
+    return lambda scores, labels: targeted_dlr(scores, labels, targets)
 
 
 @dataclass

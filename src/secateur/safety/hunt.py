@@ -39,13 +39,19 @@ class Seen:
 def look(
     scores: Scores, pixels: Tensor, labels: Tensor, threat: Threat, loss: SampleLoss, *, gradient: bool = True
 ) -> Seen:
-    """Run the network on points. Parameters get no gradient."""
+    """Run the network on points. Parameters get no gradient; where none reaches the pixels, it is 0."""
     with torch.set_grad_enabled(gradient):
         points = pixels.detach().requires_grad_(gradient)
         said = scores(threat.inputs(points))
         values = loss(said, labels)
-        slope = torch.autograd.grad(values.sum(), points)[0] if gradient else None
+        slope = _slope(values, points) if gradient else None
     return Seen(values=values.detach(), wrong=said.detach().argmax(1) != labels, gradient=slope)
+
+
+def _slope(values: Tensor, points: Tensor) -> Tensor:
+    if not values.requires_grad:  # the network cuts it off, by argmax or detach
+        return torch.zeros_like(points)
+    return torch.autograd.grad(values.sum(), points, allow_unused=True, materialize_grads=True)[0]
 
 
 class Hunt:

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.errors import ConfigError
+
 Scale = float | Sequence[float]
 Norm = Literal["linf", "l2"]
 
@@ -27,7 +29,7 @@ class Threat:
             for each channel (dim 1). None where inputs are pixels.
 
     Raises:
-        ValueError: a setting out of its range.
+        ConfigError: a setting out of its range.
 
     Example:
         >>> threat = Threat(eps=0.1, normalise=(0.5, 0.25))
@@ -44,11 +46,11 @@ class Threat:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"eps={self.eps}: the radius must be a number above 0, in pixel units, such as 8/255")
+            raise ConfigError(f"eps={self.eps}: the radius must be a number above 0, in pixel units, such as 8/255")
         if self.norm not in ("linf", "l2"):
-            raise ValueError(f"norm={self.norm!r}: it must be 'linf' or 'l2'")
+            raise ConfigError(f"norm={self.norm!r}: it must be 'linf' or 'l2'")
         if not self.bounds[0] < self.bounds[1]:
-            raise ValueError(f"bounds={self.bounds}: the first must be below the second, such as (0, 1) or (0, 255)")
+            raise ConfigError(f"bounds={self.bounds}: the first must be below the second, such as (0, 1) or (0, 255)")
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Inputs of the network as pixels."""
