@@ -41,6 +41,7 @@ from secateur.config.replay import ReplayOptions as ReplayOptions
 from secateur.config.replay import ReplayRunSettings as ReplayRunSettings
 from secateur.config.replay import ReplaySettings as ReplaySettings
 from secateur.config.replay import RetrainedSettings as RetrainedSettings
+from secateur.config.robust import RobustSettings as RobustSettings
 from secateur.config.trained import TrainedSettings as TrainedSettings
 from secateur.config.training import TrainSettings as TrainSettings
 from secateur.config.training import TuneOptions as TuneOptions

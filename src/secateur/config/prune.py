@@ -9,6 +9,7 @@ from secateur.config.amounts import LIMITS, budget_problems, limit, limit_proble
 from secateur.config.base import Settings
 from secateur.config.common import DataSettings, ModelSettings, PlaceSettings, RunSettings
 from secateur.config.removal import GradualSettings, PlanSettings
+from secateur.config.robust import RobustSettings, robust_problems
 from secateur.config.trained import TrainedSettings
 from secateur.config.training import TrainSettings
 from secateur.plain import CHOICES
@@ -18,7 +19,7 @@ THRESHOLD = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
+class PruneSettings(RobustSettings, GradualSettings, PlanSettings, TrainedSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -30,7 +31,7 @@ class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
     """
 
     COMMAND = "prune"
-    SECTIONS = (ModelSettings, DataSettings, PlanSettings, GradualSettings, TrainSettings, RunSettings)
+    SECTIONS = (ModelSettings, DataSettings, PlanSettings, GradualSettings, TrainSettings, RobustSettings, RunSettings)
 
     def problems(self) -> Iterable[str]:
         """What contradicts each other or lies out of range."""
@@ -39,6 +40,7 @@ class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
         yield from limit_problems({name: getattr(self, name) for name in LIMITS})
         yield from super().problems()
         yield from _gradual_problems(self)
+        yield from robust_problems(self)
 
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""

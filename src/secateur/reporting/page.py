@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from secateur.reporting import charts, sentences, widths
+from secateur.reporting import charts, robust, sentences, widths
 from secateur.reporting.charts import Series
 from secateur.reporting.deeds import in_words, title, wider
 from secateur.reporting.figures import (
@@ -81,6 +81,7 @@ def render_page(
         ("figures", "Before and after", _cards(report) + _table(report)),
         ("proof", "Proof", _proof(report)),
         ("depth", "Blocks", _depth(report)),
+        ("robustness", "Robustness", robust.section(report)),
         ("training", "Training curves", _curves(histories or {}, title(report, "pruned"))),
         ("widths", "Width of each axis", _widths(report)),
         ("repeat", "Repeat it, use it", _repeat(report, load, settings)),

@@ -191,6 +191,12 @@ def replay(report: Mapping[str, Any]) -> str | None:
     return f"The plan was made for other weights. {found['advice']} ({'; '.join(filter(None, figures))}.)"
 
 
+def robustness(report: Mapping[str, Any]) -> str | None:
+    """What attacks did to the networks, where they were attacked."""
+    found: Mapping[str, Any] | None = report.get("robustness")
+    return " ".join(found["said"]) if found else None
+
+
 def dead(report: Mapping[str, Any]) -> str | None:
     """How many units the data never woke, where there are any."""
     count = report.get("dead_units")

@@ -33,6 +33,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         sentences.held_out,
         sentences.gradual,
         sentences.depth,
+        sentences.robustness,
         sentences.rewrite,
         sentences.latency_per_mac,
     )

@@ -34,6 +34,7 @@ from secateur.rebuilding import Rebuilds
 from secateur.reporting import Report, render_page
 from secateur.runs import gradual, several
 from secateur.runs.origins import Origin
+from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.timing.settling import Clock
@@ -147,6 +148,8 @@ def finish(
     """
     interrupted = stopped(pruned.report) or cut_short(histories, settings)
     report = make_report(pruned.report, compare(models, data, settings, watch), settings, interrupted, **more)
+    if isinstance(settings, PruneSettings):
+        report = with_robustness(report, models, data, settings, settings.seed, watch)
     with watch("Saving") as step:
         note_steps(pruned.model, models["pruned"], report, data, settings)
         save(pruned, models["dense"], report, histories, settings, directory.work)

@@ -22,6 +22,7 @@ from secateur.provenance import note_step, recall
 from secateur.reporting import Report, render_page
 from secateur.runs import several
 from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
+from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import FINE_TUNING, History
@@ -84,9 +85,11 @@ def _tune_run(settings: TuneSettings, watch: Watch, directory: RunDirectory, unf
     before = copy.deepcopy(model)
     history = _trained(model, teacher, data, settings, unfinished, watch)
     dense = {} if teacher is None else {"dense": teacher}
-    figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
+    networks = {**dense, "pruned": before, "tuned": model}
+    figures = compare(networks, data, settings, watch)
     interrupted = cut_short({"tuned": history}, settings)
     report = make_report(settings, figures, interrupted)
+    report = with_robustness(report, networks, data, settings, settings.seed, watch)
     with watch("Saving") as step:
         note_step(
             model,

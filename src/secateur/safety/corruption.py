@@ -100,9 +100,9 @@ def jpeg(pixels: Tensor, severity: int, generator: torch.Generator | None = None
     for picture in bytes_:
         file = io.BytesIO()
         Image.fromarray(picture[..., 0] if grey else picture).save(file, "JPEG", quality=JPEG[severity - 1])
-        array = np.asarray(Image.open(file))
-        read.append(torch.from_numpy(array.copy()).reshape(picture.shape))
-    return (torch.stack(read).permute(0, 3, 1, 2) / 255).to(pixels)
+        image = torch.from_numpy(np.asarray(Image.open(file)).copy())
+        read.append(image[None] if grey else image.permute(2, 0, 1))
+    return (torch.stack(read) / 255).to(pixels)
 
 
 CORRUPTIONS: dict[str, Corruption] = {

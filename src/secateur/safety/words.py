@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from secateur.reporting.numbers import percent
+from secateur.reporting.wording import ATTACKS, BALLS, CORRUPTIONS
 from secateur.safety.comparing import Comparison, Difference, Group
 from secateur.safety.figures import Attacked, Figures
 from secateur.safety.threat import Threat
@@ -11,19 +12,8 @@ from secateur.safety.threat import Threat
 if TYPE_CHECKING:
     from secateur.safety.result import Robustness
 
-NORMS = {"linf": "L-inf", "l2": "L2"}
-TITLES = {
-    "fgsm": "FGSM",
-    "pgd": "PGD",
-    "apgd_ce": "Auto-PGD, cross-entropy",
-    "apgd_dlr": "Auto-PGD, targeted DLR",
-    "square": "square attack",
-    "gaussian_noise": "noise",
-    "gaussian_blur": "blur",
-    "contrast": "low contrast",
-    "jpeg": "JPEG",
-}
-_DEEDS = {"pruned": "Pruning", "tuned": "Pruning with fine-tuning"}
+TITLES = {**ATTACKS, **CORRUPTIONS}
+_DEEDS = {"pruned": "Pruning", "tuned": "Pruning and fine-tuning"}
 _VERDICTS = {"better": "helped", "worse": "hurt", "within noise": "made no difference that can be told from noise"}
 SHOWN = 5  # groups that are named
 
@@ -46,14 +36,17 @@ def ball(threat: Threat) -> str:
     >>> ball(Threat())
     'L-inf within 8/255'
     """
-    return f"{NORMS[threat.norm]} within {radius(threat.eps, threat)}"
+    return f"{BALLS[threat.norm]} within {radius(threat.eps, threat)}"
 
 
 def sentences(found: "Robustness") -> tuple[str, ...]:
     """All that is worth saying, what matters most first."""
     said: list[str] = []
-    for name, comparison in found.comparisons.items():
-        said += _compared(found, name, comparison)
+    *others, last = found.networks
+    if last in found.comparisons:
+        said += _compared(found, last, found.comparisons[last])
+    for name in others:
+        said += _in_short(found, name)
     if not found.comparisons:
         said += _alone(found.figures, found.samples)
     said += _masked(found.networks)
@@ -91,7 +84,7 @@ def _calibrated(who: str, figures: Figures) -> str:
 
 def _compared(found: "Robustness", name: str, comparison: Comparison) -> Iterator[str]:
     """A network beside the dense one."""
-    deed, figures, dense = _DEEDS.get(name, name.capitalize()), found.networks[name], found.networks["dense"]
+    deed, figures, dense = _deed(name), found.networks[name], found.networks["dense"]
     for norm, attacked in figures.attacked.items():
         yield _under_attack(deed, attacked, comparison, norm, found.samples)
     yield f"Without attacks: {_moved(deed, comparison.clean, 'accuracy')}"
@@ -102,6 +95,18 @@ def _compared(found: "Robustness", name: str, comparison: Comparison) -> Iterato
         + _calibrated(f"The {name} network", figures)
     )
     yield _agreed(name, comparison)
+
+
+def _in_short(found: "Robustness", name: str) -> Iterator[str]:
+    """A network that is not the last one: under attack only."""
+    if name in found.comparisons:
+        for norm, attacked in found.networks[name].attacked.items():
+            yield _under_attack(_deed(name), attacked, found.comparisons[name], norm, found.samples)
+
+
+def _deed(name: str) -> str:
+    """What was done to the dense network."""
+    return _DEEDS.get(name, name.capitalize())
 
 
 def _under_attack(deed: str, attacked: Attacked, comparison: Comparison, norm: str, samples: int) -> str:
@@ -122,7 +127,7 @@ def _under_attack(deed: str, attacked: Attacked, comparison: Comparison, norm: s
 
 
 def _moved(deed: str, difference: Difference, what: str) -> str:
-    counts = "" if difference.lost is None else f"; {difference.lost} samples lost, {difference.won} won"
+    counts = "" if difference.lost is None else f"; {difference.lost} lost, {difference.won} won"
     return (
         f"{what} {percent(difference.before)} before, {percent(difference.after)} after, {points(difference.change)} "
         f"(95 % interval {signed(difference.low)} to {signed(difference.high)}{counts}). {deed} "

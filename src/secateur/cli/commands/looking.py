@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
+from secateur.cli.attacking import attack
 from secateur.cli.ending import DONE, output
-from secateur.cli.flags import DATA, MODEL, OF_RUN, Data, Model, Shapes, Switch, named, settings_of
+from secateur.cli.flags import DATA, MODEL, OF_RUN, ROBUST, Data, Model, Robust, Shapes, Switch, named, settings_of
 from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
-from secateur.config import DataSettings, ModelSettings
+from secateur.config import DataSettings, ModelSettings, RobustSettings
 from secateur.models import build_model
 
 
@@ -52,15 +53,25 @@ def measure(
     model: Model = MODEL,
     data: Data = DATA,
     input: Shapes = (),
+    robust: Robust = ROBUST,
     device: Annotated[str, OF_RUN] = "cpu",
     trust: Switch = False,
+    seed: Annotated[int, OF_RUN] = 0,
     debug: Switch = False,
 ) -> int:
-    """Measure a network or a saved result: parameters, MACs, size, latency, training step, memory.
+    """Measure a network or a saved result: parameters, MACs, size, latency, training step, memory; and how well it
+    withstands attacks.
+
+    With --robust, the test split is attacked: FGSM, PGD, Auto-PGD, a black-box attack, common corruptions. A saved
+    result is compared with the dense network where --model and --weights name that.
 
     ```sh
     secateur measure secateur-run
     secateur measure --model torchvision.models:resnet50 --input 8x3x224x224
+
+    # whether pruning made the network easier to attack
+    secateur measure photos-half --model torchvision.models:resnet18 --model-args.num-classes 2 \\
+        --weights trained.pt --data imagefolder:photos --robust --eps 2/255
     ```
 
     Args:
@@ -69,6 +80,7 @@ def measure(
             further inputs. Without it, the inputs are those saved with the result, or come from the data.
         device: where to measure: cpu, cuda, cuda:1, mps.
         trust: let a saved result import the code that its network was built with.
+        seed: of random starts of attacks.
         debug: show the whole traceback of an error.
     """
     import secateur as sc
@@ -88,4 +100,5 @@ def measure(
     args, kwargs = moved(args, device), moved(kwargs, device)
     with inputs_that_fit(network.to(device), args, input, source):
         output().print(sc.measure(network, args, kwargs))
-    return DONE
+    attacks = settings_of(RobustSettings, robust)
+    return attack(network, path, settings, source, attacks, seed) if attacks.robust else DONE

@@ -9,6 +9,7 @@ from secateur.cli.flags import (
     DATA,
     MODEL,
     PLAN,
+    ROBUST,
     RUN,
     RUN_GROUP,
     TRAIN_GROUP,
@@ -16,6 +17,7 @@ from secateur.cli.flags import (
     File,
     Model,
     Plan,
+    Robust,
     Switch,
     all_settings,
     every,
@@ -35,6 +37,7 @@ def prune(
     plan: Plan = PLAN,
     bit_by_bit: BitByBit = BIT_BY_BIT,
     training: Training = TRAINING,
+    robust: Robust = ROBUST,
     run: Run = RUN,
     config: File = None,
     overwrite: Switch = False,
@@ -58,6 +61,9 @@ def prune(
     # bit by bit, with training in between
     secateur prune --budget params=0.1 --schedule cubic --steps 8 --out gradual
 
+    # and whether the smaller network is easier to attack
+    secateur prune --budget params=0.1 --robust --eps 0.1 --samples 200
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -69,5 +75,5 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, run)
+    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, robust, run)
     return carried_out(lambda watch: prune_run(settings, overwrite=overwrite, watch=watch), settings.out)

@@ -7,12 +7,14 @@ from secateur.cli.ending import carried_out
 from secateur.cli.flags import (
     DATA,
     MODEL_GROUP,
+    ROBUST,
     RUN,
     RUN_GROUP,
     TRAIN_GROUP,
     Data,
     File,
     ModelPath,
+    Robust,
     Switch,
     all_settings,
     every,
@@ -32,6 +34,7 @@ def tune(
     dense: Dense = DENSE,
     data: Data = DATA,
     training: Training = TRAINING,
+    robust: Robust = ROBUST,
     run: Run = TUNE_RUN,
     config: File = None,
     overwrite: Switch = False,
@@ -62,7 +65,7 @@ def tune(
     from secateur.runs import several
     from secateur.runs.tune import tune_run
 
-    settings = all_settings(TuneSettings, config, dense, data, training, run, result=result)
+    settings = all_settings(TuneSettings, config, dense, data, training, robust, run, result=result)
     return carried_out(
         lambda watch: tune_run(settings, overwrite=overwrite, watch=watch), settings.out, quiet=several.rank() != 0
     )
