@@ -7,6 +7,7 @@ Three networks: ResNet-20 and ResNet-56 as trained by others on CIFAR-10, and a 
 Fashion-MNIST against PGD. Both libraries attack the same test images with the same radius, steps, step size, restarts
 and queries; a line says how many images are still right, as a mean over seeds of the random starts. Auto-PGD of the
 toolbox gets as many random starts as ours, one; its difference of logits loss is the untargeted one, ours the targeted.
+The last column but two is McNemar's test of whether both leave the same number of images right.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.safety.battery import ATTACKS, Effort
+from secateur.safety.exact import mcnemar
 from secateur.safety.pgd import pgd
 from secateur.safety.threat import Norm, Threat
 
@@ -50,11 +51,11 @@ class Case:
     labels: Tensor
     threat: Threat
 
-    def right(self, pixels: Tensor) -> float:
-        """Share of images that are still right."""
+    def right(self, pixels: Tensor) -> Tensor:
+        """Which images are still right, (N,)."""
         with torch.no_grad():
             answers = torch.cat([self.model(part).argmax(1) for part in pixels.split(100)])
-        return float((answers == self.labels).double().mean())
+        return answers == self.labels
 
 
 class Scaled(nn.Module):
@@ -69,8 +70,8 @@ class Scaled(nn.Module):
         return self.model((pixels - self.mean) / self.std)
 
 
-def ours(case: Case, attack: str, seed: int = 0) -> float:
-    """Share of images that our attack leaves right."""
+def ours(case: Case, attack: str, seed: int = 0) -> Tensor:
+    """Which images our attack leaves right, (N,)."""
     changed: list[Tensor] = []
     for pixels, labels in zip(case.pixels.split(100), case.labels.split(100), strict=True):
         generator = torch.Generator().manual_seed(seed)
@@ -78,8 +79,8 @@ def ours(case: Case, attack: str, seed: int = 0) -> float:
     return case.right(torch.cat(changed))
 
 
-def theirs(case: Case, attack: str, seed: int = 0) -> float:
-    """Share of images that the toolbox leaves right."""
+def theirs(case: Case, attack: str, seed: int = 0) -> Tensor:
+    """Which images the toolbox leaves right, (N,)."""
     np.random.seed(seed)  # noqa: NPY002  (the toolbox draws from it)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -197,22 +198,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of random starts; the table has the mean")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | within | attack | clean | ours | toolbox | ours, s | toolbox, s |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| network | within | attack | clean | ours | toolbox | p | ours, s | toolbox, s |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     made = cases(options.samples)
     for number in options.cases:
         case = made[number]()
         for attack in options.attacks:
             started = time.perf_counter()
-            mine = mean([ours(case, attack, seed) for seed in range(options.seeds)])
+            mine = torch.stack([ours(case, attack, seed) for seed in range(options.seeds)])
             middle = time.perf_counter()
-            other = mean([theirs(case, attack, seed) for seed in range(options.seeds)])
+            other = torch.stack([theirs(case, attack, seed) for seed in range(options.seeds)])
             times = f"{middle - started:.0f} | {time.perf_counter() - middle:.0f}"
             within = f"{case.threat.norm} {case.threat.eps:.3g}"
-            clean = case.right(case.pixels)
-            print(
-                f"| {case.title} | {within} | {attack} | {clean:.1%} | {mine:.1%} | {other:.1%} | {times} |", flush=True
-            )
+            shares = " | ".join(f"{share(part):.1%}" for part in (case.right(case.pixels), mine, other))
+            p = mcnemar(int((mine & ~other).sum()), int((~mine & other).sum()))
+            print(f"| {case.title} | {within} | {attack} | {shares} | {p:.2g} | {times} |", flush=True)
+
+
+def share(right: Tensor) -> float:
+    """How many of all."""
+    return float(right.double().mean())
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def square(
 
     It starts from stripes (L-inf) or tiles (L2). In L-inf a square gets one sign of eps in each channel; in L2 what
     another square was changed by is spent on it.
-    Differs: the side of a square is that of the authors' later AutoAttack (``first`` is 0.8, not 0.05), which is
-    stronger with few queries. All samples of a batch have their square in the same place.
+    Differs: the first square is as large as in the authors' later AutoAttack (``first`` is 0.8, not 0.05). All samples
+    of a batch have their square in the same place.
 
     Args:
         inputs: (N, C, H, W).
