@@ -7,13 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from secateur.calibration.batches import Forward
 from secateur.errors import DataError, PlanError, TrainingError
 from secateur.inputs import split_batch
-from secateur.objectives import Loss, Totals, labels_fit, logits_of, loss_of
-from secateur.objectives import forward as as_usual
+from secateur.objectives import Loss, Totals, answer, labels_fit, logits_of, loss_of
 from secateur.tracing.running import describe_inputs
 
 Metric = Callable[[nn.Module, Iterable[Any]], float]
@@ -124,7 +122,7 @@ class Bound:
         empty = True
         for number, batch in enumerate(self.batches):
             try:
-                output, target = self._answer(model, batch, device)
+                output, target = answer(model, batch, device, self.forward)
             except Exception as error:
                 raise DataError(
                     f"{type(model).__name__} does not run on batch {number} of validate=, {_inputs(batch)}: "
@@ -136,17 +134,6 @@ class Bound:
                 yield number, output, target
         if empty:
             raise DataError("the held-out data is empty: validate= holds no batch with a sample in it")
-
-    def _answer(self, model: nn.Module, batch: Any, device: torch.device) -> tuple[Any, Any]:
-        """Output and target of one batch."""
-        if self.forward is None:
-            return as_usual(model, batch, device)
-        batch = tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
-        if isinstance(batch, Mapping):
-            target = cast("Mapping[str, Any]", batch).get("labels")
-        else:
-            target = batch[-1] if isinstance(batch, tuple | list) and len(cast("list[Any]", batch)) > 1 else None
-        return self.forward(model, batch), target
 
 
 def bound(

@@ -1,6 +1,6 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -31,11 +31,13 @@ from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
+from secateur.safety.adversarial import Adversarial
+from secateur.safety.material import material
 from secateur.timing.settling import Clock
 from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind, separate
-from secateur.trying import HINTS, Trial, parts, try_hints
+from secateur.trying import HINTS, Trial, try_hints
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -155,6 +157,7 @@ def prune(
     reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    adversarial: Adversarial | None = None,
     compensate: str | None = "auto",
     forward: Forward | None = None,
     keep_class: bool = False,
@@ -191,6 +194,9 @@ def prune(
             compensation. The first one's outputs must not hold NaN.
         loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
             model's own, else cross-entropy.
+        adversarial: attacks on ``data``, so that importance is about the robust loss: scores are computed at attacked
+            inputs, hints judged at them, and weights refitted to batches as they are and attacked ones in turns. The
+            attacks are on the original; see `secateur.safety.attacked`.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -247,12 +253,13 @@ def prune(
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
+    seen = material(model, data, adversarial, loss, forward, seed)
     trying = None
     if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
-        data = data if isinstance(data, Sequence) else list(data or ())
-        trying = parts(model, data, forward)
+        seen = seen.listed()
+        trying = seen.parts(model, forward)
     tried = HINTS if trying else (importance,)
-    scored = score_all(model, graph, {str(hint): hint for hint in tried}, data, loss, seed=seed, forward=forward)
+    scored = score_all(model, graph, {str(hint): hint for hint in tried}, seen.scored, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -279,13 +286,13 @@ def prune(
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
-            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
+            return score(small, trace(small, args, kwargs), importance, seen.scored, loss, seed=seed, forward=forward)
         return {}
 
     def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
-        if how is None or data is None:
+        if how is None or seen.refitted is None:
             return None
-        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+        return compensate_(model, small, graph, made, seen.refitted, how=how, biases=wording is None, forward=forward)
 
     search = limit and Descent(
         model,
