@@ -13,10 +13,10 @@ from secateur.calibration.batches import Forward, checked
 from secateur.carrying import Ancestry, remap_
 from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
-from secateur.descending import Descent
+from secateur.descending import Descent, single_cost
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
-from secateur.heldout import Metric, bound
+from secateur.heldout import Metric, bounds
 from secateur.importance import Criterion, score, score_all
 from secateur.importance.keeping import KeptScores
 from secateur.importance.scoring import AUTO, check_weights
@@ -152,6 +152,7 @@ def prune(
     keep: float | None = None,
     max_drop: float | None = None,
     max_loss_increase: float | None = None,
+    max_robust_drop: float | None = None,
     validate: Iterable[Any] | None = None,
     metric: Metric | None = None,
     reduce: Literal["macs", "params", "bytes"] = "macs",
@@ -178,25 +179,29 @@ def prune(
             budget or ``keep`` tries `trying.HINTS`, each refitted to a part of the data, and takes the one whose
             outputs on another part are nearest to the original's; that takes two batches or more, and least squares.
             Otherwise it is `importance.scoring.AUTO`.
-        budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
+        budget, threshold, keep, max_drop, max_loss_increase: what to reach; one at most. `Budget(macs=0.5)` where none
             is given. For a budget of latency each operation is timed over a few widths on the model's device (kept on
             disk), and the result measured.
         max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
             point of accuracy. Units go in rounds, with new scores and compensation in each, until the bound is broken;
             the last state that met it is the result. It holds for the model returned, before any training.
         max_loss_increase: the same for the loss, which may rise by so much.
-        validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
+        max_robust_drop: a floor of robustness: how much the metric may fall under attack, in percentage points of
+            accuracy where no metric is given. It goes with a budget, which is then reached only as far as the floor
+            allows (the report says which of the two ended it), with max_drop or max_loss_increase, or alone. Every
+            model is attacked anew, as ``adversarial`` says.
+        validate: the held-out data for these three: batches as in ``data``, iterable again and again, which neither
             trained the model nor will test it.
-        metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
-            gradients. By default the accuracy in percentage points.
-        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
+        metric: for max_drop and max_robust_drop, ``(model, batches) -> number``, of which more is better; called in
+            evaluation mode without gradients. By default the accuracy in percentage points.
+        reduce: which cost these bounds bring down: macs, params or bytes; with a budget it is the budget's.
         data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
             compensation. The first one's outputs must not hold NaN.
         loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
             model's own, else cross-entropy.
         adversarial: attacks on ``data``, so that importance is about the robust loss: scores are computed at attacked
             inputs, hints judged at them, and weights refitted to batches as they are and attacked ones in turns. The
-            attacks are on the original; see `secateur.safety.attacked`.
+            attacks are on the original; see `secateur.safety.attacked`. It is the attack of max_robust_drop, too.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -239,8 +244,19 @@ def prune(
         "max_drop": max_drop,
         "max_loss_increase": max_loss_increase,
     }
-    limit = bound(choices, validate=validate, metric=metric, loss=loss, forward=forward, seed=seed)
-    if all(choice is None for choice in choices.values()):
+    limits = bounds(
+        choices,
+        max_robust_drop,
+        adversarial=adversarial,
+        validate=validate,
+        metric=metric,
+        loss=loss,
+        forward=forward,
+        seed=seed,
+    )
+    if limits and budget is not None:
+        reduce = single_cost(budget)
+    if not limits and all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
@@ -253,7 +269,7 @@ def prune(
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
-    seen = material(model, data, adversarial, loss, forward, seed)
+    seen = material(model, data, adversarial, loss, forward, seed, bounded=bool(limits))
     trying = None
     if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
         seen = seen.listed()
@@ -294,17 +310,20 @@ def prune(
             return None
         return compensate_(model, small, graph, made, seen.refitted, how=how, biases=wording is None, forward=forward)
 
-    search = limit and Descent(
-        model,
-        separate(model),
-        limit,
-        scores,
-        pick=pick,
-        rescore=rescore,
-        finish=finish,
-        kind=reduce,
-        on_round=on_round,
-    )
+    search: Descent | None = None
+    if limits:
+        search = Descent(
+            model,
+            separate(model),
+            limits,
+            scores,
+            pick=pick,
+            rescore=rescore,
+            finish=finish,
+            kind=reduce,
+            enough=budget,
+            on_round=on_round,
+        )
     for _ in range(ROUNDS):
         made = search.plan(graph) if search else settled()
         try:
@@ -337,7 +356,7 @@ def prune(
             seed=seed,
             compensation=compensation,
             trial=trial,
-            held_out=search and search.held_out(),
+            held_out=None if search is None else search.held_out(),
             clock=clock,
             dead=sum(scores.dead.values()),
         )

@@ -4,7 +4,8 @@ A criterion of the loss becomes one of the robust loss: at its attacked inputs, 
 of the greatest loss within the ball (Danskin's theorem; Madry et al. 2018, arXiv:1706.06083, section 2.1).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -72,6 +73,18 @@ def attacked(
             found.append(tree_map_only(Tensor, lambda tensor, to=home: tensor.to(to), hard))
             step()
     return found
+
+
+@dataclass(frozen=True)
+class AttackedView:
+    """Batches that are attacked as they are read, for a metric that runs the model itself."""
+
+    batches: Iterable[Any]
+    model: nn.Module
+    attack: Callable[[nn.Module, Any], Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.attack(self.model, batch) for batch in self.batches)
 
 
 def alternating(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:

@@ -50,13 +50,18 @@ def material(
     loss: Loss | None,
     forward: Forward | None,
     seed: int,
+    *,
+    bounded: bool = False,
 ) -> Material:
     """The data for both uses; with attacks, attacked batches for scores, and these and the data in turns to refit to.
+
+    Args:
+        bounded: the attacks are for held-out data, too, so that data for calibration may lack.
 
     Raises:
         PlanError: there are attacks, but no data.
     """
-    if adversarial is None:
+    if adversarial is None or (data is None and bounded):
         return Material(scored=data, refitted=data)
     if data is None:
         raise PlanError("adversarial= attacks the calibration data, and there are none: give data=[(inputs, target)]")

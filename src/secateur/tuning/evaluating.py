@@ -11,6 +11,7 @@ from torch import nn
 from secateur.errors import SecateurError, TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
+from secateur.safety.batches import AttackedView
 from secateur.tuning import metrics
 from secateur.tuning.distilling import is_causal
 from secateur.tuning.gradients import summed
@@ -19,7 +20,6 @@ from secateur.tuning.metrics import Meter, Metric
 from secateur.tuning.parts import Part, labels_of, pieces, share, size_of
 from secateur.tuning.processes import Processes
 from secateur.tuning.reading import DataFailed
-from secateur.tuning.robust import AttackedView
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """What a step of adversarial training minimises, and validation under attack."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -97,18 +97,6 @@ class Attacker:
     def validating(self, model: nn.Module, batch: Any) -> Any:
         """The batch where the loss is greater, by as many steps as validation has."""
         return self(model, batch, self.settings.validation_steps)
-
-
-@dataclass(frozen=True)
-class AttackedView:
-    """Batches that are attacked as they are read, for a metric that runs the model itself."""
-
-    batches: Iterable[Any]
-    model: nn.Module
-    attack: Callable[[nn.Module, Any], Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self.attack(self.model, batch) for batch in self.batches)
 
 
 def _bare(these: Processes, model: nn.Module) -> nn.Module:
