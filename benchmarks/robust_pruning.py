@@ -27,7 +27,7 @@ import secateur as sc
 SEEDS, BUDGETS = (0, 1, 2), (0.5, 0.25)
 METHODS: dict[str, dict[str, Any]] = {
     "robust": {"importance": "reconstruction", "adversarial": ADVERSARIAL},
-    "robust taylor": {"importance": "taylor", "adversarial": ADVERSARIAL},
+    "robust gate": {"importance": "taylor_gate", "adversarial": ADVERSARIAL},
     "clean": {"importance": "reconstruction"},
     "l2": {"importance": "l2", "adversarial": ADVERSARIAL},
     "random": {"importance": "random", "adversarial": ADVERSARIAL},
@@ -69,10 +69,34 @@ def work(job: Job, options: argparse.Namespace, data: Data) -> dict[str, Any]:
     if job.method != "dense":
         small, cost = pruned(network, job, data.tuning.part(0, options.calibrate).batches(256))
     seconds = {"prune": time.perf_counter() - started}
-    before = judged(small, options, data, seconds, "attack_before")
+    before = after = judged(small, options, data, seconds, "attack_before")
+    history = History()
+    if options.epochs:
+        history = tuned(small, job, options, data, seconds)
+        after = judged(small, options, data, seconds, "attack_after")
+    return {
+        "seed": job.seed,
+        "budget": job.budget,
+        "method": job.method,
+        "order": list(METHODS).index(job.method) if job.method in METHODS else -1,
+        "cost": cost,
+        "before": before,
+        "after": after,
+        "validation": [[row.validation_accuracy, row.robust_accuracy] for row in history.epochs],
+        "kept_epoch": history.best_epoch,
+        "steps": history.steps,
+        "seconds": seconds,
+        "settings": {n: getattr(options, n) for n in ("epochs", "lr", "batch", "precision", "steps", "targets")},
+        "images": {**data.counts, "calibration": min(options.calibrate, len(data.tuning))},
+        "hardware": hardware(options.device),
+    }
+
+
+def tuned(model: nn.Module, job: Job, options: argparse.Namespace, data: Data, seconds: dict[str, float]) -> History:
+    """Adversarial training, the same for all; the network is left in its best epoch by validation under attack."""
     started = time.perf_counter()
     history = sc.tune(
-        small.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
+        model.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue]
         Loader(data.tuning, options.batch),
         data.validation.batches(500),
         epochs=options.epochs,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import App, Group, Parameter
 
-from secateur.config import DataSettings, ModelSettings, PlanSettings, RunSettings, Settings
+from secateur.config import DataSettings, ModelSettings, PlanSettings, RobustSettings, RunSettings, Settings
 from secateur.plain import merged, parse_scalar, read_yaml
 
 Section = TypeVar("Section", bound=Settings)
@@ -18,12 +18,15 @@ MODEL_GROUP = Group("Model", sort_key=1)
 DATA_GROUP = Group("Data", sort_key=2)
 CHANGE_GROUP = Group("What to remove", sort_key=3)
 TRAIN_GROUP = Group("Training and fine-tuning", sort_key=4)
+ROBUST_GROUP = Group("Robustness", sort_key=4.5)
 RUN_GROUP = Group("Run", sort_key=5)
 
 Model = Annotated[ModelSettings, Parameter(name="*", group=MODEL_GROUP)]
 Data = Annotated[DataSettings, Parameter(name="*", group=DATA_GROUP)]
 Plan = Annotated[PlanSettings, Parameter(name="*", group=CHANGE_GROUP)]
+Robust = Annotated[RobustSettings, Parameter(name="*", group=ROBUST_GROUP)]
 MODEL, DATA, PLAN, RUN = ModelSettings(), DataSettings(), PlanSettings(), RunSettings()
+ROBUST = RobustSettings()
 
 ModelPath = Annotated[Path, Parameter(group=MODEL_GROUP)]
 Shapes = Annotated[tuple[str, ...], Parameter(group=DATA_GROUP)]

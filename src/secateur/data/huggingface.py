@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.data.augmenting import Augmentation
-from secateur.data.images import IMAGE_SIZE, ImageSource, check_images
+from secateur.data.images import DEVIATION, IMAGE_SIZE, MEAN, ImageSource, check_images
 from secateur.data.loading import Data, of_parts
 from secateur.data.opening import listed, open_splits
 from secateur.data.splitting import hold_out
@@ -127,6 +127,7 @@ def _images(path: Path, sets: Mapping[str, Any], options: Options, image: str, g
         seed=options.seed,
         classes=classes,
         description=f"{path}, {words}",
+        scaled=(MEAN, DEVIATION),
     )
 
 

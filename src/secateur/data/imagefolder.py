@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.data.augmenting import Augmentation
-from secateur.data.images import ImageSource, check_images
+from secateur.data.images import DEVIATION, MEAN, ImageSource, check_images
 from secateur.data.loading import Data, of_parts
 from secateur.data.splitting import hold_out, split_name
 from secateur.errors import DataError
@@ -53,6 +53,7 @@ def image_folder(path: Path, *, batch_size: int, seed: int, image_size: int, aug
         seed=seed,
         classes=len(classes),
         description=f"{path}, {len(classes)} classes at {image_size}x{image_size}, augment={augment}",
+        scaled=(MEAN, DEVIATION),
     )
 
 

@@ -31,6 +31,8 @@ class Data:
         test: batches that no choice has seen.
         classes: how many classes the labels name, None where unknown.
         description: one line for people.
+        scaled: mean and deviation, a number each or one for each channel, that pixels in [0, 1] were scaled with; None
+            where inputs are pixels, or nobody knows.
         warnings: what is odd about the data, though it can be used, and what to do about it; a sentence each.
     """
 
@@ -40,6 +42,7 @@ class Data:
     classes: int | None = None
     description: str = ""
     warnings: tuple[str, ...] = ()
+    scaled: tuple[Any, Any] | None = None
 
     @property
     def calibration(self) -> Iterable[Any]:
@@ -89,6 +92,7 @@ def of_parts(
     seed: int,
     classes: int | None,
     description: str,
+    scaled: tuple[Any, Any] | None = None,
 ) -> Data:
     """Data from what `hold_out` gave.
 
@@ -99,6 +103,7 @@ def of_parts(
         seed: of the order and the augmentation of training samples.
         classes: how many classes the labels name, None where unknown.
         description: a few words; the sizes of the parts are added.
+        scaled: as for `Data`.
     """
 
     def batches(name: str) -> Batches:
@@ -113,6 +118,7 @@ def of_parts(
         test=batches("test"),
         classes=classes,
         description=f"{description}: {counts}",
+        scaled=scaled,
     )
 
 

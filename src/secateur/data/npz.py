@@ -109,10 +109,10 @@ def npz(path: Path, *, batch_size: int, seed: int, augment: Augmentation) -> Dat
     for split, array in inputs.items():
         _check_finite(array, names[split][0])
     parts = hold_out({split: found.tolist() for split, found in labels.items()})
-    ready, words = form.tensor, ""
+    ready, words, scaled = form.tensor, "", None
     if form.kind == "images":
         mean, deviation = moments(inputs[parts["train"].split], parts["train"].positions, form)
-        ready = _normalised(form, mean, deviation)
+        ready, scaled = _normalised(form, mean, deviation), (mean, deviation)
         words = f", normalised by the training part's mean {_listed(mean)} and deviation {_listed(deviation)}"
 
     def source(split: str, training: bool) -> ArraySource:
@@ -127,6 +127,7 @@ def npz(path: Path, *, batch_size: int, seed: int, augment: Augmentation) -> Dat
         seed=seed,
         classes=classes,
         description=f"{path}, {classes} classes, {form}{words}{', not used: ' if unused else ''}{', '.join(unused)}",
+        scaled=scaled,
     )
 
 

@@ -9,6 +9,8 @@ from secateur.cli.flags import (
     DATA,
     MODEL,
     PLAN,
+    ROBUST,
+    ROBUST_GROUP,
     RUN,
     RUN_GROUP,
     TRAIN_GROUP,
@@ -16,16 +18,18 @@ from secateur.cli.flags import (
     File,
     Model,
     Plan,
+    Robust,
     Switch,
     all_settings,
     every,
 )
-from secateur.config import GradualSettings, PruneSettings, RunSettings, TrainSettings
+from secateur.config import FloorSettings, GradualSettings, PruneSettings, RunSettings, TrainSettings
 
 BitByBit = Annotated[GradualSettings, every(Group("Bit by bit", sort_key=3.5))]
 Training = Annotated[TrainSettings, every(TRAIN_GROUP)]
 Run = Annotated[RunSettings, every(RUN_GROUP)]
-BIT_BY_BIT, TRAINING = GradualSettings(), TrainSettings()
+Attacks = Annotated[FloorSettings, every(ROBUST_GROUP)]
+BIT_BY_BIT, TRAINING, ATTACKS = GradualSettings(), TrainSettings(), FloorSettings()
 
 
 def prune(
@@ -35,6 +39,8 @@ def prune(
     plan: Plan = PLAN,
     bit_by_bit: BitByBit = BIT_BY_BIT,
     training: Training = TRAINING,
+    attacks: Attacks = ATTACKS,
+    robust: Robust = ROBUST,
     run: Run = RUN,
     config: File = None,
     overwrite: Switch = False,
@@ -58,6 +64,13 @@ def prune(
     # bit by bit, with training in between
     secateur prune --budget params=0.1 --schedule cubic --steps 8 --out gradual
 
+    # and whether the smaller network is easier to attack
+    secateur prune --budget params=0.1 --robust --eps 0.1 --samples 200
+
+    # of an adversarially trained network, to keep what withstands attacks
+    secateur prune --model package.module:Net --weights robust.pt --data npz:photos.npz --budget macs=0.5 \\
+        --max-robust-drop 2 --adversarial pgd --eps 8/255
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -69,5 +82,5 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, run)
+    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, attacks, robust, run)
     return carried_out(lambda watch: prune_run(settings, overwrite=overwrite, watch=watch), settings.out)
