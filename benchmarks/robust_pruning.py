@@ -23,6 +23,7 @@ from robust_table import document
 from torch import Tensor, multiprocessing, nn
 
 import secateur as sc
+from secateur.tuning import History
 
 SEEDS, BUDGETS = (0, 1, 2), (0.5, 0.25)
 METHODS: dict[str, dict[str, Any]] = {
@@ -110,23 +111,7 @@ def tuned(model: nn.Module, job: Job, options: argparse.Namespace, data: Data, s
         seed=job.seed,
     )
     seconds["tune"] = time.perf_counter() - started
-    after = judged(small, options, data, seconds, "attack_after")
-    return {
-        "seed": job.seed,
-        "budget": job.budget,
-        "method": job.method,
-        "cost": cost,
-        "before": before,
-        "after": after,
-        "order": list(METHODS).index(job.method) if job.method in METHODS else -1,
-        "validation": [[row.validation_accuracy, row.robust_accuracy] for row in history.epochs],
-        "kept_epoch": history.best_epoch,
-        "steps": history.steps,
-        "seconds": seconds,
-        "settings": {n: getattr(options, n) for n in ("epochs", "lr", "batch", "precision", "steps", "targets")},
-        "images": {**data.counts, "calibration": min(options.calibrate, len(data.tuning))},
-        "hardware": hardware(options.device),
-    }
+    return history
 
 
 def pruned(
