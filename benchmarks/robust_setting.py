@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import secateur as sc
 from secateur.safety import Threat
-from secateur.safety.pgd import pgd
+from secateur.safety.apgd import apgd, apgd_dlr
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ADVERSARIAL = sc.Adversarial("pgd", eps=8 / 255, normalise=(MEAN, STD), steps=7, step_size=2 / 255)
@@ -166,10 +166,6 @@ def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def strongest(steps: int, targets: int) -> list[Attack]:
     """Attacks one after the other, each on what held out against those before: Auto-PGD by cross-entropy, then towards
     the classes that score highest, by the targeted difference of logits ratio."""
-    try:
-        from secateur.safety.apgd import apgd, apgd_dlr
-    except ImportError:  # TEMPORARY: until Auto-PGD lands
-        return [lambda model, x, y: pgd(model, x, y, THREAT, steps=50, restarts=5)]
 
     def by_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return apgd(model, x, y, THREAT, steps=steps, stop=True)
