@@ -18,11 +18,13 @@ from secateur.config import (
     PruneSettings,
     TuneOptions,
     TuneSettings,
+    attack_of,
     parse_budget,
 )
 from secateur.errors import ConfigError
 from secateur.plain import parse_scalar, read_yaml
 from secateur.planning import Budget
+from secateur.safety import Adversarial
 from secateur.tuning import SCRATCH, TUNE, ranges
 
 CHANGED = PruneSettings(
@@ -239,8 +241,46 @@ def test_a_command_repeats_bounds_and_limits() -> None:
 
 def test_a_bound_takes_the_place_of_the_threshold() -> None:
     assert PruneSettings(max_drop=0.5).resolved().threshold is None
-    assert PruneSettings(max_loss_increase=0.02).bounded == "max_loss_increase"
-    assert PruneSettings().bounded is None
+    assert PruneSettings(max_loss_increase=0.02).bounded == {"max_loss_increase": 0.02}
+    assert PruneSettings(max_robust_drop=1).resolved().threshold is None
+    assert PruneSettings(max_robust_drop=1, budget="macs=0.5").bounded == {"max_robust_drop": 1}
+    assert PruneSettings().bounded == {}
+
+
+def test_an_attack_from_text() -> None:
+    settings = PruneSettings(
+        adversarial="trades", eps="l2=1/2", normalise="0.5:0.25", bounds="0:2", attack_step="1/8", beta=3.0
+    )
+    wanted = Adversarial("trades", eps=0.5, norm="l2", bounds=(0, 2), normalise=(0.5, 0.25), step_size=0.125, beta=3.0)
+    assert attack_of(settings, settings, None) == wanted
+    assert attack_of(PruneSettings(max_robust_drop=1), PruneSettings(), ((0.5,), (0.2,))) == Adversarial(
+        eps=8 / 255, normalise=((0.5,), (0.2,))
+    )
+    command = settings.to_command()
+    _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+    assert PruneSettings(**flag_values(*bound.arguments.values())) == settings
+    assert PruneSettings.from_mapping({"eps": 0.1, "attack_step": 1}).eps == "0.1"
+    assert PruneSettings.from_mapping({"eps": "8/255"}).eps == "8/255"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"max_robust_drop": 1.0, "keep": 0.5},
+            "keep=0.5 says by itself what goes: max_robust_drop goes with",
+        ),
+        ({"max_robust_drop": -1.0}, "max_robust_drop=-1.0 must be at least 0"),
+        ({"max_robust_drop": 1.0, "schedule": "cubic", "budget": "macs=0.5"}, "leave max_robust_drop out"),
+        ({"max_robust_drop": 1.0, "budget": "latency=5ms"}, "one of macs, params or bytes"),
+        ({"adversarial": "pgd", "eps": "linf=0.1,l2=0.5"}, "one norm"),
+        ({"adversarial": "pgd", "attack_steps": 0}, "steps=0 must be a whole number from 1"),
+        ({"adversarial": "pgd", "attack_step": "-1/255"}, "a radius must be above 0"),
+    ],
+)
+def test_attacks_that_make_no_sense(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PruneSettings(**values)  # type: ignore[arg-type]
 
 
 def test_augmentation_is_a_setting_of_every_run() -> None:

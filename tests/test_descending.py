@@ -147,7 +147,7 @@ def test_units_are_scored_anew_in_every_round() -> None:
     search = Descent(
         model,
         model,
-        Bound(setting="max_drop", amount=1.0, batches=[torch.zeros(1, 3)], metric=lambda model, _: 0.0),
+        [Bound(setting="max_drop", amount=1.0, batches=[torch.zeros(1, 3)], metric=lambda model, _: 0.0)],
         sc.score(model, graph),
         pick=pick,
         rescore=lambda small, plan: sc.score(small, sc.trace(small, torch.zeros(1, 3))),
@@ -177,7 +177,7 @@ def test_what_finishes_the_small_model_is_measured() -> None:
     search = Descent(
         model,
         model,
-        Bound(setting="max_drop", amount=0.1, batches=ONE, metric=total),
+        [Bound(setting="max_drop", amount=0.1, batches=ONE, metric=total)],
         sc.score(model, graph, "l1"),
         pick=lambda graph, scores, **reach: make_plan(graph, choose(graph, scores, **reach)),
         rescore=lambda small, plan: {},

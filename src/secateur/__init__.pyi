@@ -34,6 +34,8 @@ from .reallocating import reallocate as reallocate
 from .replaying import Replay as Replay
 from .replaying import replay as replay
 from .reporting import Report as Report
+from .safety import Adversarial as Adversarial
+from .safety import attacked as attacked
 from .safety.measuring import robustness as robustness
 from .safety.result import Robustness as Robustness
 from .tracing import rule as rule

@@ -1,11 +1,13 @@
 """The smallest model within a bound on held-out data: greedy removal in rounds, with new scores, and roll-back.
 
+With a budget the search ends there, if the bounds hold so far.
+
 Every round plans a little further, from the original's graph, so that its result is one plan like any other. The plan
 is carried out on the original, the smaller model measured on the held-out data, and its units scored anew. Where a
 round breaks the bound, the search goes back to the last state that met it, and on in smaller steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from secateur.errors import PlanError, UnreachableBound, UnreachableBudget
 from secateur.graph import Graph
 from secateur.heldout import Bound
 from secateur.importance import Scores
+from secateur.limits import Limits, Reading
 from secateur.modules import kept_modes
 from secateur.planning import Budget, Plan, PlannedAxis
 from secateur.rounds import Round, telling
@@ -42,12 +45,12 @@ What it returns is kept."""
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A plan that met the bound, its model as it was measured, what finished it, and the scores of what is left."""
+    """A plan that met the bounds, its model as it was measured, what finished it, and the scores of what is left."""
 
     plan: Plan
     small: nn.Module
     finished: Any
-    round: Round
+    readings: Sequence[Reading]
     scores: Mapping[str, Tensor]
 
 
@@ -57,12 +60,13 @@ class Descent:
     Args:
         model: the original, which stays as it is.
         measured: the original to measure: the same, in evaluation mode.
-        bound: what must hold.
+        bounds: what must hold.
         scores: of the original.
         pick: makes plans.
         rescore: scores a smaller model.
         finish: what is done to a smaller model before it is measured; nothing where None.
         kind: the cost to bring down: macs, params or bytes.
+        enough: a budget of that cost, at which the search ends; without it, it ends where a bound would be broken.
         on_round: called after each round.
     """
 
@@ -70,20 +74,23 @@ class Descent:
         self,
         model: nn.Module,
         measured: nn.Module,
-        bound: Bound,
+        bounds: Sequence[Bound],
         scores: Mapping[str, Tensor],
         *,
         pick: Pick,
         rescore: Rescore,
         finish: Finish | None = None,
         kind: str = "macs",
+        enough: Budget | None = None,
         on_round: Callable[[Round], None] | None = None,
     ) -> None:
         if kind not in REDUCE:
             raise PlanError(f"reduce={kind!r}: give {', '.join(REDUCE[:-1])} or {REDUCE[-1]}")
-        self.model, self.bound, self.scores = model, bound, scores
+        self.model, self.scores, self.enough = model, scores, enough
         self.pick, self.rescore, self.finish, self.kind, self.on_round = pick, rescore, finish, kind, on_round
-        self.dense = bound.measure_dense(measured)
+        self.limits = Limits(bounds, measured)
+        self.broken: list[tuple[Reading, float]] = []  # what the bounds that broke said, and at which cost
+        self.reached = False
         self.rounds: list[Round] = []
         self.best: State | None = None
         self.failed: tuple[Plan, Exception] | None = None
@@ -101,7 +108,7 @@ class Descent:
             KeyboardInterrupt: Ctrl-C before any plan met the bound.
         """
         try:
-            with telling(self.bound, self.on_round) as self._tell:
+            with telling(self.limits.bounds, self.on_round) as self._tell:
                 broken = self._take_up(graph) or (None if self.interrupted else self._descend(graph))
         except KeyboardInterrupt:
             broken, self.interrupted = None, True
@@ -144,7 +151,7 @@ class Descent:
         step, more = STEP, HALVINGS
         refining = False
         broke: list[Mapping[str, PlannedAxis]] = [{}]  # plans not to try again
-        while True:
+        while not self._reached(graph):
             before = self.best
             try:
                 made = self._further(graph, step)
@@ -162,6 +169,17 @@ class Descent:
                 return None
             if refining:
                 step, more = step / 2, more - 1
+        self.reached = True
+        return None
+
+    def _reached(self, graph: Graph) -> bool:
+        """Whether the best plan meets the budget."""
+        target = self._target(graph)
+        return target is not None and self.best is not None and graph.cost(self.best.plan.sizes)[self.kind] <= target
+
+    def _target(self, graph: Graph) -> int | None:
+        """The cost at which it is enough."""
+        return None if self.enough is None else int(self.enough.targets(graph.cost())[self.kind])
 
     def _further(self, graph: Graph, step: float) -> Plan:
         """A plan that goes on from the best one, to a cost that is smaller by a share of it."""
@@ -171,7 +189,8 @@ class Descent:
             kept, scores, cost = self.best.plan.units, self.best.scores, graph.cost(self.best.plan.sizes)[self.kind]
         if int(cost * (1 - step)) < 1:
             raise UnreachableBudget(f"{graph.model} has {cost} {self.kind}, of which none can go: try another reduce=")
-        return self.pick(graph, scores, budget=_budget(self.kind, cost * (1 - step)), within=kept)
+        aim = max(cost * (1 - step), self._target(graph) or 0)
+        return self.pick(graph, scores, budget=_budget(self.kind, aim), within=kept)
 
     def _try(self, graph: Graph, made: Plan, scores: Mapping[str, Tensor]) -> Plan | None:
         """Measure a plan, and make it the best state if it meets the bound; the plan if it can't be measured."""
@@ -179,58 +198,79 @@ class Descent:
             small = made.apply(self.model)
             finished = None if self.finish is None else self.finish(self.model, small, made)
             with kept_modes(small):
-                value = self.bound.measure(small.eval())
+                readings = self.limits.read(small.eval())
         except Exception as error:  # code that holds a size in disguise: the proof finds the axis
             self.failed = made, error
             return made
-        worse, met = self.bound.worse(self.dense, value), self.bound.meets(self.dense, value)
+        told, met = readings[-1] if not readings[-1].met else readings[0], readings[-1].met
         cost = graph.cost(made.sizes)[self.kind] / max(graph.cost()[self.kind], 1)
         done = Round(
             number=len(self.rounds) + 1,
-            metric=self.bound.name,
-            unit=self.bound.unit,
+            metric=told.bound.name,
+            unit=told.bound.unit,
             cost=cost,
-            value=value,
-            worse=worse,
+            value=told.value,
+            worse=told.worse,
             met=met,
+            others=tuple(reading.describe() for reading in readings if reading is not told),
         )
+        if not met:
+            self.broken.append((told, cost))
         self.rounds.append(done)
         if met:
-            self.best = State(plan=made, small=small, finished=finished, round=done, scores=scores)
+            self.best = State(plan=made, small=small, finished=finished, readings=readings, scores=scores)
         self._tell(done)
         if self.best is not None and met:
             self.best = replace(self.best, scores=restored(graph, made, self.rescore(small, made), scores))
         return None
 
     def _unreachable(self) -> str:
-        bound, broke = self.bound, [done for done in self.rounds if not done.met]
-        if not broke:
-            return f"no plan that was tried removes anything, so {bound.setting} says nothing: give a budget= instead"
-        least = min(broke, key=lambda done: done.worse)
-        unit = f" {bound.unit}" if bound.unit else ""
+        settings = " and ".join(bound.setting for bound in self.limits.bounds)
+        if not self.broken:
+            return f"no plan that was tried removes anything, so {settings} says nothing: give a budget= instead"
+        least, cost = min(self.broken, key=lambda pair: pair[0].worse - pair[0].bound.amount)
+        bound, unit = least.bound, f" {least.bound.unit}" if least.bound.unit else ""
         return (
             f"{bound.setting}={bound.amount:g} can't be kept to: the least harm of {len(self.rounds)} rounds is "
             f"{bound.name} {least.value:.4g} on the held-out data, {least.worse:.3g}{unit} worse than the original's "
-            f"{self.dense:.4g}, for {1 - least.cost:.1%} of the {self.kind}. Allow more, give another importance=, or "
+            f"{least.dense:.4g}, for {1 - cost:.1%} of the {self.kind}. Allow more, give another importance=, or "
             f"set a budget= and train afterwards"
         )
 
     def held_out(self) -> dict[str, Any]:
         """What the search found, as plain data for a report."""
         assert self.best is not None
-        done = self.best.round
+        first, *others = [reading.to_dict() for reading in self.best.readings]
+        more: dict[str, Any] = {} if not others else {"others": others}
+        if self.enough is not None:
+            more |= {"budget": {self.kind: self.enough.given[self.kind]}, "ended_by": self._ended_by()}
         return {
-            "setting": self.bound.setting,
-            "bound": self.bound.amount,
-            "metric": self.bound.name,
-            "unit": self.bound.unit,
-            "dense": self.dense,
-            "pruned": done.value,
-            "worse": done.worse,
+            **first,
             "rounds": len(self.rounds),
             "met": sum(row.met for row in self.rounds),
             "interrupted": self.interrupted,
+            **more,
         }
+
+    def _ended_by(self) -> str:
+        """What kept more from going: "budget", the name of a bound, or "nothing left"; empty after Ctrl-C."""
+        if self.reached or self.interrupted:
+            return "budget" if self.reached else ""
+        return self.broken[-1][0].bound.setting if self.broken else "nothing left"
+
+
+def single_cost(budget: Budget) -> Any:
+    """The cost that a budget is of, which a search within bounds brings down.
+
+    Raises:
+        PlanError: it is of several, or of latency.
+    """
+    if len(budget.given) == 1 and (kind := next(iter(budget.given))) in REDUCE:
+        return kind
+    raise PlanError(
+        f"a budget with max_robust_drop is of one of {', '.join(REDUCE)}; got {' and '.join(budget.given)}: give one "
+        "of them, such as Budget(macs=0.5)"
+    )
 
 
 def _budget(kind: str, amount: float) -> Budget:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from secateur.calibration.batches import Forward
-from secateur.errors import DataError, PlanError, TrainingError
+from secateur.errors import DataError, PlanError, SecateurError, TrainingError
 from secateur.inputs import split_batch
-from secateur.objectives import Loss, Totals, labels_fit, logits_of, loss_of
-from secateur.objectives import forward as as_usual
+from secateur.objectives import Loss, Totals, answer, labels_fit, logits_of, loss_of
+from secateur.safety.adversarial import Adversarial, attack
+from secateur.safety.batches import AttackedView
 from secateur.tracing.running import describe_inputs
 
 Metric = Callable[[nn.Module, Iterable[Any]], float]
@@ -25,15 +26,17 @@ class Bound:
     """The most that a metric on held-out data may get worse.
 
     Args:
-        setting: "max_drop" of a metric of which more is better, or "max_loss_increase".
+        setting: "max_drop" of a metric of which more is better, "max_robust_drop" of the same under attack, or
+            "max_loss_increase".
         amount: by how much, in the metric's own unit, at least 0.
         batches: the held-out data, iterable again and again.
         metric: ``(model, batches) -> number``, called in evaluation mode without gradients. None is the accuracy in
-            percentage points for "max_drop", the mean loss of a sample for "max_loss_increase".
+            percentage points, the mean loss of a sample for "max_loss_increase".
         loss: ``(output, target) -> scalar``; None is the model's own ``output.loss``, else cross-entropy.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's; the last item of a batch,
             or its "labels", is then the target.
-        seed: of what is random in the data, so that every model sees the same.
+        seed: of what is random in the data and in attacks, so that every model sees the same.
+        attack: on each batch and each model anew, for "max_robust_drop": PGD of ``validation_steps``.
     """
 
     setting: str
@@ -43,18 +46,24 @@ class Bound:
     loss: Loss | None = None
     forward: Forward | None = None
     seed: int = 0
+    attack: Adversarial | None = None
 
     @property
     def name(self) -> str:
         """What the metric is called."""
-        if self.metric is not None:
-            return str(getattr(self.metric, "__name__", type(self.metric).__name__))
-        return "accuracy" if self.setting == "max_drop" else "loss"
+        named: Any = getattr(self.metric, "__name__", type(self.metric).__name__)
+        plain = ("accuracy" if self.more_is_better else "loss") if self.metric is None else str(named)
+        return plain if self.attack is None else f"robust {plain}"
 
     @property
     def unit(self) -> str:
         """The metric's unit; empty where it has none, or none that we know."""
-        return "points" if self.name == "accuracy" and self.metric is None else ""
+        return "points" if self.more_is_better and self.metric is None else ""
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a fall of the metric is what is bounded."""
+        return self.setting != "max_loss_increase"
 
     def measure(self, model: nn.Module) -> float:
         """The metric of a model in evaluation mode; NaN where the model gives NaN.
@@ -67,8 +76,9 @@ class Bound:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(self.seed)
             if self.metric is not None:
-                return _number(self.metric(model, self.batches), self.name)
-            return self._accuracy(model) if self.setting == "max_drop" else self._loss(model)
+                seen = self.batches if self.attack is None else AttackedView(self.batches, model, self._attacked)
+                return _number(self.metric(model, seen), self.name)
+            return self._accuracy(model) if self.more_is_better else self._loss(model)
 
     def measure_dense(self, model: nn.Module) -> float:
         """The metric of the original.
@@ -86,7 +96,7 @@ class Bound:
 
     def worse(self, dense: float, value: float) -> float:
         """By how much a value is worse than that of the original; below 0 where it is better."""
-        return dense - value if self.setting == "max_drop" else value - dense
+        return dense - value if self.more_is_better else value - dense
 
     def meets(self, dense: float, value: float) -> bool:
         """Whether a value is within the bound; NaN never is."""
@@ -95,11 +105,11 @@ class Bound:
     def _accuracy(self, model: nn.Module) -> float:
         totals = Totals()
         for number, output, target in self._answers(model):
-            _check_labels(number, output, target)
+            _check_labels(self.setting, number, output, target)
             wrecked = bool(cast("Tensor", logits_of(output)).isnan().any())  # argmax calls NaN the largest
             totals.add(math.nan if wrecked else 0.0, output, target)
         if not totals.labelled:
-            raise DataError("max_drop counts right answers, and no sample of the held-out data has a label")
+            raise DataError(f"{self.setting} counts right answers, and no sample of the held-out data has a label")
         return math.nan if math.isnan(totals.loss_sum) else 100 * totals.hits / totals.labelled
 
     def _loss(self, model: nn.Module) -> float:
@@ -124,7 +134,10 @@ class Bound:
         empty = True
         for number, batch in enumerate(self.batches):
             try:
-                output, target = self._answer(model, batch, device)
+                seen = batch if self.attack is None else self._attacked(model, batch)
+                output, target = answer(model, seen, device, self.forward)
+            except SecateurError as error:
+                raise DataError(f"batch {number} of validate=: {error}") from error
             except Exception as error:
                 raise DataError(
                     f"{type(model).__name__} does not run on batch {number} of validate=, {_inputs(batch)}: "
@@ -137,16 +150,60 @@ class Bound:
         if empty:
             raise DataError("the held-out data is empty: validate= holds no batch with a sample in it")
 
-    def _answer(self, model: nn.Module, batch: Any, device: torch.device) -> tuple[Any, Any]:
-        """Output and target of one batch."""
-        if self.forward is None:
-            return as_usual(model, batch, device)
+    def _attacked(self, model: nn.Module, batch: Any) -> Any:
+        """The batch where the model's loss is greater."""
+        assert self.attack is not None
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         batch = tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
-        if isinstance(batch, Mapping):
-            target = cast("Mapping[str, Any]", batch).get("labels")
-        else:
-            target = batch[-1] if isinstance(batch, tuple | list) and len(cast("list[Any]", batch)) > 1 else None
-        return self.forward(model, batch), target
+
+        def climbed(model: nn.Module, batch: Any) -> Tensor:
+            return loss_of(*answer(model, batch, device, self.forward), self.loss)
+
+        return attack(model, batch, climbed, self.attack, steps=self.attack.validation_steps)
+
+
+def bounds(
+    choices: Mapping[str, object],
+    floor: float | None,
+    *,
+    adversarial: Adversarial | None,
+    validate: Iterable[Any] | None,
+    metric: Metric | None,
+    loss: Loss | None,
+    forward: Forward | None = None,
+    seed: int,
+) -> tuple[Bound, ...]:
+    """All bounds that were asked for, the one without attacks first, since it is measured sooner.
+
+    Args:
+        choices: as for `bound`.
+        floor: max_robust_drop; None where there is none. It goes with a budget or with another bound, or alone.
+        adversarial: the attack of the floor.
+
+    Raises:
+        PlanError: arguments that contradict each other.
+        DataError: held-out data that is none.
+    """
+    common: dict[str, Any] = {"loss": loss, "forward": forward, "seed": seed}
+    given = [name for name, value in choices.items() if value is not None]
+    alone = floor is not None and not set(given) & {"max_drop", "max_loss_increase"}
+    shown: dict[str, Any] = {} if alone else {"validate": validate, "metric": metric}
+    first = bound(choices, **{"validate": None, "metric": None, **shown}, **common)
+    if floor is None:
+        return () if first is None else (first,)
+    if set(given) & {"threshold", "keep"}:
+        raise PlanError(
+            f"max_robust_drop goes with budget=, max_drop= or max_loss_increase=, or alone; got {given[0]}, which says "
+            "by itself what goes"
+        )
+    if adversarial is None:
+        raise PlanError(
+            "max_robust_drop needs to know the attack: adversarial=sc.Adversarial(eps=8/255, normalise=(mean, std))"
+        )
+    own = metric if "max_loss_increase" not in given else None
+    second = bound({"max_robust_drop": floor}, validate=validate, metric=own, **common)
+    assert second is not None
+    return (*(() if first is None else (first,)), replace(second, attack=adversarial))
 
 
 def bound(
@@ -171,7 +228,7 @@ def bound(
     if len(given) > 1:
         raise PlanError(f"give exactly one of {', '.join(choices)}; got {' and '.join(given)}")
     setting = given[0] if given else "budget"
-    if setting not in ("max_drop", "max_loss_increase"):
+    if setting not in _EXAMPLES:
         spare = [name for name, value in (("validate", validate), ("metric", metric)) if value is not None]
         if spare:
             raise PlanError(f"{' and '.join(spare)} only mean something with max_drop= or max_loss_increase=")
@@ -194,7 +251,11 @@ def bound(
     )
 
 
-_EXAMPLES = {"max_drop": "0.5 (percentage points of accuracy)", "max_loss_increase": "0.02"}
+_EXAMPLES = {
+    "max_drop": "0.5 (percentage points of accuracy)",
+    "max_loss_increase": "0.02",
+    "max_robust_drop": "1.0 (percentage points of accuracy under attack)",
+}
 
 
 def _again(validate: Iterable[Any] | None, setting: str) -> Iterable[Any]:
@@ -213,18 +274,18 @@ def _again(validate: Iterable[Any] | None, setting: str) -> Iterable[Any]:
     return validate
 
 
-def _check_labels(number: int, output: Any, target: Any) -> None:
+def _check_labels(setting: str, number: int, output: Any, target: Any) -> None:
     """Refuse a batch whose right answers can't be counted."""
     other = "give metric=, or max_loss_increase= instead"
     if target is None:
         raise DataError(
-            f"max_drop counts right answers, but batch {number} of validate= has no labels: give batches "
+            f"{setting} counts right answers, but batch {number} of validate= has no labels: give batches "
             f"(inputs, labels), as in [(inputs, labels)]; or {other}"
         )
     scores = logits_of(output)
     if scores is None or not labels_fit(target, scores):
         raise DataError(
-            f"max_drop counts right answers, but on batch {number} of validate= the outputs are {_shape(output)} and "
+            f"{setting} counts right answers, but on batch {number} of validate= the outputs are {_shape(output)} and "
             f"the labels {_shape(target)}: outputs (N, classes) need whole numbers (N,); for anything else {other}"
         )
 

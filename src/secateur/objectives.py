@@ -24,6 +24,25 @@ def forward(model: nn.Module, batch: Any, device: str | torch.device) -> tuple[A
     return model(*args, **kwargs), kwargs.get("labels") if target is None else target
 
 
+def answer(
+    model: nn.Module, batch: Any, device: str | torch.device, how: Callable[[nn.Module, Any], Any] | None = None
+) -> tuple[Any, Any]:
+    """The model's output on a batch, and the batch's target, in whatever form the batch is.
+
+    Args:
+        how: ``(model, batch) -> output``, where the model's inputs are not the batch's; the last item of a batch, or
+            its "labels", is then the target.
+    """
+    if how is None:
+        return forward(model, batch, device)
+    batch = tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+    if isinstance(batch, Mapping):
+        target = cast("Mapping[str, Any]", batch).get("labels")
+    else:
+        target = batch[-1] if isinstance(batch, tuple | list) and len(cast("list[Any]", batch)) > 1 else None
+    return how(model, batch), target
+
+
 def logits_of(output: Any) -> Tensor | None:
     """The class scores among a model's output: the output itself, its ``logits``, or its first tensor but a loss."""
     if isinstance(output, Tensor):

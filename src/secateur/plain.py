@@ -14,6 +14,8 @@ from secateur.errors import ConfigError, MissingExtra
 Made = TypeVar("Made")
 CHOICES = ("threshold", "budget", "keep", "max_drop", "max_loss_increase")
 """Settings of which at most one may be given."""
+SPELLED = ("eps", "attack_step")
+"""Settings that are text, such as 8/255, and may be a number in a file."""
 TEXTS = ("budget", "min_units", "multiple_of", "max_share")
 """Settings that a file may spell as names with values, and a flag as text: macs=0.5,params=10000."""
 
@@ -107,6 +109,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return {str(key).replace("-", "_"): item for key, item in cast("Mapping[Any, Any]", value).items()}
     if name in TEXTS and hint is str and isinstance(value, Mapping):
         return ",".join(f"{key}={item}" for key, item in cast("Mapping[Any, Any]", value).items())
+    if name in SPELLED and hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):

@@ -1,6 +1,6 @@
 """``sc.prune``: trace, score, plan, apply and prove in one call."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,10 +13,10 @@ from secateur.calibration.batches import Forward, checked
 from secateur.carrying import Ancestry, remap_
 from secateur.compensation import Compensation, compensate_, method
 from secateur.configs import Wording, learn
-from secateur.descending import Descent
+from secateur.descending import Descent, single_cost
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
-from secateur.heldout import Metric, bound
+from secateur.heldout import Metric, bounds
 from secateur.importance import Criterion, score, score_all
 from secateur.importance.keeping import KeptScores
 from secateur.importance.scoring import AUTO, check_weights
@@ -31,11 +31,13 @@ from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
+from secateur.safety.adversarial import Adversarial
+from secateur.safety.material import material
 from secateur.timing.settling import Clock
 from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind, separate
-from secateur.trying import HINTS, Trial, parts, try_hints
+from secateur.trying import HINTS, Trial, try_hints
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -150,11 +152,13 @@ def prune(
     keep: float | None = None,
     max_drop: float | None = None,
     max_loss_increase: float | None = None,
+    max_robust_drop: float | None = None,
     validate: Iterable[Any] | None = None,
     metric: Metric | None = None,
     reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    adversarial: Adversarial | None = None,
     compensate: str | None = "auto",
     forward: Forward | None = None,
     keep_class: bool = False,
@@ -175,22 +179,29 @@ def prune(
             budget or ``keep`` tries `trying.HINTS`, each refitted to a part of the data, and takes the one whose
             outputs on another part are nearest to the original's; that takes two batches or more, and least squares.
             Otherwise it is `importance.scoring.AUTO`.
-        budget, threshold, keep, max_drop, max_loss_increase: what to reach; exactly one. `Budget(macs=0.5)` where none
+        budget, threshold, keep, max_drop, max_loss_increase: what to reach; one at most. `Budget(macs=0.5)` where none
             is given. For a budget of latency each operation is timed over a few widths on the model's device (kept on
             disk), and the result measured.
         max_drop: how much the metric may fall on held-out data, in its own unit: ``max_drop=0.5`` is half a percentage
             point of accuracy. Units go in rounds, with new scores and compensation in each, until the bound is broken;
             the last state that met it is the result. It holds for the model returned, before any training.
         max_loss_increase: the same for the loss, which may rise by so much.
-        validate: the held-out data for these two: batches as in ``data``, iterable again and again, which neither
+        max_robust_drop: a floor of robustness: how much the metric may fall under attack, in percentage points of
+            accuracy where no metric is given. It goes with a budget, which is then reached only as far as the floor
+            allows (the report says which of the two ended it), with max_drop or max_loss_increase, or alone. Every
+            model is attacked anew, as ``adversarial`` says.
+        validate: the held-out data for these three: batches as in ``data``, iterable again and again, which neither
             trained the model nor will test it.
-        metric: for max_drop, ``(model, batches) -> number``, of which more is better; called in evaluation mode without
-            gradients. By default the accuracy in percentage points.
-        reduce: which cost max_drop and max_loss_increase bring down: macs, params or bytes.
+        metric: for max_drop and max_robust_drop, ``(model, batches) -> number``, of which more is better; called in
+            evaluation mode without gradients. By default the accuracy in percentage points.
+        reduce: which cost these bounds bring down: macs, params or bytes; with a budget it is the budget's.
         data: batches for calibration, for criteria that look at activations or gradients (see `score`) and for
             compensation. The first one's outputs must not hold NaN.
         loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
             model's own, else cross-entropy.
+        adversarial: attacks on ``data``, so that importance is about the robust loss: scores are computed at attacked
+            inputs, hints judged at them, and weights refitted to batches as they are and attacked ones in turns. The
+            attacks are on the original; see `secateur.safety.attacked`. It is the attack of max_robust_drop, too.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -233,8 +244,19 @@ def prune(
         "max_drop": max_drop,
         "max_loss_increase": max_loss_increase,
     }
-    limit = bound(choices, validate=validate, metric=metric, loss=loss, forward=forward, seed=seed)
-    if all(choice is None for choice in choices.values()):
+    limits = bounds(
+        choices,
+        max_robust_drop,
+        adversarial=adversarial,
+        validate=validate,
+        metric=metric,
+        loss=loss,
+        forward=forward,
+        seed=seed,
+    )
+    if limits and budget is not None:
+        reduce = single_cost(budget)
+    if not limits and all(choice is None for choice in choices.values()):
         budget = Budget(macs=0.5)
     check_kind(Walk(model))
     check_weights(model)
@@ -247,12 +269,13 @@ def prune(
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
+    seen = material(model, data, adversarial, loss, forward, seed, bounded=bool(limits))
     trying = None
     if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
-        data = data if isinstance(data, Sequence) else list(data or ())
-        trying = parts(model, data, forward)
+        seen = seen.listed()
+        trying = seen.parts(model, forward)
     tried = HINTS if trying else (importance,)
-    scored = score_all(model, graph, {str(hint): hint for hint in tried}, data, loss, seed=seed, forward=forward)
+    scored = score_all(model, graph, {str(hint): hint for hint in tried}, seen.scored, loss, seed=seed, forward=forward)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -279,25 +302,28 @@ def prune(
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
-            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
+            return score(small, trace(small, args, kwargs), importance, seen.scored, loss, seed=seed, forward=forward)
         return {}
 
     def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
-        if how is None or data is None:
+        if how is None or seen.refitted is None:
             return None
-        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+        return compensate_(model, small, graph, made, seen.refitted, how=how, biases=wording is None, forward=forward)
 
-    search = limit and Descent(
-        model,
-        separate(model),
-        limit,
-        scores,
-        pick=pick,
-        rescore=rescore,
-        finish=finish,
-        kind=reduce,
-        on_round=on_round,
-    )
+    search: Descent | None = None
+    if limits:
+        search = Descent(
+            model,
+            separate(model),
+            limits,
+            scores,
+            pick=pick,
+            rescore=rescore,
+            finish=finish,
+            kind=reduce,
+            enough=budget,
+            on_round=on_round,
+        )
     for _ in range(ROUNDS):
         made = search.plan(graph) if search else settled()
         try:
@@ -330,7 +356,7 @@ def prune(
             seed=seed,
             compensation=compensation,
             trial=trial,
-            held_out=search and search.held_out(),
+            held_out=None if search is None else search.held_out(),
             clock=clock,
             dead=sum(scores.dead.values()),
         )

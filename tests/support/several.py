@@ -118,6 +118,19 @@ def normed(folder: Path) -> Found:
     return ended(model, tune(model, batches((8, 6)), batches((8,), 1), epochs=3, lr=0.02, device="cpu"))
 
 
+def attacked(folder: Path, method: Any = "pgd") -> Found:
+    """Adversarial training, with batch norms."""
+    from secateur.safety.adversarial import Adversarial
+
+    model, settings = net(norm=True), Adversarial(method, eps=0.2, bounds=(-9.0, 9.0), steps=2)
+    options: dict[str, Any] = {"epochs": 2, "lr": 0.05, "device": "cpu", "adversarial": settings}
+    return ended(model, tune(model, batches((8, 6)), batches((7, 1), seed=1), **options))
+
+
+def attacked_trades(folder: Path) -> Found:
+    return attacked(folder, "trades")
+
+
 def averaged(folder: Path) -> Found:
     model = net()
     return ended(model, tune(model, batches(), batches((7,), 1), epochs=2, lr=0.05, device="cpu", ema=0.5))

@@ -23,7 +23,7 @@ ALL = (*ALIKE, "kept", "normed", "poisoned", "unread", "apart", "stopped")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes left the results of all scenarios."""
     path = tmp_path_factory.mktemp(request.param)
-    alone = {"ddp": "averaged", "fsdp": "hidden"}[request.param]
+    alone = {"ddp": "averaged,attacked,attacked_trades", "fsdp": "hidden"}[request.param]
     done = launch(",".join((*ALL, alone)), path, **(SHARDED if request.param == "fsdp" else {}))
     assert done.returncode == 0, done.stderr[-3000:]
     return path
@@ -70,6 +70,20 @@ def test_all_processes_end_with_the_same_batch_statistics(folder: Path) -> None:
     main, other = results("normed", folder)
     assert all(torch.equal(value, other["state"][name]) for name, value in main["state"].items())
     assert main["history"]["epochs"][-1]["validation_loss"] == other["history"]["epochs"][-1]["validation_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attacked", "attacked_trades"])
+def test_adversarial_training_ends_with_one_model(folder: Path, name: str) -> None:
+    """Each process attacks its share of every batch, from starts of its own."""
+    if folder.name.startswith("fsdp"):
+        pytest.skip("adversarial training does not go with FSDP")
+    first, second = results(name, folder)
+    assert first["state"].keys() == second["state"].keys()
+    assert all(torch.equal(value, second["state"][n]) for n, value in first["state"].items())
+    rows = [found["history"]["epochs"] for found in (first, second)]
+    assert [row["robust_accuracy"] for row in rows[0]] == [row["robust_accuracy"] for row in rows[1]]
+    assert rows[0][-1]["robust_loss"] >= rows[0][-1]["validation_loss"]
 
 
 @pytest.mark.slow

@@ -148,7 +148,8 @@ def adapt(
     head = find_head(model, *inputs, classes=count, labels=_names(labels, count), seed=seed)
     start = with_head(model, head, *inputs)
     reach: dict[str, Any] = {"budget": budget, "threshold": threshold, "keep": keep, **planning}
-    if validate is not None and (reach.get("max_drop") is not None or reach.get("max_loss_increase") is not None):
+    bounds = ("max_drop", "max_loss_increase", "max_robust_drop")
+    if validate is not None and any(reach.get(name) is not None for name in bounds):
         reach["validate"] = validate
     reach |= {"importance": importance, "seed": seed, "loss": loss}
     if task is None:

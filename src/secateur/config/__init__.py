@@ -10,6 +10,9 @@ from secateur.config.adapt import AdaptOptions as AdaptOptions
 from secateur.config.adapt import AdaptRunSettings as AdaptRunSettings
 from secateur.config.adapt import AdaptSettings as AdaptSettings
 from secateur.config.adapt import TaskSettings as TaskSettings
+from secateur.config.adversarial import AdversarialSettings as AdversarialSettings
+from secateur.config.adversarial import FloorSettings as FloorSettings
+from secateur.config.adversarial import attack_of as attack_of
 from secateur.config.amounts import parse_budget as parse_budget
 from secateur.config.amounts import parse_limits as parse_limits
 from secateur.config.base import CommandSettings as CommandSettings

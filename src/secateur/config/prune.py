@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+from secateur.config.adversarial import FloorSettings, adversarial_problems
 from secateur.config.amounts import LIMITS, budget_problems, limit, limit_problems, parse_budget
 from secateur.config.base import Settings
 from secateur.config.common import DataSettings, ModelSettings, PlaceSettings, RunSettings
@@ -16,10 +17,11 @@ from secateur.plain import CHOICES
 from secateur.planning import Budget
 
 THRESHOLD = 0.8
+BOUNDS = ("max_drop", "max_loss_increase", "max_robust_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(RobustSettings, GradualSettings, PlanSettings, TrainedSettings):
+class PruneSettings(FloorSettings, RobustSettings, GradualSettings, PlanSettings, TrainedSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -31,7 +33,16 @@ class PruneSettings(RobustSettings, GradualSettings, PlanSettings, TrainedSettin
     """
 
     COMMAND = "prune"
-    SECTIONS = (ModelSettings, DataSettings, PlanSettings, GradualSettings, TrainSettings, RobustSettings, RunSettings)
+    SECTIONS = (
+        ModelSettings,
+        DataSettings,
+        PlanSettings,
+        GradualSettings,
+        TrainSettings,
+        FloorSettings,
+        RobustSettings,
+        RunSettings,
+    )
 
     def problems(self) -> Iterable[str]:
         """What contradicts each other or lies out of range."""
@@ -41,16 +52,24 @@ class PruneSettings(RobustSettings, GradualSettings, PlanSettings, TrainedSettin
         yield from super().problems()
         yield from _gradual_problems(self)
         yield from robust_problems(self)
+        yield from adversarial_problems(self, self, attacked=self.attacked)
+        yield from _floor_problems(self)
 
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""
-        none = all(getattr(self, name) is None for name in CHOICES)
+        none = all(getattr(self, name) is None for name in (*CHOICES, "max_robust_drop"))
         return replace(super().resolved(), threshold=THRESHOLD if none else self.threshold)
 
     @property
-    def bounded(self) -> str | None:
-        """The bound on held-out data that was given: max_drop or max_loss_increase."""
-        return next((name for name in ("max_drop", "max_loss_increase") if getattr(self, name) is not None), None)
+    def bounded(self) -> dict[str, float]:
+        """The bounds on held-out data that were given: max_drop, max_loss_increase, max_robust_drop."""
+        given = {name: getattr(self, name) for name in BOUNDS}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def attacked(self) -> bool:
+        """Whether training or pruning looks at attacked inputs."""
+        return self.adversarial != "none" or self.max_robust_drop is not None
 
     def cost(self) -> Budget | None:
         """The budget as `plan` takes it; None where there is none."""
@@ -80,12 +99,28 @@ def _choice_problems(settings: PruneSettings) -> Iterable[str]:
         yield f"{' and '.join(given)} given together: each says by itself what goes; give one of {', '.join(CHOICES)}"
     if settings.threshold is not None and not 0 < settings.threshold < math.inf:
         yield f"threshold={settings.threshold} must be above 0"
-    for name in ("max_drop", "max_loss_increase"):
+    for name in BOUNDS:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
             yield f"{name}={value} must be at least 0"
     if settings.keep is not None and not 0 < settings.keep <= 1:
         yield f"keep={settings.keep} must be in (0, 1]"
+
+
+def _floor_problems(settings: PruneSettings) -> Iterable[str]:
+    """What is wrong with a floor of robustness."""
+    if settings.max_robust_drop is None:
+        return
+    for name in ("threshold", "keep"):
+        if (value := getattr(settings, name)) is not None:
+            yield f"{name}={value} says by itself what goes: max_robust_drop goes with a budget, max_drop or alone"
+    if settings.schedule != "none":
+        yield f"schedule={settings.schedule} leads to its budget whatever it costs: leave max_robust_drop out"
+    budget = (
+        parse_budget(settings.budget).given if settings.budget and not list(budget_problems(settings.budget)) else {}
+    )
+    if len(budget) > 1 or "latency" in budget:
+        yield f"budget={settings.budget}: with max_robust_drop it is of one of macs, params or bytes"
 
 
 def _given(settings: PruneSettings) -> list[str]:

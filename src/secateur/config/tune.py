@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from secateur.config.adversarial import AdversarialSettings, adversarial_problems
 from secateur.config.base import CommandSettings, Settings
 from secateur.config.common import EXAMPLE_MODEL, DataSettings, ModelSettings, RunSettings, data_problems
 from secateur.config.robust import RobustSettings, robust_problems
@@ -39,7 +40,9 @@ class TuneRunSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneSettings(TuneRunSettings, RobustSettings, TuneOptions, DataSettings, DenseSettings, CommandSettings):
+class TuneSettings(
+    TuneRunSettings, AdversarialSettings, RobustSettings, TuneOptions, DataSettings, DenseSettings, CommandSettings
+):
     """All settings of ``secateur tune``; each is described at the class that it comes from.
 
     Args:
@@ -54,7 +57,7 @@ class TuneSettings(TuneRunSettings, RobustSettings, TuneOptions, DataSettings, D
     """
 
     COMMAND = "tune"
-    SECTIONS = (DenseSettings, DataSettings, TuneOptions, RobustSettings, RunSettings)
+    SECTIONS = (DenseSettings, DataSettings, TuneOptions, AdversarialSettings, RobustSettings, RunSettings)
     OPERAND = "result"
 
     result: Path = RunSettings.out
@@ -64,6 +67,7 @@ class TuneSettings(TuneRunSettings, RobustSettings, TuneOptions, DataSettings, D
         yield from data_problems(self)
         yield from training_problems(self)
         yield from robust_problems(self)
+        yield from adversarial_problems(self, self, attacked=self.adversarial != "none")
         if self.epochs == 0:
             yield "epochs=0 leaves nothing to do"
         if self.weights is not None and self.model is None:

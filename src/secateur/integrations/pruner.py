@@ -16,7 +16,7 @@ from secateur.pruning import prune
 from secateur.reporting import Report
 from secateur.tracing import trace
 
-REACHED = ("threshold", "keep", "max_drop", "max_loss_increase")
+REACHED = ("threshold", "keep", "max_drop", "max_loss_increase", "max_robust_drop")
 
 
 class Pruner:

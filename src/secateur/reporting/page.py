@@ -73,7 +73,8 @@ def render_page(
     Args:
         report: in the form of ``report.json``.
         histories: training curves, ``{"dense" | "gradual" | "masked" | "tuned": rows}``, a row an epoch, with
-            ``train_loss``, ``train_accuracy``, ``validation_loss`` and ``validation_accuracy`` where there are any.
+            ``train_loss``, ``train_accuracy``, ``validation_loss`` and ``validation_accuracy`` where there are any,
+            and in adversarial training ``robust_loss`` and ``robust_accuracy``.
         load: Python code that loads the result.
         settings: the complete settings, as YAML.
     """
@@ -232,9 +233,10 @@ def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], which: str) ->
 
 def _history_charts(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     def chart(title: str, what: str, percent: bool) -> str:
+        parts = [("train", "training"), ("validation", "validation")]
+        parts += [("robust", "under attack")] * any(row.get(f"robust_{what}") is not None for row in rows)
         lines = [
-            Series(name=label, style=style, values=[row.get(f"{part}_{what}") for row in rows])
-            for part, label, style in (("train", "training", "train"), ("validation", "validation", "validation"))
+            Series(name=label, style=part, values=[row.get(f"{part}_{what}") for row in rows]) for part, label in parts
         ]
         return charts.line_chart(title, lines, identity=f"chart-{name}-{what}", percent=percent)
 

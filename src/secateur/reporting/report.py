@@ -29,7 +29,9 @@ class Report(Mapping[str, Any]):
     latency and MACs were measured, "latency_cut_per_mac_cut" beside "axes" says how much of the cut in MACs shows in
     the latency: 1 is all of it. It prints as a table in a terminal and in a notebook.
     Where a metric on held-out data was bounded there is also ``"held_out": {"setting", "bound", "metric", "unit",
-    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points. Where weights
+    "dense", "pruned", "worse", "rounds", "met", "interrupted"}``, with accuracies in percentage points; of several
+    bounds the others are a list "others" in it, and with a budget "budget" is its amount and "ended_by" what kept more
+    from going: "budget", a bound's setting or "nothing left". Where weights
     were refitted there is ``"compensation": {"how", "samples", "refitted", "left", "distance_before", "distance",
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
     ``"dead_units"``, a number, where units gave zero on all of the data; and ``"trial": {"chosen", "distances",

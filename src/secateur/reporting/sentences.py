@@ -91,14 +91,32 @@ def held_out(report: Mapping[str, Any]) -> str | None:
     found: Mapping[str, Any] | None = report.get("held_out")
     if not found:
         return None
+    parts = [_reading(found), *map(_reading, found.get("others", ()))]
+    stopped = "; stopped by Ctrl-C, so more may go" if found.get("interrupted") else ""
+    kept = f"{found['met']} of {found['rounds']} rounds kept to {'it' if len(parts) == 1 else 'all'}"
+    return f"Held-out {'; '.join(parts)} ({kept}{stopped}).{_ended(found)}"
+
+
+def _reading(found: Mapping[str, Any]) -> str:
+    """What one bound says."""
     unit = f" {found['unit']}" if found.get("unit") else ""
     worse = float(found["worse"])
     change = f"{plain(abs(worse))}{unit} {'worse' if worse > 0 else 'better'}" if worse else "the same"
-    stopped = "; stopped by Ctrl-C, so more may go" if found.get("interrupted") else ""
     return (
-        f"Held-out {found['metric']}: dense {plain(found['dense'])}, pruned {plain(found['pruned'])}, {change}, within "
-        f"{found['setting']}={found['bound']:g} ({found['met']} of {found['rounds']} rounds kept to it{stopped})."
+        f"{found['metric']}: dense {plain(found['dense'])}, pruned {plain(found['pruned'])}, {change}, within "
+        f"{found['setting']}={found['bound']:g}"
     )
+
+
+def _ended(found: Mapping[str, Any]) -> str:
+    """Whether the budget was reached, where there was one."""
+    if not found.get("budget") or found.get("interrupted"):
+        return ""
+    budget = ", ".join(f"{kind}={amount}" for kind, amount in found["budget"].items())
+    if found["ended_by"] == "budget":
+        return f" The budget {budget} was reached within that."
+    why = "nothing more can go" if found["ended_by"] == "nothing left" else f"{found['ended_by']} would be broken"
+    return f" The budget {budget} was not reached: {why}."
 
 
 def gradual(report: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.config import PruneSettings
+from secateur.config import PruneSettings, attack_of
 from secateur.data import Data
 from secateur.fit import example
 from secateur.reporting import Report
@@ -42,6 +42,8 @@ def prune(
         ticket: early weights and learning rates, where the steps go back to them.
     """
     options = settings.options()
+    if settings.adversarial != "none":
+        options["adversarial"] = attack_of(settings, settings, data.scaled)
     others = {name: value for name, value in given.items() if name not in ("threshold", "keep")}
     with watch(f"Pruning and training in {settings.steps} steps") as step:
         result = prune_gradually(

@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur import artifacts, digests
 from secateur.adapting.passes import same_pass
-from secateur.config import PruneSettings, TrainedSettings, TrainingSettings
+from secateur.config import PruneSettings, TrainedSettings, TrainingSettings, TuneSettings, attack_of
 from secateur.data import Data, load_data
 from secateur.errors import ConfigError, DataError, Diverged, SecateurError
 from secateur.files import RunDirectory, write_json, write_text
@@ -37,6 +37,7 @@ from secateur.runs.origins import Origin
 from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Step, Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
+from secateur.safety.batches import alternating, attacked
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
 from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
@@ -240,8 +241,8 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
         data = fitting_data(model, settings)
         if settings.bounded and data.validation is None:
             raise DataError(
-                f"{settings.bounded} is kept to on a validation split, never on the test split, and {settings.data} "
-                f"has none. Let it return one, or give a budget or a threshold"
+                f"{' and '.join(settings.bounded)} is kept to on a validation split, never on the test split, and "
+                f"{settings.data} has none. Let it return one, or give a budget or a threshold"
             )
         if settings.train_epochs:
             check_plan(model, data, settings)
@@ -273,7 +274,7 @@ def check_plan(model: nn.Module, data: Data, settings: PruneSettings) -> None:
     graph = trace(model, inputs)
     scores = score(model, graph, _importance(settings), _calibration(data, settings, 1), seed=settings.seed)
     chosen = _choice(settings)
-    if settings.bounded:
+    if settings.bounded and settings.budget is None:
         chosen["keep"] = 1.0
     clock = Clock.where_asked(model, graph, inputs, None, chosen["budget"], chosen["multiple_of"])
     plan(graph, scores, **chosen, latency=clock.table if clock is not None else None)
@@ -354,7 +355,11 @@ def prune_model(
     if settings.importance == "auto" and settings.threshold is None and settings.schedule == "none":
         given["importance"] = "auto"  # which tries several
     if settings.schedule != "none":
+        if settings.attacked:
+            given["data"] = _under_attack(model, data, settings, given["data"])
         return gradual.prune(model.eval(), data, settings, watch, given, checkpoints, ticket)
+    if settings.attacked:
+        given["adversarial"] = attack_of(settings, settings, data.scaled)
     with watch("Tracing, scoring, pruning, proving") as step:
         result = prune(model.eval(), example(data, settings.device), **given, **_bound(settings, data, step))
         step.note(
@@ -362,6 +367,12 @@ def prune_model(
             f"{result.proof.status}"
         )
     return result
+
+
+def _under_attack(model: nn.Module, data: Data, settings: PruneSettings, batches: list[Any]) -> list[Any]:
+    """The batches and the same under attack, in turns; steps look at all of them, attacked as the dense network is."""
+    attack = attack_of(settings, settings, data.scaled)
+    return alternating(batches, attacked(model, batches, attack, seed=settings.seed))
 
 
 def _choice(settings: PruneSettings) -> dict[str, Any]:
@@ -372,13 +383,12 @@ def _choice(settings: PruneSettings) -> dict[str, Any]:
 
 
 def _bound(settings: PruneSettings, data: Data, step: Step) -> dict[str, Any]:
-    """A bound on the validation split, as ``sc.prune`` takes it; nothing where none was given."""
-    if settings.bounded is None:
+    """Bounds on the validation split, as ``sc.prune`` takes them; nothing where none was given."""
+    if not settings.bounded:
         return {}
     assert data.validation is not None  # `prepare` saw to that
-    amount = getattr(settings, settings.bounded)
     return {
-        settings.bounded: amount,
+        **settings.bounded,
         "validate": Moved(data.validation, settings.device),
         "reduce": settings.reduce,
         "on_round": lambda done: step.note(done.describe()),
@@ -575,6 +585,7 @@ def train(
             step.note(
                 f"epoch {row.epoch} of {epochs}, loss {row.train_loss:.3g}"
                 + (f", {what} {100 * seen:.1f} %" if seen is not None else "")
+                + (f", under attack {100 * row.robust_accuracy:.1f} %" if row.robust_accuracy is not None else "")
             )
 
         try:
@@ -591,7 +602,7 @@ def train(
                 seed=settings.seed,
                 checkpoints=checkpoints,
                 callbacks=callbacks,
-                **{**settings.options(), **other},
+                **{**settings.options(), **_attacks(settings, data), **other},
                 every=settings.checkpoint_every,
                 on_epoch=show,
                 progress=step.advance,
@@ -604,6 +615,13 @@ def train(
             step.note(_kept(history, epochs))
     model.eval()
     return history
+
+
+def _attacks(settings: TrainingSettings, data: Data) -> dict[str, Any]:
+    """The attack that a training withstands, as `tune` takes it; nothing where none was asked for."""
+    if not isinstance(settings, PruneSettings | TuneSettings) or settings.adversarial == "none":
+        return {}
+    return {"adversarial": attack_of(settings, settings, data.scaled)}
 
 
 def _rate(lr: float | str | None, settings: TrainingSettings, checkpoints: Path | None) -> Rate:
@@ -637,7 +655,8 @@ def _kept(history: History, epochs: int) -> str:
         return f"none of {len(history.epochs)} epochs was better than the state before"
     best = history.epochs[history.best_epoch - 1]
     score = "" if best.validation_accuracy is None else f", validation accuracy {100 * best.validation_accuracy:.1f} %"
-    return f"kept epoch {best.epoch} of {epochs}{score}"
+    robust = "" if best.robust_accuracy is None else f", under attack {100 * best.robust_accuracy:.1f} %"
+    return f"kept epoch {best.epoch} of {epochs}{score}{robust}"
 
 
 def stopped(report: Report) -> str:

@@ -130,6 +130,8 @@ class Coming:
         }
         if teacher is not None:
             plain["teacher"] = [teacher.weight, teacher.temperature, teacher.feature_weight]
+        if options["adversarial"] is not None:
+            plain["adversarial"] = str(options["adversarial"])
         return Short(
             run=run,
             samples=self._validation_samples,

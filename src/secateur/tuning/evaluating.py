@@ -1,6 +1,6 @@
 """Loss, accuracy and whatever else a model is judged by, over all batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 from secateur.errors import SecateurError, TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss, Totals, forward, loss_of
+from secateur.safety.batches import AttackedView
 from secateur.tuning import metrics
 from secateur.tuning.distilling import is_causal
 from secateur.tuning.gradients import summed
@@ -66,6 +67,7 @@ class Survey:
         memory: what batches that don't fit are done by.
         processes: None is this one alone.
         what: the name of it all, for errors.
+        attack: ``(model, batch) -> batch``, by which each batch is changed before the model sees it.
     """
 
     def __init__(
@@ -78,9 +80,10 @@ class Survey:
         memory: Pieces,
         processes: Processes | None = None,
         what: str = "evaluation",
+        attack: Callable[[nn.Module, Any], Any] | None = None,
     ) -> None:
         self.model, self.device, self.loss, self.metric = model, device, loss, metric
-        self.processes, self.memory, self.split, self.what = processes, memory, 1, what
+        self.processes, self.memory, self.split, self.what, self.attack = processes, memory, 1, what, attack
         self.weigh = size_of if loss is not None else partial(labels_of, shifted=is_causal(model))
 
     def __call__(self, batches: Iterable[Any]) -> tuple[Totals, float | None]:
@@ -105,7 +108,8 @@ class Survey:
                 raise TrainingError("nothing to evaluate on: the loader holds no batch")
             value = None if meter is None else meter.value()
             if function is not None:
-                value = metrics.of_function(function, self.model, batches)
+                seen = batches if self.attack is None else AttackedView(batches, self.model, self.attack)
+                value = metrics.of_function(function, self.model, seen)
         return found, value
 
     def _count(self, part: Part, number: int, each: float, totals: Totals, meter: Meter | None) -> None:
@@ -119,7 +123,8 @@ class Survey:
         while rest:
             piece = rest[0]
             try:
-                output, target = forward(self.model, piece.batch, self.device)
+                batch = piece.batch if self.attack is None else self.attack(self.model, piece.batch)
+                output, target = forward(self.model, batch, self.device)
                 labels = self.weigh(piece.batch)
                 counts = piece.counts and each > 0
                 value = loss_of(output, target, self.loss).item() if counts and labels else 0.0  # a mean of none is NaN

@@ -37,7 +37,7 @@ from secateur.tuning.tune import tune
 MODES = ("cut", "soft", "regularised")
 REWINDS = (None, "weights", "rates")
 PLANNING = ("scope", "min_units", "multiple_of", "max_share", "only", "ignore")
-OTHERS = ("threshold", "keep", "max_drop", "max_loss_increase")
+OTHERS = ("threshold", "keep", "max_drop", "max_loss_increase", "max_robust_drop")
 OWN = (
     *("model", "train", "validate", "epochs", "lr", "schedule", "teacher", "loss", "seed", "checkpoints", "every"),
     *("on_epoch", "progress", "keep"),

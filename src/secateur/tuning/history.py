@@ -12,8 +12,11 @@ class Epoch:
     Attributes:
         epoch: from 1.
         train_loss, validation_loss: mean loss of a sample.
-        train_accuracy, validation_accuracy: in [0, 1]; None where targets are no classes.
+        train_accuracy, validation_accuracy: in [0, 1]; None where targets are no classes. In adversarial training
+            ``train_accuracy`` is that at attacked inputs.
         metric: of the validation batches, where a metric was asked for.
+        robust_loss, robust_accuracy, robust_metric: the same of the validation batches under attack, in adversarial
+            training; None otherwise.
         lr: the learning rate at its end.
         steps: steps of the optimizer.
         seconds: wall-clock time of the training steps.
@@ -25,6 +28,9 @@ class Epoch:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     metric: float | None = None
+    robust_loss: float | None = None
+    robust_accuracy: float | None = None
+    robust_metric: float | None = None
     lr: float
     steps: int = 0
     seconds: float

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,13 @@ class Short:
 
     def score(self, row: Epoch) -> tuple[float, str]:
         """What an epoch is worth, higher being better, and the name of what was looked at."""
+        if row.robust_loss is not None:
+            row = replace(
+                row,
+                metric=row.robust_metric,
+                validation_accuracy=row.robust_accuracy,
+                validation_loss=row.robust_loss,
+            )
         if row.metric is not None:
             return (row.metric if self.larger else -row.metric), "metric"
         if row.validation_accuracy is not None:

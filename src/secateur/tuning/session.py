@@ -4,7 +4,8 @@ import copy
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,21 +28,69 @@ class _Stop(Exception):
     """The run ends between two steps."""
 
 
-class Judge:
-    """Validates a run's model: the averaged weights where there are such."""
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a validation gave.
 
-    def __init__(self, batches: Iterable[Any], run: Run, loss: Loss | None, metric: Metric | None, seed: int) -> None:
+    Attributes:
+        totals, metric: the sums over all samples, and the metric if there is one.
+        robust: the same under attack; None where nothing was attacked.
+    """
+
+    totals: Totals
+    metric: float | None
+    robust: tuple[Totals, float | None] | None = None
+
+    @property
+    def deciding(self) -> tuple[Totals, float | None]:
+        """What the best state is chosen by: what holds under attack, where something was attacked."""
+        return self.robust or (self.totals, self.metric)
+
+    def noted(self, row: Epoch) -> Epoch:
+        """The row of an epoch with what validation gave."""
+        row = replace(
+            row, validation_loss=self.totals.loss, validation_accuracy=self.totals.accuracy, metric=self.metric
+        )
+        if self.robust is None:
+            return row
+        totals, metric = self.robust
+        return replace(row, robust_loss=totals.loss, robust_accuracy=totals.accuracy, robust_metric=metric)
+
+
+class Judge:
+    """Validates a run's model: the averaged weights where there are such.
+
+    Args:
+        attack: where validation is under attack, too.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        run: Run,
+        loss: Loss | None,
+        metric: Metric | None,
+        seed: int,
+        attack: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> None:
         these = run.processes
         model = run.wrapped if these.sharded else run.model
-        self.survey = Survey(model, run.device, loss, metric, processes=these, memory=run.memory, what="validation")
+        survey = partial(Survey, model, run.device, loss, metric, processes=these, memory=run.memory)
+        self.survey = survey(what="validation")
+        self.robust = None if attack is None else survey(what="validation under attack", attack=attack)
         self.batches, self.run, self.seed = batches, run, seed
 
-    def __call__(self) -> tuple[Totals, float | None]:
+    def __call__(self) -> Verdict:
+        """What the model is worth now."""
+        totals, metric = self._of(self.survey)
+        return Verdict(totals=totals, metric=metric, robust=None if self.robust is None else self._of(self.robust))
+
+    def _of(self, survey: Survey) -> tuple[Totals, float | None]:
         """The sums over all samples, and the metric if there is one."""
         with randomness.as_found(self.run.device):
             randomness.seed_all(self.seed, 0)
             try:
-                totals, value = self.survey(self.batches)
+                totals, value = survey(self.batches)
             except DataFailed as error:
                 raise self._failed(error) from error
         # A function may differ in the last digit from process to process, and none may stop alone.
@@ -67,7 +116,7 @@ class Session:
         keeper: Checkpoints | None,
         judge: Judge | None,
         best: Best,
-        settings: dict[str, int],
+        settings: dict[str, Any],
         started: float,
     ) -> None:
         self.run, self.model, self.keeper, self.judge, self.best = run, model, keeper, judge, best
@@ -118,9 +167,9 @@ class Session:
     def _finish(self, row: Epoch, epochs: int, patience: int | None, on_epoch: Callable[[Epoch], None] | None) -> None:
         """Validate after an epoch, and count it as done."""
         run = self.run
-        scores, metric = self._consider(row.epoch)
-        if scores is not None:
-            row = replace(row, validation_loss=scores.loss, validation_accuracy=scores.accuracy, metric=metric)
+        verdict = self._consider(row.epoch)
+        if verdict is not None:
+            row = verdict.noted(row)
         self.history.epochs.append(row)
         for callback in run.callbacks:
             callback.on_epoch(run, row)
@@ -132,14 +181,15 @@ class Session:
         ended = bool(self.history.stopped) or run.epoch > epochs  # what comes after the run may be killed, too
         self._save_if_due(force=self.keeper is not None and ended)
 
-    def _consider(self, epoch: int) -> tuple[Totals | None, float | None]:
+    def _consider(self, epoch: int) -> Verdict | None:
         run = self.run
         run.check_finite()
         with run.average.swapped(run.model) if run.average is not None else nullcontext():
             run.processes.share_buffers(run.wrapped)
-            scores, metric = (None, None) if self.judge is None else self.judge()
-            self.best.consider(epoch, run.processes.model_state(run.wrapped), scores, metric)
-        return scores, metric
+            verdict = None if self.judge is None else self.judge()
+            deciding = (None, None) if verdict is None else verdict.deciding
+            self.best.consider(epoch, run.processes.model_state(run.wrapped), *deciding)
+        return verdict
 
     def _asked(self) -> bool:
         """Whether somebody asked the run to stop, in any process."""
@@ -224,7 +274,7 @@ class Session:
         self.history.interrupted = False
 
 
-def _same(own: dict[str, int], saved: dict[str, int]) -> None:
+def _same(own: dict[str, Any], saved: dict[str, Any]) -> None:
     """Settings that say which batches come next must be what they were."""
     other = [f"{name}={saved.get(name)}, now {value}" for name, value in own.items() if saved.get(name) != value]
     if other:

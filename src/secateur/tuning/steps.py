@@ -44,6 +44,7 @@ class PruningStep:
         if best is not None and best.validation_loss is not None:
             found = {"loss": best.validation_loss, "accuracy": best.validation_accuracy}
             score += f", {_score({name: value for name, value in found.items() if value is not None})} trained"
+            score += "" if best.robust_accuracy is None else f", {100 * best.robust_accuracy:.1f} % under attack"
         return f"step {self.number}: {left}{score}"
 
     def to_dict(self) -> dict[str, Any]:

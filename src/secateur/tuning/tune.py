@@ -14,6 +14,7 @@ from torch import nn
 from secateur.errors import TrainingError
 from secateur.modules import kept_modes
 from secateur.objectives import Loss
+from secateur.safety.adversarial import Adversarial
 from secateur.tuning import metrics, randomness, ranges
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
@@ -31,6 +32,7 @@ from secateur.tuning.parts import labels_of, size_of
 from secateur.tuning.processes import Processes, processes
 from secateur.tuning.ranging import loader_as_found
 from secateur.tuning.recipes import EPOCHS, Recipe
+from secateur.tuning.robust import Attacker
 from secateur.tuning.schedules import Fraction, fractions
 from secateur.tuning.searching import Search
 from secateur.tuning.session import Judge, Session
@@ -53,6 +55,7 @@ def tune(
     temperature: float = Recipe.temperature,
     train_only: What = "all",
     freeze_statistics: bool = False,
+    adversarial: Adversarial | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
     larger: bool | None = None,
@@ -100,6 +103,8 @@ def tune(
         temperature: softens the scores of teacher and model, above 0.
         train_only: what trains, as for `trainable`: "all", "norms", "biases", "head", "low-rank", names, patterns.
         freeze_statistics: whether batch norms keep their running statistics.
+        adversarial: attacks on the inputs, which training then makes the model resist; see `Adversarial`. The best
+            state is chosen under attack, and each epoch's row says both.
         loss: ``(output, target) -> scalar``; by default the model's own ``output.loss`` where it has one, else
             cross-entropy.
         metric: what validation goes by: a name such as "f1", a metric of torchmetrics, or ``(model, batches) ->
@@ -160,6 +165,8 @@ def tune(
         these = stack.enter_context(processes(device, precision))
         if ema is not None and these.sharded:
             raise TrainingError("ema does not go with FSDP: train with DDP, or without ema")
+        if adversarial is not None and these.sharded:
+            raise TrainingError("adversarial does not go with FSDP: train with DDP")
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_modes(model))
@@ -173,12 +180,13 @@ def tune(
             train=train,
             validate=validate,
             teacher=taught,
-            objective=lambda these, lesson: objective(these, loss, lesson),
+            objective=lambda these, lesson: objective(these, loss, lesson, adversarial),
             steps=pace.total,
             options={
                 "weight_decay": weight_decay,
                 "schedule": schedule,
                 "warmup": warmup,
+                "adversarial": adversarial,
                 "loss": loss,
                 "metric": metric,
                 "larger": larger,
@@ -199,7 +207,7 @@ def tune(
             wrapped,
             stepper,
             train,
-            objective(these, loss, lesson),
+            objective(these, loss, lesson, adversarial),
             these,
             pace,
             seed=seed,
@@ -209,9 +217,12 @@ def tune(
             weigh=size_of if loss is not None else partial(labels_of, shifted=is_causal(these.unwrap(wrapped))),
         )
         randomness.seed_all(seed, these.rank)
-        judge = None if validate is None else Judge(validate, run, loss, metric, seed)
+        attacking = None if adversarial is None else Attacker.of(adversarial, these, loss).validating
+        judge = None if validate is None else Judge(validate, run, loss, metric, seed, attacking)
         best = Best(validated=validate is not None, larger=larger, last=keep == "last")
-        session = Session(run, model, keeper, judge, best, {"seed": seed, "accumulate": accumulate}, started)
+        settings = {"seed": seed, "accumulate": accumulate}
+        settings |= {} if adversarial is None else {"adversarial": str(adversarial)}
+        session = Session(run, model, keeper, judge, best, settings, started)
         session.history.choice = choice
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)

@@ -10,6 +10,7 @@ from secateur.cli.flags import (
     MODEL,
     PLAN,
     ROBUST,
+    ROBUST_GROUP,
     RUN,
     RUN_GROUP,
     TRAIN_GROUP,
@@ -22,12 +23,13 @@ from secateur.cli.flags import (
     all_settings,
     every,
 )
-from secateur.config import GradualSettings, PruneSettings, RunSettings, TrainSettings
+from secateur.config import FloorSettings, GradualSettings, PruneSettings, RunSettings, TrainSettings
 
 BitByBit = Annotated[GradualSettings, every(Group("Bit by bit", sort_key=3.5))]
 Training = Annotated[TrainSettings, every(TRAIN_GROUP)]
 Run = Annotated[RunSettings, every(RUN_GROUP)]
-BIT_BY_BIT, TRAINING = GradualSettings(), TrainSettings()
+Attacks = Annotated[FloorSettings, every(ROBUST_GROUP)]
+BIT_BY_BIT, TRAINING, ATTACKS = GradualSettings(), TrainSettings(), FloorSettings()
 
 
 def prune(
@@ -37,6 +39,7 @@ def prune(
     plan: Plan = PLAN,
     bit_by_bit: BitByBit = BIT_BY_BIT,
     training: Training = TRAINING,
+    attacks: Attacks = ATTACKS,
     robust: Robust = ROBUST,
     run: Run = RUN,
     config: File = None,
@@ -64,6 +67,10 @@ def prune(
     # and whether the smaller network is easier to attack
     secateur prune --budget params=0.1 --robust --eps 0.1 --samples 200
 
+    # of an adversarially trained network, to keep what withstands attacks
+    secateur prune --model package.module:Net --weights robust.pt --data npz:photos.npz --budget macs=0.5 \\
+        --max-robust-drop 2 --adversarial pgd --eps 8/255
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -75,5 +82,5 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, robust, run)
+    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, attacks, robust, run)
     return carried_out(lambda watch: prune_run(settings, overwrite=overwrite, watch=watch), settings.out)

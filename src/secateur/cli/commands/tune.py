@@ -8,6 +8,7 @@ from secateur.cli.flags import (
     DATA,
     MODEL_GROUP,
     ROBUST,
+    ROBUST_GROUP,
     RUN,
     RUN_GROUP,
     TRAIN_GROUP,
@@ -19,12 +20,13 @@ from secateur.cli.flags import (
     all_settings,
     every,
 )
-from secateur.config import DenseSettings, TuneOptions, TuneRunSettings, TuneSettings
+from secateur.config import AdversarialSettings, DenseSettings, TuneOptions, TuneRunSettings, TuneSettings
 
 Dense = Annotated[DenseSettings, every(MODEL_GROUP)]
 Training = Annotated[TuneOptions, every(TRAIN_GROUP)]
 Run = Annotated[TuneRunSettings, every(RUN_GROUP)]
-DENSE, TRAINING, TUNE_RUN = DenseSettings(), TuneOptions(), TuneRunSettings()
+Attacks = Annotated[AdversarialSettings, every(ROBUST_GROUP)]
+DENSE, TRAINING, TUNE_RUN, ATTACKS = DenseSettings(), TuneOptions(), TuneRunSettings(), AdversarialSettings()
 
 
 def tune(
@@ -34,6 +36,7 @@ def tune(
     dense: Dense = DENSE,
     data: Data = DATA,
     training: Training = TRAINING,
+    attacks: Attacks = ATTACKS,
     robust: Robust = ROBUST,
     run: Run = TUNE_RUN,
     config: File = None,
@@ -65,7 +68,7 @@ def tune(
     from secateur.runs import several
     from secateur.runs.tune import tune_run
 
-    settings = all_settings(TuneSettings, config, dense, data, training, robust, run, result=result)
+    settings = all_settings(TuneSettings, config, dense, data, training, attacks, robust, run, result=result)
     return carried_out(
         lambda watch: tune_run(settings, overwrite=overwrite, watch=watch), settings.out, quiet=several.rank() != 0
     )
