@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from robust_setting import ADVERSARIAL, Data, Loader, accuracies, dense, hardware, load_data
+from robust_setting import ADVERSARIAL, Data, Loader, accuracies, dense, hardware, load_data, training_attack
 from robust_table import document
 from torch import Tensor, multiprocessing, nn
 
@@ -87,7 +87,7 @@ def work(job: Job, options: argparse.Namespace, data: Data) -> dict[str, Any]:
         "kept_epoch": history.best_epoch,
         "steps": history.steps,
         "seconds": seconds,
-        "settings": {n: getattr(options, n) for n in ("epochs", "lr", "batch", "precision", "steps", "targets")},
+        "settings": {n: getattr(options, n) for n in ("epochs", "lr", "batch", "pgd", "precision", "steps", "targets")},
         "images": {**data.counts, "calibration": min(options.calibrate, len(data.tuning))},
         "hardware": hardware(options.device),
     }
@@ -105,7 +105,7 @@ def tuned(model: nn.Module, job: Job, options: argparse.Namespace, data: Data, s
         optimizer="sgd",
         weight_decay=5e-4,
         warmup=0.1,
-        adversarial=ADVERSARIAL,
+        adversarial=training_attack(options.pgd),
         precision=options.precision,
         device=options.device,
         seed=job.seed,
@@ -144,7 +144,9 @@ def worker(rank: int, options: argparse.Namespace) -> None:
     """Do every job that is this worker's and is not done."""
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True
-    data = load_data(options.images, options.load, options.device, options.train, options.test)
+    data = load_data(
+        options.images, options.load, options.device, options.train, options.test, validate=options.validate
+    )
     for number, job in enumerate(jobs(options)):
         path = options.results / job.file
         if number % options.workers != rank or path.exists():
@@ -193,6 +195,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     start.add_argument("--epochs", type=int, default=3)
     start.add_argument("--lr", type=float, default=0.05)
     start.add_argument("--batch", type=int, default=512)
+    start.add_argument("--pgd", type=int, default=7, help="steps of the attack that is trained against")
+    start.add_argument("--validate", type=int, default=1000, help="training images that choose the epoch")
     start.add_argument("--precision", default="bf16")
     start.add_argument("--steps", type=int, default=50, help="of Auto-PGD")
     start.add_argument("--targets", type=int, default=3, help="classes that Auto-PGD goes to")

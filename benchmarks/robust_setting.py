@@ -6,7 +6,7 @@ Shape letters: N samples.
 import importlib.util
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from secateur.safety.apgd import apgd, apgd_dlr
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ADVERSARIAL = sc.Adversarial("pgd", eps=8 / 255, normalise=(MEAN, STD), steps=7, step_size=2 / 255)
 THREAT = Threat(eps=8 / 255, normalise=(MEAN, STD))
-VALIDATE = 1000  # training images that choose the epoch
 PAD = 4
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def training_attack(steps: int) -> sc.Adversarial:
+    """What is trained against: with fewer steps than five, longer ones, which still reach the edge of the ball."""
+    return replace(ADVERSARIAL, steps=steps, step_size=max(2 / 255, 10 / 255 / steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +114,15 @@ def load_py(path: Path) -> Any:
     return module
 
 
-def load_data(path: Path | None, load: Path, device: str, train: int | None, test: int | None) -> Data:
+def load_data(
+    path: Path | None, load: Path, device: str, train: int | None, test: int | None, *, validate: int
+) -> Data:
     """CIFAR-10 on the device.
 
     Args:
         path: an .npz of x_train, y_train, x_test and y_test; None takes what load.py loads.
         train, test: how many images of each at most.
+        validate: the last training images, which choose the epoch; a quarter at most.
     """
     if path is None:
         made = {split: load_py(load).cifar10(split) for split in ("train", "test")}
@@ -124,7 +131,7 @@ def load_data(path: Path | None, load: Path, device: str, train: int | None, tes
         made = {s: [torch.from_numpy(arrays[f"{name}_{s}"]) for name in "xy"] for s in ("train", "test")}
     parts = {s: Images(x=x.to(device), y=y.long().to(device)) for s, (x, y) in made.items()}
     whole = parts["train"].part(0, train)
-    cut = len(whole) - min(VALIDATE, len(whole) // 4)
+    cut = len(whole) - min(validate, len(whole) // 4)
     return Data(tuning=whole.part(0, cut), validation=whole.part(cut), test=parts["test"].part(0, test))
 
 
