@@ -47,11 +47,12 @@ def _setting(rows: Sequence[Row]) -> str:
     return (
         f"Measured on {machine}: {len(rows)} networks, {seconds:.0f} s of work in all processes together. "
         f"Scores and compensation: {images['calibration']:,} training images. Tuning: {how['epochs']} epochs of "
-        f"{images['tuning']:,} training images, PGD-{how['pgd']}, batches of {how['batch']}, SGD with a rate of {how['lr']:g} "
-        f"that falls by a cosine, precision {how['precision']}; the epoch is chosen on {images['validation']:,} more "
-        f"training images under attack. Tests: {images['test']:,} test images, full precision, Auto-PGD of "
-        f"{how['steps']} steps by cross-entropy, then towards {how['targets']} classes by the difference of logits "
-        f"ratio. Accuracies in %, mean ± standard deviation over seeds; each seed is a dense network of its own."
+        f"{images['tuning']:,} training images, PGD-{how['pgd']}, batches of {how['batch']}, SGD with a rate of "
+        f"{how['lr']:g} that falls by a cosine, precision {how['precision']}; the epoch is chosen on "
+        f"{images['validation']:,} more training images under attack. Tests: {images['test']:,} test images, full "
+        f"precision, Auto-PGD of {how['steps']} steps by cross-entropy, then towards {how['targets']} classes by the "
+        f"difference of logits ratio. Accuracies in %, mean ± standard deviation over seeds; each seed is a dense "
+        f"network of its own."
     )
 
 
