@@ -105,7 +105,7 @@ CLASSES: dict[str, Attack] = {
             "\x00.json",
         )
     },
-    **{f"version {version!r}": _record(version=version) for version in (0, 3, "2", 2.0, True, None, [2])},
+    **{f"version {version!r}": _record(version=version) for version in (0, 4, "2", 2.0, True, None, [2])},
     "another format": _record(format="onnx"),
     "history of numbers": _record(history=[1, 2]),
     "history without steps": _record(history=[{"figures": {}}]),
