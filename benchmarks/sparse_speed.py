@@ -1,11 +1,12 @@
 """Must show: what zeros in the weights do to the time of a layer, on a GPU with 2:4 kernels and on the CPU.
 
-    python benchmarks/sparse_speed.py --device cuda --json speed.json
+    PYTHONPATH=src python benchmarks/sparse_speed.py --device cuda --json speed.json
 
 On CUDA: the MLP of a Llama 7B (4096 -> 11008 -> 4096, gated by SiLU, random weights made 2:4 by magnitude), dense and
 with semi-structured tensors of both libraries that torch has for them. Every variant is checked against float32 first.
 Times are medians of CUDA events, the variants in turns: "eager" as a user's code calls it, Python and launches
 included; "graph" as a replayed CUDA graph, the kernels alone. The three matrices are larger together than the cache.
+Last, `secateur.accelerate` chooses by itself.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 
@@ -157,6 +158,7 @@ def on_cuda() -> dict[str, Any]:
                 x = torch.randn(tokens, WIDTH, device="cuda", dtype=dtype)
                 rows += case(weights, x, started + SEARCH_SECONDS)
                 print_rows(rows[-4:])
+        chosen = [by_itself([w.to(torch.bfloat16) for w in whole], tokens) for tokens in TOKENS]
     return {
         "device": torch.cuda.get_device_name(),
         "capability": list(torch.cuda.get_device_capability()),
@@ -167,7 +169,36 @@ def on_cuda() -> dict[str, Any]:
         "rounds": ROUNDS,
         "seconds": time.monotonic() - started,
         "rows": rows,
+        "accelerate": chosen,
     }
+
+
+class Mlp(nn.Module):
+    """The same MLP as a module."""
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta") for w in weights)
+        for layer, weight in zip((self.gate, self.up, self.down), weights, strict=True):
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def by_itself(weights: list[Tensor], tokens: int) -> dict[str, Any]:
+    """What `secateur.accelerate` makes of the MLP."""
+    try:
+        import secateur as sc
+
+        x = torch.randn(tokens, WIDTH, device="cuda", dtype=weights[0].dtype)
+        found = sc.accelerate(Mlp(weights), x)
+    except Exception as error:
+        print(f"accelerate, {tokens} tokens: {type(error).__name__}: {error}")
+        return {"tokens": tokens, "error": f"{type(error).__name__}: {error}"}
+    print(f"accelerate, {tokens} tokens: {found.summary}", flush=True)
+    layers = [vars(layer) for layer in found.layers]
+    return {"tokens": tokens, "dense_ms": found.dense_ms, "sparse_ms": found.sparse_ms, "layers": layers}
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -31,8 +31,9 @@ class Blocks:
         there: list[Words] = []
         values: list[Words] = []
         for piece in self._grid(words, shape):
-            there.append(piece.any((1, 2)))
-            values.append(piece[there[-1]].reshape(-1))
+            here: Any = piece.any((1, 2))
+            there.append(here)
+            values.append(piece[here].reshape(-1))
         return bits(np.concatenate(there)), np.concatenate(values)
 
     def check(self, places: Words, values: Words, shape: tuple[int, ...]) -> None:
@@ -129,7 +130,8 @@ def _along(there: Words, base: int) -> Iterator[tuple[int, int]]:
     """Widths of blocks, and how many of that width are there."""
     for cols in _doubled(there.shape[1], base):
         if cols == base and base > 1:
-            there = there.reshape(len(there), -1, base).any(2)
+            reduced: Any = there.reshape(len(there), -1, base).any(2)
+            there = reduced
         elif cols > base:
             there = there[:, ::2] | there[:, 1::2]
-        yield cols, np.count_nonzero(there)
+        yield cols, int(np.count_nonzero(there))

@@ -40,16 +40,16 @@ def smallest(tensor: Tensor) -> Form | None:
         if size + OVERHEAD < dense <= EXPANSION * size and (best is None or size < best[0]):
             best = size, form
     limit = min(dense - OVERHEAD, best[0] if best else dense)
-    if count * flat.itemsize < limit and (form := best_blocks(flat, shape, limit)) is not None:
-        if dense <= EXPANSION * form.size(flat, shape):
-            return form
+    blocks = best_blocks(flat, shape, limit) if count * flat.itemsize < limit else None
+    if blocks is not None and dense <= EXPANSION * blocks.size(flat, shape):
+        return blocks
     return best[1] if best else None
 
 
 def _candidates(flat: Words, shape: tuple[int, ...], count: int) -> list[tuple[Form, int]]:
     """Forms with their sizes, those first that are to be taken where others are as small."""
     found: list[tuple[Form, int]] = []
-    for (n, m), _ in PATTERNS.items():
+    for n, m in PATTERNS:
         if count * m > len(flat) * n or 2 * count * m <= len(flat) * n:
             continue  # more than n:m has, or half of it at most: a mask would do better than groups filled up
         for dim in _dims(shape):

@@ -18,7 +18,7 @@ class Mask:
 
     def size(self, words: Words, shape: tuple[int, ...]) -> int:
         """Bytes that `pack` would give."""
-        return -(-len(words) // 8) + np.count_nonzero(words) * words.itemsize
+        return -(-len(words) // 8) + int(np.count_nonzero(words)) * words.itemsize
 
     def pack(self, words: Words, shape: tuple[int, ...]) -> tuple[Words, Words]:
         """Places as bytes and values as words."""
