@@ -47,11 +47,11 @@ def mlp(x: Tensor, gate: Any, up: Any, down: Any) -> Tensor:
 
 def searched(weight: Tensor, x: Tensor) -> Any:
     """A cuSPARSELt tensor with the algorithm that is fastest for this input."""
-    made = SparseSemiStructuredTensorCUSPARSELT.from_dense(weight)
+    made: Any = SparseSemiStructuredTensorCUSPARSELT.from_dense(weight)
     rows = -(-x.shape[0] // 8) * 8  # the kernel wants multiples of 8 tokens, and gets them by padding
     padded = F.pad(x, (0, 0, 0, rows - x.shape[0]))
-    found: int = torch._cslt_sparse_mm_search(made.packed, padded.t())  # type: ignore[attr-defined]
-    return SparseSemiStructuredTensorCUSPARSELT.from_dense(weight, alg_id=found)
+    made.alg_id_cusparselt = torch._cslt_sparse_mm_search(made.packed, padded.t())
+    return made
 
 
 def variants(weights: list[Tensor], x: Tensor, deadline: float) -> dict[str, Any]:
