@@ -105,7 +105,7 @@ ATTACKS: dict[str, tuple[Callable[[Stored], Stored], str]] = {
     "a bit too many": (part("m#places", flipped(0, 1)), "m has places for .* values, but"),
     "a block too many": (part("b#places", flipped(0, 2)), "b has places for 640 values, but 576 values"),
     "bits beyond the end": (part("b#places", flipped(10, 128)), "b has places beyond its end"),
-    "places in no order": (part("g#places", lambda t: t.fill_(0b0001_0001)), "g has places that 2 of 4 values can't have"),
+    "places in no order": (part("g#places", lambda t: t.fill_(0b0001_0001)), "g has places that 2 of 4 values can't"),
     "places twice": (part("g#places", lambda t: t.fill_(0)), "g has places that 2 of 4 values can't have"),
     "a value too few": (part("m#values", lambda t: t[:-1].clone()), "m has places for .* values, but"),
     "a value too few in groups": (part("g#values", lambda t: t[:-1].clone()), "1599 values, not"),
