@@ -164,7 +164,7 @@ def _with(model: nn.Module, chosen: Mapping[str, nn.Module]) -> nn.Module:
     if id(model) in old:
         return old[id(model)]
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):  # a layer that is there twice, both times
             if id(child) in old:
                 setattr(module, name, old[id(child)])
     return model.eval()

@@ -35,7 +35,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., i) -> (..., o)."""
-        return multiplied(self.weight, x.reshape(-1, x.shape[-1]), self.bias).reshape(*x.shape[:-1], -1)
+        return multiplied(self.weight, x.reshape(-1, x.shape[-1]), self.bias).reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {_layout(self.weight)}"
