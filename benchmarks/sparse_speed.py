@@ -1,6 +1,8 @@
 """Must show: what zeros in the weights do to the time of a layer, on a GPU with 2:4 kernels and on the CPU.
 
-    PYTHONPATH=src python benchmarks/sparse_speed.py --device cuda --json speed.json
+    PYTHONPATH=src python benchmarks/sparse_speed.py --device cuda --json cuda.json
+    python benchmarks/sparse_speed.py --device cpu --json cpu.json
+    python benchmarks/sparse_speed_page.py cpu.json cuda.json --out docs/sparse_speed.md
 
 On CUDA: the MLP of a Llama 7B (4096 -> 11008 -> 4096, gated by SiLU, random weights made 2:4 by magnitude), dense and
 with semi-structured tensors of both libraries that torch has for them. Every variant is checked against float32 first.
@@ -212,13 +214,23 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """One device, as asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", choices=("cuda",), default="cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     asked = parser.parse_args()
+    if asked.device == "cpu":
+        import sparse_speed_cpu
+
+        torch.set_num_threads(1)
+        print(sparse_speed_cpu.header())
+        _finish(sparse_speed_cpu.on_cpu(), asked.json)
+        return
     print("| dtype | tokens | variant | eager ms | x dense | graph ms | x dense | off | |\n" + "| --- " * 9 + "|")
-    found = on_cuda()
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    _finish(on_cuda(), asked.json)
+
+
+def _finish(found: dict[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{found['device']}, torch {found['torch']}: {found['seconds']:.0f} s")
 
 
