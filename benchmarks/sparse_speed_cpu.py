@@ -13,8 +13,8 @@ import secateur as sc
 from secateur.accelerating.timing import in_turns
 
 SHARES = (0.5, 0.8, 0.95)
-BLOCKS = (1, 4, 16, 64)
-SECONDS = 0.15  # of timing at length for each kernel
+BLOCKS = (1, 4, 32)
+SECONDS = 0.1  # of timing at length for each kernel
 
 
 def cases() -> Iterator[tuple[str, Callable[[], nn.Module], tuple[Tensor, ...]]]:
