@@ -26,9 +26,9 @@ def smallest(tensor: Tensor) -> Form | None:
 
     Example:
         >>> x = torch.ones(64, 64)
-        >>> x[:32] = 0
+        >>> x[:8] = 0
         >>> smallest(x)
-        Blocks(rows=32, cols=64)
+        Blocks(rows=8, cols=64)
     """
     dense = tensor.numel() * tensor.element_size()
     if dense < SMALLEST or tensor.element_size() not in WORDS or tensor.layout != torch.strided:

@@ -34,7 +34,7 @@ def pack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> x = torch.ones(64, 64)
         >>> x[::2] = 0
         >>> {name: t.numel() for name, t in pack({"x": x}).items() if name != HEADER}
-        {'x#values': 2048, 'x#places': 512}
+        {'x#values': 2048, 'x#places': 8}
     """
     made: dict[str, Tensor] = {}
     forms: dict[str, dict[str, Any]] = {}
