@@ -13,8 +13,20 @@ from sparse_speed_cpu import header, line
 
 HEAD = """# Weights with zeros: how fast
 
-Figures of `benchmarks/sparse_speed.py`, whatever they are; what they mean for a network of yours says
-`secateur measure`, which measures it.
+Zeros make files smaller ([sparse_files.md](sparse_files.md)). They save time only where a kernel leaves them out faster
+than the dense one multiplies them, which hangs on the machine, on how many zeros there are and where, and on how many
+inputs come at once. So `sc.measure` and `secateur measure` try it on models with 30 % of zeros in a layer, and say what
+came of it, that they save no time included; `sc.accelerate` gives the model that was faster:
+
+```python
+found = sc.accelerate(model, example)  # each layer by its fastest kernel; print it
+found.summary  # "80 % of the parameters are zeros. They make the file smaller, but save no time here: ..."
+fast = found.model  # for inference here; save the original, not this one
+```
+
+A sparse kernel is kept where its outputs agree with the dense one's and it was measured to be at least 5 % faster, and
+all of them only where the whole model is faster. The figures below are of `benchmarks/sparse_speed.py`, whatever they
+are.
 """
 CPU = """
 ## On a CPU
