@@ -72,7 +72,8 @@ def pruned(weight: Tensor, pattern: str) -> Tensor | None:
     """A weight with zeros in a pattern; None where the pattern does not divide it."""
     if pattern.endswith("%") and not pattern.startswith("16x16"):
         count = round(weight.numel() * float(pattern.split()[0]) / 100)
-        return weight.flatten().scatter(0, weight.abs().flatten().argsort()[:count], 0.0).view_as(weight)
+        cut = weight.abs().flatten().kthvalue(count).values
+        return weight.masked_fill(weight.abs() <= cut, 0.0)
     if ":" in pattern:
         n, m = map(int, pattern.split(":"))
         if weight.shape[1] % m:

@@ -35,8 +35,8 @@ CPU = """
 
 {device}. Weights in float32 are set to zero by chance, singly ("-") or in blocks. Dense is torch's own kernel; CSR and
 BSR are torch's sparse layouts by MKL, BSR in the fastest of its blocks that are empty often enough; "runs by" is what
-`sc.accelerate` keeps, and the last column what that gains. Times are medians of calls in turns on the wall, on a
-machine that did other things besides: read them as orders of size.
+`sc.accelerate` keeps, and the last column what that gains. Times are medians of calls in turns, of the processor and
+not on the wall, since the machine did other things besides; caches it shared all the same.
 
 """
 CUDA = """
