@@ -1,6 +1,8 @@
 from . import hub as hub
 from . import importance as importance
 from . import keras as keras
+from .accelerating import Accelerated as Accelerated
+from .accelerating import accelerate as accelerate
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt
 from .artifacts import About as About

@@ -10,6 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from secateur import digests
+from secateur.artifacts import open_saved
+from secateur.artifacts.record import MODEL
 from secateur.errors import ArtifactError
 from secateur.planning import Plan
 from secateur.printing import as_text
@@ -153,9 +156,19 @@ def diff(first: str | Path, second: str | Path) -> Difference:
         alike=len(axes[0].keys() | axes[1].keys()) - len(names),
         figures=(_column(Path(first), records[0]), _column(Path(second), records[1])),
         same_parent=parents[0] == parents[1] if all(parents) else None,
-        same_weights=records[0]["files"]["model.safetensors"] == records[1]["files"]["model.safetensors"],
+        same_weights=_same_weights(Path(first), Path(second)),
         steps=(_steps(records[0]), _steps(records[1])),
     )
+
+
+def _same_weights(first: Path, second: Path) -> bool:
+    """Whether two results hold the same weights; their files may differ, of packed and of plain tensors."""
+    one, other = open_saved(first), open_saved(second)
+    if one.record["files"][MODEL] == other.record["files"][MODEL]:
+        return True
+    if not (one.packed or other.packed or one.single != other.single):
+        return False
+    return digests.of_tensors(one.tensors(MODEL)) == digests.of_tensors(other.tensors(MODEL))
 
 
 def _narrowed(side: Source) -> dict[str, Narrowed]:

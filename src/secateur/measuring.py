@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.errors import MeasureError
 from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.memory import peak_memory
+from secateur.packed import pack
 from secateur.rebuilding import as_module
 
 ROUNDS = 7  # of timing; models take turns, and the median round counts
@@ -37,15 +38,20 @@ class Measurement:
     Args:
         params: parameters, tied ones counted once.
         macs: multiply-accumulate operations of one forward pass over the whole example batch.
-        size_bytes: size of the weights and buffers as a safetensors file.
+        size_bytes: size of the weights and buffers as a safetensors file, those with zeros packed as `secateur.save`
+            packs them.
         latency_ms: median time of one forward pass over the example batch.
         throughput: samples per second at that latency.
         training_step_ms: median time of forward, backward and a step of SGD; None where it was not asked for, or the
             model can't take one on these inputs (see ``notes``).
         peak_memory_bytes: largest resident set of a child process that runs one forward pass, Python and torch
             included; on CUDA the most memory allocated. None where it was not asked for or can't be had.
+        zeros: share of the parameters that are zeros, in [0, 1], where a layer has enough of them for sparse kernels to
+            be tried; else None.
+        sparse_latency_ms: like ``latency_ms``, with sparse kernels (`secateur.accelerate`) where these are faster here;
+            None where none is.
         metrics: results on data, such as ``{"accuracy": 0.97}``, for whoever computes them.
-        notes: why a figure is missing.
+        notes: why a figure is missing, and what zeros bring.
     """
 
     params: int
@@ -55,12 +61,15 @@ class Measurement:
     throughput: float
     training_step_ms: float | None = None
     peak_memory_bytes: int | None = None
+    zeros: float | None = None
+    sparse_latency_ms: float | None = None
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The figures in the form that report.json has."""
-        return {name: value for name, value in asdict(self).items() if name != "notes"}
+        extra = {name for name in ("zeros", "sparse_latency_ms") if getattr(self, name) is None}
+        return {name: value for name, value in asdict(self).items() if name not in {"notes", *extra}}
 
     def __rich__(self) -> Table:
         table = Table(show_header=False, caption="\n".join(self.notes) or None, caption_justify="left")
@@ -80,6 +89,10 @@ class Measurement:
         yield "MACs", f"{self.macs:,}"
         yield "file", f"{self.size_bytes:,} bytes"
         yield "latency", f"{self.latency_ms:.3g} ms"
+        if self.sparse_latency_ms is not None:
+            yield "with sparse kernels", f"{self.sparse_latency_ms:.3g} ms"
+        if self.zeros is not None:
+            yield "zeros", f"{100 * self.zeros:.1f} % of the parameters"
         yield "throughput", f"{self.throughput:,.0f} samples/s"
         if self.training_step_ms is not None:
             yield "training step", f"{self.training_step_ms:.3g} ms"
@@ -99,6 +112,7 @@ def measure(
     min_run_time: float = 0.2,
     training: bool = True,
     memory: bool = True,
+    sparse: bool | None = None,
 ) -> Measurement:
     """Measure one model; it is left in the mode, and with the gradients, that it had.
 
@@ -113,6 +127,8 @@ def measure(
             rounds are run all the same.
         training: whether to time a training step.
         memory: whether to measure peak memory.
+        sparse: whether to try sparse kernels for layers with zeros, and to time the model with those that are faster;
+            None where a layer has 30 % of zeros or more. What came of it stands in ``notes``.
 
     Returns:
         The figures.
@@ -134,6 +150,7 @@ def measure(
         min_run_time=min_run_time,
         training=training,
         memory=memory,
+        sparse=sparse,
     )["model"]
 
 
@@ -147,6 +164,7 @@ def measure_all(
     min_run_time: float = 0.2,
     training: bool = True,
     memory: bool = True,
+    sparse: bool | None = None,
 ) -> dict[str, Measurement]:
     """Measure several models on the same inputs, in turns, so that a drift of the machine's speed hits all alike.
 
@@ -173,10 +191,9 @@ def measure_all(
             else None
             for name, model in models.items()
         }
-        latency = _median_seconds(
-            {name: _forward(model, call) for name, model in models.items()}, threads, min_run_time
-        )
+        latency = median_seconds({name: _forward(model, call) for name, model in models.items()}, threads, min_run_time)
         step_time, notes = _training_times(models, call, loss, threads, min_run_time) if training else ({}, {})
+        by_zeros = {name: _sparse(model, call, sparse) for name, model in models.items()}
         return {
             name: Measurement(
                 params=sum(p.numel() for p in model.parameters()),
@@ -186,7 +203,9 @@ def measure_all(
                 throughput=_batch_size(call) / latency[name],
                 training_step_ms=step_time[name] * 1e3 if name in step_time else None,
                 peak_memory_bytes=memories[name],
-                notes=notes.get(name, ()),
+                zeros=by_zeros[name][0],
+                sparse_latency_ms=by_zeros[name][1],
+                notes=(*notes.get(name, ()), *by_zeros[name][2]),
             )
             for name, model in models.items()
         }
@@ -210,7 +229,7 @@ def count_macs(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = N
 
 
 def file_size(model: nn.Module) -> int:
-    """Bytes of the model's state, tied tensors once, as a safetensors file."""
+    """Bytes of the model's state, tied tensors once, as a safetensors file; those with zeros packed."""
     state: dict[str, Tensor] = {}
     seen: set[tuple[Any, ...]] = set()
     for name, tensor in model.state_dict().items():
@@ -223,8 +242,20 @@ def file_size(model: nn.Module) -> int:
         state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_file(state, path)
+        save_file(pack(state), path)
         return path.stat().st_size
+
+
+def _sparse(
+    model: nn.Module, call: tuple[Args, Kwargs], wanted: bool | None
+) -> tuple[float | None, float | None, tuple[str, ...]]:
+    """The share of zeros, the latency with the sparse kernels that are faster, and what that means in words."""
+    from secateur.accelerating.accelerate import accelerate, has_zeros  # which times by what is here
+
+    if wanted is False or (wanted is None and not has_zeros(model)):
+        return None, None, ()
+    found = accelerate(model, *call)
+    return found.zeros, found.sparse_ms, (found.summary,)
 
 
 def _forward(model: nn.Module, call: tuple[Args, Kwargs]) -> Callable[[], Any]:
@@ -274,7 +305,7 @@ def _training_times(
             notes[name] = (f"no training step: {type(error).__name__}: {error}",)
         else:
             steps[name] = step
-    return _median_seconds(steps, threads, min_run_time), notes
+    return median_seconds(steps, threads, min_run_time), notes
 
 
 def _training_step(model: nn.Module, call: tuple[Args, Kwargs], loss: Callable[[Any], Tensor]) -> Callable[[], None]:
@@ -295,7 +326,7 @@ def _mean_square(output: Any) -> Tensor:
     return torch.cat([t.float().flatten() for t in _tensors(output) if t.is_floating_point()]).square().mean()
 
 
-def _median_seconds(calls: Mapping[str, Callable[[], Any]], threads: int, min_run_time: float) -> dict[str, float]:
+def median_seconds(calls: Mapping[str, Callable[[], Any]], threads: int, min_run_time: float) -> dict[str, float]:
     """Median time of each call, over rounds in which the calls take turns."""
     timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}

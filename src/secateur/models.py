@@ -150,9 +150,9 @@ def _read(path: Path) -> Any:
         raise ModelError(f"there is no weights file {str(path)!r}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from secateur.packed import read_tensors
 
-            return load_file(path)
+            return read_tensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(

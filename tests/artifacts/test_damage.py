@@ -31,6 +31,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build = None if result.rewritten else f"support.networks:{make.__name__}"
         for ending in ("", ".safetensors"):
             sc.save(result, folder / f"base-{name}{ending}", build=build)
+    packed = sc.prune(Mlp(2048), torch.ones(1, 4), keep=0.5)
+    with torch.no_grad():
+        for layer in (packed.model[0], packed.model[2]):  # type: ignore[index]
+            layer.weight.masked_fill_(torch.rand_like(layer.weight) < 0.8, 0.0)
+    for ending in ("", ".safetensors"):
+        sc.save(
+            packed, folder / f"base-kept-packed{ending}", {"callable": "support.networks:Mlp", "args": {"hidden": 2048}}
+        )
     (folder / "canary_module.py").write_text("open('canary', 'w')\n")
     return folder
 

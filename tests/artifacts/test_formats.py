@@ -53,6 +53,19 @@ def test_version_2(name: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=list(ENDINGS))
+def test_version_3(ending: str) -> None:
+    """Weights with zeros, packed as a mask and as groups; they are whole numbers, whose sums are exact everywhere."""
+    loaded = check(3, "kept", ending)
+    record = read_record(FORMATS / f"v3-kept{ending}")
+    assert (record["version"], record["about"]["name"]) == (3, "A sparse net")
+    assert [int((loaded[k].weight == 0).sum()) for k in (0, 2)] == [3072, 1427]  # type: ignore[index]
+    stored = load_file(FORMATS / f"v3-kept{ending}" if ending else FORMATS / "v3-kept" / "model.safetensors")
+    assert {"0.weight#places", "2.weight#values", "secateur.packed", "2.bias"} <= {
+        name.removeprefix("model/") for name in stored
+    }
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=list(ENDINGS))
 def test_history_goes_on(ending: str, tmp_path: Path) -> None:
     """What was loaded, tuned, pruned again and saved keeps its lineage, in copies too."""
     loaded = sc.load(FORMATS / f"v2-kept{ending}")

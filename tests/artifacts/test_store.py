@@ -446,7 +446,7 @@ def test_broken_files_with_hashes_that_fit(saved: Path, name: str) -> None:
         (b"[" * 100_000, "can't be read"),
         (
             b'{"format": "onnx", "version": 1}',
-            "is of format 'onnx', version 1; this secateur reads 'secateur', version 2",
+            "is of format 'onnx', version 1; this secateur reads 'secateur', version 3",
         ),
         (b'{"format": "secateur", "version": 99}', "is of format 'secateur', version 99"),
         (b'{"format": "secateur", "version": 1, "version": 1}', "a key is repeated"),

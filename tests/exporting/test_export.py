@@ -341,7 +341,7 @@ def test_bfloat16_could_not_be_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        ("net.pth", {}, "ends in neither .onnx nor .pt2"),
+        ("net.pth", {}, "ends in neither .onnx, .pt2 nor .safetensors"),
         ("net.pt2", {"opset": 18}, "are for ONNX"),
         ("net.pt2", {"args": (1, 2, 3, 4)}, "does not take these inputs"),
         ("net.pt2", {"args": torch.zeros(2, 5)}, "Mlp does not run on inputs of shape [2, 5]"),

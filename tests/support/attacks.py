@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from secateur.packed import HEADER
 from support.attacks_on_graphs import GRAPHS as GRAPHS
 from support.attacks_on_graphs import Attack
 from support.damage import DEEP, HUGE, Parts
@@ -27,7 +28,7 @@ def _entry(**changes: Any) -> Attack:
     """Another place, shape or type for a tensor of the file."""
 
     def change(header: dict[str, Any]) -> None:
-        name = next(name for name in header if name.endswith("weight"))
+        name = next(name for name in header if name.endswith(("weight", "weight#values")))
         header[name].update(changes)
 
     return _header(change)
@@ -51,6 +52,23 @@ def _dims(dims: Any) -> Attack:
 
 def _axis(**changes: Any) -> Attack:
     return lambda parts: next(iter(parts.plan["axes"].values())).update(changes)
+
+
+def _packed(change: Callable[[dict[str, Any]], Any]) -> Attack:
+    """Another description of packed tensors, where there are any."""
+
+    def attack(parts: Parts) -> None:
+        held = parts.tensors["model.safetensors"]
+        if HEADER in held:
+            data = json.loads(bytes(held[HEADER].numpy()))
+            change(data)
+            held[HEADER] = torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8)
+
+    return attack
+
+
+def _packed_entry(**changes: Any) -> Attack:
+    return _packed(lambda data: next(iter(data["tensors"].values())).update(changes))
 
 
 CLASSES: dict[str, Attack] = {
@@ -105,7 +123,7 @@ CLASSES: dict[str, Attack] = {
             "\x00.json",
         )
     },
-    **{f"version {version!r}": _record(version=version) for version in (0, 3, "2", 2.0, True, None, [2])},
+    **{f"version {version!r}": _record(version=version) for version in (0, 4, "2", 2.0, True, None, [2])},
     "another format": _record(format="onnx"),
     "history of numbers": _record(history=[1, 2]),
     "history without steps": _record(history=[{"figures": {}}]),
@@ -178,6 +196,16 @@ CLASSES: dict[str, Attack] = {
     "a tensor of a negative shape": _entry(shape=[-1]),
     "a tensor of no type": _entry(dtype="PICKLE"),
     "a tensor of another type": _entry(dtype="I32"),
+    "packed tensors of another version": _packed(lambda data: data.update(version=9)),
+    "packed tensors of no version": _packed(lambda data: data.pop("version")),
+    "a packed tensor of much": _packed_entry(shape=[HUGE, HUGE]),
+    "a packed tensor of many dims": _packed_entry(shape=[1] * 100_000),
+    "a packed tensor of nothing": _packed_entry(shape=[0, HUGE]),
+    "a packed tensor of no form": _packed_entry(form="pickle"),
+    "a packed tensor of two forms": _packed_entry(form="blocks", rows=HUGE, cols=HUGE),
+    "a hundred thousand packed tensors": _packed(
+        lambda data: data["tensors"].update({f"x{k}": {"form": "mask", "shape": [HUGE]} for k in range(100_000)})
+    ),
     "no header": _header(lambda header: ""),
     "a header of a list": _header(lambda header: "[]"),
     "a deep header": _header(lambda header: "[" * 100_000),

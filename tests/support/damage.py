@@ -41,7 +41,7 @@ class Parts:
         return Parts(
             json.loads((folder / "artifact.json").read_text()),
             json.loads((folder / "plan.json").read_text()),
-            {name: load_file(folder / name) for name in ("model.safetensors", "probe.safetensors")},
+            {file.name: load_file(file) for file in sorted(folder.glob("*.safetensors"))},
         )
 
     def write(self, path: Path) -> None:

@@ -19,6 +19,8 @@ from secateur import digests
 from secateur.artifacts.record import (
     CARD,
     FILES,
+    PACKED,
+    PLAIN,
     RECORD,
     VERSION,
     checked,
@@ -27,6 +29,7 @@ from secateur.artifacts.record import (
 )
 from secateur.errors import ArtifactError, OutputError
 from secateur.files import atomic, is_our_card, write_text
+from secateur.packed import HEADER, pack, unpack
 from secateur.strict import MAX_JSON, parse, read_text
 
 ENDING = ".safetensors"
@@ -62,8 +65,8 @@ class Saved:
         return parse(_metadata(self.path)[name] if self.single else read_text(self.path / name), f"{self.path}: {name}")
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one of its files, each in memory of its own: in the file they lie where the header ends, and
-        kernels round differently where a tensor does not start at a full word of the vector unit.
+        """The tensors of one of its files, packed or not, each in memory of its own: in the file they lie where the
+        header ends, and kernels round differently where a tensor does not start at a full word of the vector unit.
 
         Raises:
             ArtifactError: there is no such file, or it can't be read.
@@ -71,8 +74,14 @@ class Saved:
         if name not in self.record["files"] or not name.endswith(ENDING):
             raise ArtifactError(f"{self.path} holds no {name}; it has {', '.join(self.record['files'])}")
         with _readable(self.path if self.single else self.path / name):
-            found = _folded(self.path, name) if self.single else load_file(self.path / name).items()
-            return {at: _sane(tensor, at).clone() for at, tensor in found}
+            found = dict(_folded(self.path, name)) if self.single else load_file(self.path / name)
+            stored = {at: _sane(tensor, at) for at, tensor in found.items()}
+            return {at: tensor.clone() if tensor is stored.get(at) else tensor for at, tensor in unpack(stored).items()}
+
+    @property
+    def packed(self) -> bool:
+        """Whether tensors with zeros are packed in it."""
+        return self.record["version"] > PLAIN
 
 
 def is_single(path: Path) -> bool:
@@ -193,16 +202,18 @@ def write(
     tensors: Mapping[str, Mapping[str, Tensor]],
     card: str,
     *,
+    plain: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a result in the form that its path asks for. Nobody ever takes half of one for a result.
 
     Args:
         path: a directory, or a file that ends in ``.safetensors``.
-        record: without "files" and "sha256", which are added.
+        record: without "files" and "sha256", which are added; its version is raised where tensors are packed.
         texts: JSON by the name of its file.
         tensors: by the name of their file.
         card: the model card.
+        plain: leave tensors with zeros as they are.
         overwrite: replace a result that is there.
 
     Raises:
@@ -210,7 +221,19 @@ def write(
     """
     assert all(is_file_name(name) for name in (*texts, *tensors))
     check_free(path, overwrite=overwrite)
-    (_write_single if is_single(path) else _write_directory)(path, record, texts, tensors, card)
+    written = tensors if plain else _packed(tensors)
+    versioned = {**record, "version": _version(record["version"], written)}
+    (_write_single if is_single(path) else _write_directory)(path, versioned, texts, written, card)
+
+
+def _packed(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Mapping[str, Tensor]]:
+    """The groups of tensors, weights packed where that saves bytes."""
+    return {name: pack(held) if name in PACKED else held for name, held in tensors.items()}
+
+
+def _version(least: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """The format's version that files with these tensors need."""
+    return VERSION if any(HEADER in held for held in tensors.values()) else least
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -226,20 +249,23 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 
 def add(saved: Saved, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Add groups of tensors to a result, or replace them.
+    """Add groups of tensors to a result, or replace them. Weights are packed where the result's own are.
 
     Raises:
         OutputError: it can't be written.
     """
+    tensors = _packed(tensors) if saved.packed else tensors
+    version = _version(max(PLAIN, saved.record["version"]), tensors)
     if saved.single:
         texts = {name: text for name, text in _metadata(saved.path).items() if name in saved.record["files"]}
-        held = {name: saved.tensors(name) for name in saved.record["files"] if name.endswith(ENDING)}
-        _write_single(saved.path, saved.record, texts, {**held, **tensors}, _metadata(saved.path).get(CARD, ""))
+        held = {name: dict(_folded(saved.path, name)) for name in saved.record["files"] if name.endswith(ENDING)}
+        record = {**saved.record, "version": version}
+        _write_single(saved.path, record, texts, {**held, **tensors}, _metadata(saved.path).get(CARD, ""))
         return
     for name, held in tensors.items():
         _write_tensors(saved.path / name, held)
     files = {**saved.record["files"], **{name: fingerprint(saved.path / name) for name in tensors}}
-    write_text(saved.path / RECORD, dumped(seal({**saved.record, "version": VERSION, "files": files})))
+    write_text(saved.path / RECORD, dumped(seal({**saved.record, "version": version, "files": files})))
 
 
 def _write_single(

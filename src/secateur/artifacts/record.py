@@ -7,11 +7,13 @@ from typing import Any, cast
 from secateur import digests
 from secateur.errors import ArtifactError
 
-FORMAT, VERSION = "secateur", 2
-READ = (1, 2)  # versions that this secateur reads
+FORMAT, VERSION = "secateur", 3
+PLAIN = 2  # the version of a record whose files hold no packed tensors: older secateurs read it
+READ = (1, 2, 3)  # versions that this secateur reads
 RECORD, PLAN, CARD = "artifact.json", "plan.json", "README.md"
 MODEL, PROBE = "model.safetensors", "probe.safetensors"
 FILES = (MODEL, PLAN, PROBE)  # that every result has
+PACKED = (MODEL, "removed.safetensors")  # whose tensors may be packed
 MAX_STEPS = 10_000  # of a history, or changes of an architecture
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(safetensors|json)")

@@ -23,13 +23,14 @@ from secateur.artifacts.decoding import decode_graph
 from secateur.artifacts.forms import Saved, open_saved
 from secateur.artifacts.graphs import encode_graph
 from secateur.artifacts.keeping import kept, remember_kept
-from secateur.artifacts.record import FORMAT, MODEL, PLAN, PROBE, VERSION, is_file_name
+from secateur.artifacts.record import FORMAT, MODEL, PLAIN, PLAN, PROBE, is_file_name
 from secateur.artifacts.rehearsal import rehearse
 from secateur.artifacts.removed import Keep
 from secateur.artifacts.weights import fill, stored
 from secateur.changes import Change, Changed, change_from_dict, model_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.inputs import as_call
+from secateur.packed import size_bytes
 from secateur.planning.plan import Plan
 from secateur.provenance import history, recall, remember
 from secateur.pruning import Result
@@ -50,6 +51,7 @@ def save(
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
     keep_removed: Keep = False,
     dense: nn.Module | None = None,
+    plain: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a pruned model so that it loads anywhere.
@@ -73,6 +75,8 @@ def save(
             size; "slices" for the removed slices alone.
         dense: the model that was pruned, for ``keep_removed``; not needed for a result of `prune` while that model is
             still there, or for a loaded model whose result keeps them.
+        plain: write tensors that hold zeros as they are, for other tools. By default each is packed where that takes
+            fewer bytes (a mask and values, N:M places and values, or blocks), and loads as it was, to the bit.
         overwrite: replace a result that is there.
 
     Raises:
@@ -106,7 +110,7 @@ def save(
     weights, aliases = stored(model)
     record: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": PLAIN,
         "class": plans[0].model if rewritten else f"{type(model).__module__}:{type(model).__qualname__}",
         "build": builder and vars(builder),
         "graph": None,
@@ -127,6 +131,7 @@ def save(
         texts,
         {MODEL: weights, PROBE: probed, **_named({**kept(model, keep_removed, dense), **(extra or {})})},
         card(record, loading(place.name, record)),
+        plain=plain,
         overwrite=overwrite,
     )
 
@@ -248,7 +253,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         fill(made, weights, record)
         inputs = probe.decode(record["probe"], tensors)
         if not trust:
-            rehearse(made, inputs[0], inputs[1], Limits.of_probe(saved.size_bytes))
+            size = max(saved.size_bytes, size_bytes(weights.values()))  # what was packed weighs more than its file
+            rehearse(made, inputs[0], inputs[1], Limits.of_probe(size))
         probe.check(made, record["probe"], tensors)
         remember(made, "inputs", inputs)
         remember(made, "history", tuple(record["history"]))

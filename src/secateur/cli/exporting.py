@@ -16,8 +16,8 @@ from secateur.exporting import Exported, export
 from secateur.models import build_model
 from secateur.runs.steps import Watch
 
-Format = Literal["onnx", "pt2"]
-FORMATS: tuple[Format, ...] = ("onnx", "pt2")
+Format = Literal["onnx", "pt2", "safetensors"]
+FORMATS: tuple[Format, ...] = ("onnx", "pt2", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,8 @@ def export_saved(
                 network, path, args, kwargs, dynamic=not wishes.static, overwrite=wishes.overwrite,
                 **(only_onnx if kind == "onnx" else {}),
             )  # fmt: skip
-            step.note(f"{written.difference:.1e} of the outputs' scale from the network")
+            if kind != "safetensors":
+                step.note(f"{written.difference:.1e} of the outputs' scale from the network")
         yield written
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from secateur.exporting.latency import Latency
 
-Format = Literal["onnx", "pt2"]
+Format = Literal["onnx", "pt2", "safetensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,12 @@ class Exported:
 
     Args:
         path: the file.
-        format: "onnx" or "pt2".
+        format: "onnx", "pt2" or "safetensors" (the weights alone).
         files: all files that belong together, ``path`` first.
         size_bytes: of all of them.
         inputs: the shape of each input, by name; a size that may differ from call to call is a name.
         outputs: the names of the outputs.
-        opset: of ONNX; None for pt2.
+        opset: of ONNX; None for others.
         difference: the largest difference from the model, as a share of the output's scale.
         checks: at which inputs it was compared, in words.
         notes: what differs from what was asked for, in words.
@@ -68,6 +68,13 @@ class Exported:
 
     def _rows(self) -> list[tuple[str, str]]:
         inputs = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in self.inputs.items())
+        if self.format == "safetensors":
+            return [
+                ("file", str(self.path)),
+                ("format", "safetensors, the weights alone"),
+                ("size", f"{self.size_bytes:,} bytes"),
+                ("checked", ", ".join(self.checks)),
+            ]
         rows = [
             ("file", " and ".join(map(str, self.files))),
             ("format", f"ONNX, opset {self.opset}" if self.format == "onnx" else "torch.export"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.changes import Changed, model_of
 from secateur.errors import ExportError, OutputError, SecateurError
-from secateur.exporting import onnx_files, pt2_files
+from secateur.exporting import onnx_files, pt2_files, weights_files
 from secateur.exporting.calls import Call, call_of, reference
 from secateur.exporting.capturing import Captured, capture
 from secateur.exporting.checking import Difference, compare
@@ -26,7 +26,7 @@ from secateur.inputs import as_call
 from secateur.progress import Advance, progress_bar
 from secateur.provenance import recall
 
-FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
+FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors"}
 
 
 def export(
@@ -43,7 +43,7 @@ def export(
     seconds: float = 5.0,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a model as ONNX or as a program of ``torch.export``, and compare the file with the model.
+    """Write a model as ONNX or as a program of ``torch.export``, or its weights alone, and compare the file with it.
 
     The file is read back and run (ONNX by onnxruntime, on the CPU) on the example inputs; where the batch may differ,
     on a single sample and on a larger batch, too. Only a file whose outputs agree appears in its place: to 1e-4 of
@@ -52,8 +52,9 @@ def export(
 
     Args:
         model_or_result: what `prune` gave, or any model.
-        path: ends in ``.onnx`` or in ``.pt2``, which says the format. A ``.pt2`` file carries a pickle stream: read it
-            only from where you trust it.
+        path: ends in ``.onnx``, in ``.pt2`` or in ``.safetensors``, which says the format. A ``.pt2`` file carries a
+            pickle stream: read it only from where you trust it. A ``.safetensors`` file holds the weights as plain
+            tensors, zeros and all, for other tools; it needs no inputs, and is compared bit by bit.
         args, kwargs: example inputs; those that the model was pruned or saved with where none are given. What holds no
             tensor becomes a part of the program.
         dynamic: let the batch differ from call to call, for tokens the length of a sequence, too, as far as the model
@@ -84,6 +85,11 @@ def export(
     model = model_of(model_or_result)
     target = Path(path)
     kind = _format(target, overwrite, onnx_only=opset is not None or external_data or dense is not None)
+    if kind == "safetensors":
+        with _workplace(target) as work:
+            exported = weights_files.write(model, work / target.name)
+            _publish(exported.files, target)
+        return exported.moved(target.parent)
     call = call_of(model, *_inputs(model, args, kwargs))
     with progress_bar(f"exporting {target.name}") as advance, _workplace(target) as work:
         written = _Written(kind, opset, external_data, dynamic, advance)
@@ -98,7 +104,9 @@ def _format(target: Path, overwrite: bool, *, onnx_only: bool) -> Format:
     """The format that a path names, once the place is known to be free and the packages to be there."""
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
-        raise ExportError(f"{target} ends in neither .onnx nor .pt2, and so does not say which format to write")
+        raise ExportError(
+            f"{target} ends in neither .onnx, .pt2 nor .safetensors, and so does not say which format to write"
+        )
     if onnx_only and kind != "onnx":
         raise ExportError("opset=, external_data= and dense= are for ONNX: give a path that ends in .onnx")
     if target.is_dir() or (os.path.lexists(target) and not overwrite):

@@ -15,7 +15,7 @@ def export(
     *,
     model: Model = MODEL,
     input: Shapes = (),
-    format: Annotated[tuple[Literal["onnx", "pt2"], ...], OF_RUN] = (),
+    format: Annotated[tuple[Literal["onnx", "pt2", "safetensors"], ...], OF_RUN] = (),
     out: File = None,
     opset: Annotated[int | None, OF_RUN] = None,
     static: Switch = False,
@@ -25,7 +25,7 @@ def export(
     overwrite: Switch = False,
     debug: Switch = False,
 ) -> int:
-    """Write a saved result as ONNX, or as a program of torch.export, for other runtimes.
+    """Write a saved result as ONNX, as a program of torch.export, or its weights alone, for other tools.
 
     Each file is read back, run and compared with the network before it appears. The batch may differ from call to call,
     and for tokens the length of a sequence, where the network allows it; the table says which sizes are free.
@@ -33,6 +33,9 @@ def export(
     ```sh
     # secateur-run.onnx in the current directory
     secateur export secateur-run
+
+    # the weights as plain tensors, as every tool reads them
+    secateur export secateur-run --format safetensors
 
     # both formats, and how fast the pruned network is beside the dense one in onnxruntime
     secateur export secateur-run --format onnx pt2 --out digits --compare-with dense
@@ -46,8 +49,10 @@ def export(
         result: directory of a saved result.
         input: shape of an example input, with its type if that is not float32: 1x3x224x224, 1x128:int64. Repeat it for
             further inputs. Without it, the inputs are those saved with the result.
-        format: onnx, pt2, or both. A .pt2 file carries a pickle stream: whoever reads it has to trust it.
-        out: the file. By default the name of the result with .onnx or .pt2; of several files the ending differs.
+        format: onnx, pt2, safetensors, or several. A .pt2 file carries a pickle stream: whoever reads it has to trust
+            it. A .safetensors file holds the weights as plain tensors, zeros and all.
+        out: the file. By default the name of the result with .onnx, .pt2 or .safetensors; of several files the ending
+            differs.
         opset: version of ONNX's operators; torch's own choice if not given.
         static: fix the sizes of all inputs.
         compare_with: dense, to time the network before pruning and the pruned one in onnxruntime, in turns. The dense
