@@ -247,9 +247,10 @@ def _count(
     samples: int,
 ) -> None:
     try:
-        slopes = torch.autograd.grad(value, [weights[name] for name in layers], allow_unused=True)
+        given: Any = torch.autograd.grad(value, [weights[name] for name in layers], allow_unused=True)
     except RuntimeError as error:
         raise ScoreError(f"no gradients come from the loss: {error}") from error
+    slopes: Sequence[Tensor | None] = given
     for (name, layer), slope in zip(layers.items(), slopes, strict=True):
         if slope is not None:
             own = to_matrix(slope.detach(), transposed=layer.transposed)
