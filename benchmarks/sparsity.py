@@ -226,32 +226,18 @@ def spread(values: Sequence[float]) -> str:
 
 def tell(rows: Rows, split: str) -> str:
     """The tables of a page."""
-    found = [row for row in rows.rows if row.get("split", split) == split and row["bench"] == "llama"]
-    of_images = [row for row in rows.rows if row["bench"] in ("resnet56", "sizes") and row.get("split", split) == split]
-    dense = {
-        b: next((r["metric"] for r in part if r["method"] == "dense"), 0.0)
-        for b, part in (("llama", found), ("resnet56", of_images))
-    }
-    dropped = [row for row in of_images if row.get("method") != "dense"]
+    own = [row for row in rows.rows if row.get("split", split) == split]
+    found = [row for row in own if row["bench"] == "llama"]
+    seen = [row for row in own if row["bench"] in ("resnet56", "sizes")]
+    dense = [next((r["metric"] for r in part if r["method"] == "dense"), 0.0) for part in (found, seen)]
     parts = [
         setting(),
         f"Llama, perplexity; dense {dense[0]:.2f}:",
         table(found, PATTERNS, METHODS, ""),
-        "Other allocations of the same sparsity, perplexity:",
-        table(
-            found,
-            "llama",
-            [p for p in PATTERNS if "%" in p],
-            [
-                "wanda",
-                *[m for m in ALLOCATED if "wanda" in m],
-                "sparsegpt",
-                *[m for m in ALLOCATED if "sparsegpt" in m],
-            ],
-            "",
-        ),
+        "Other allocations, perplexity:",
+        table(found, [ALLOCATED_AT], ["wanda", *ALLOCATED], ""),
         f"ResNet-56, accuracy in %; dense {dense[1]:.2f}:",
-        table(dropped, [f"{CIFAR_SPARSITY:.0%}"], OF_IMAGES, "file, of the dense one's"),
+        table(seen, [f"{CIFAR_SPARSITY:.0%}"], OF_IMAGES, "file, of the dense one's"),
     ]
     return "\n\n".join(parts)
 
