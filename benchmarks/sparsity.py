@@ -197,9 +197,7 @@ def stored(model: nn.Module, example: Tensor) -> int:
 # ---------------------------------------------------------------------- telling
 
 
-def table(
-    rows: Sequence[dict[str, Any]], bench: str, patterns: Iterable[str], methods: Iterable[str], more: str
-) -> str:
+def table(rows: Sequence[dict[str, Any]], patterns: Iterable[str], methods: Iterable[str], more: str) -> str:
     """A line for each method, a column for each pattern: mean and spread over calibration seeds."""
     columns = list(patterns)
     lines = [
@@ -254,7 +252,7 @@ def write(page: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["llama", "resnet56", "sizes"])
+    parser.add_argument("what", nargs="+", choices=["llama", "resnet56", "sizes", "nothing"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", choices=["test", "valid"], default="test")
     parser.add_argument("--rows", type=Path, default=Path("sparsity.jsonl"))
