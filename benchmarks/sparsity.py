@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 
+STORIES, JUDGED = 32, 100
 CIFAR_CALIBRATION, CIFAR_BATCH, CIFAR_TEST, CIFAR_SPARSITY = 512, 128, 2000, 0.8
 Arguments = Mapping[str, Any]
 FIXED = ("magnitude",)  # the same with any calibration data
@@ -91,13 +92,15 @@ def stories() -> Bench:
 
     def judge(model: nn.Module, split: str) -> float:
         if split == "test":
-            return task.evaluate(model, 0, None)
+            return task.evaluate(model, 0, JUDGED)
         return perplexity(model, [s for s in shared().stories(0, -HELD_OUT) if len(s) < STORY_TOKENS])
 
+    def data(seed: int) -> list[Any]:
+        batches = task.calibration(seed)
+        return batches[: STORIES // len(batches[0]["input_ids"])]
+
     tried = {name: {**METHODS, **(ALLOCATED if name == ALLOCATED_AT else {})} for name in PATTERNS}
-    return Bench(
-        name="llama", dense=lambda: task.dense(0), data=task.calibration, judge=judge, tried=tried, how=PATTERNS
-    )
+    return Bench(name="llama", dense=lambda: task.dense(0), data=data, judge=judge, tried=tried, how=PATTERNS)
 
 
 def images() -> Bench:
