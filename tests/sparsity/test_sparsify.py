@@ -33,6 +33,7 @@ def test_every_pattern_with_every_compensation(pattern: Any, compensate: str | N
     for name, mask in result.masks.items():
         weight = result.model.get_parameter(name)
         assert torch.equal(weight != 0, mask)
+        assert not bool(weight[~mask].signbit().any())  # all bits are zero
         if pattern == sc.NM(2, 4):
             assert bool((mask.unflatten(1, (-1, 4)).sum(-1) == 2).all())
         if pattern == sc.Block(2, 2):

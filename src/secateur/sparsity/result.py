@@ -74,5 +74,5 @@ def with_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     with torch.no_grad():
         for name, parameter in named_parameters(new).items():
             if name in masks:
-                parameter.mul_(masks[name].to(parameter.device))
+                parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
     return new
