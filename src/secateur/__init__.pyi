@@ -1,6 +1,7 @@
 from . import hub as hub
 from . import importance as importance
 from . import keras as keras
+from . import sparsity as sparsity
 from .accelerating import Accelerated as Accelerated
 from .accelerating import accelerate as accelerate
 from .adapting import Adapted as Adapted
@@ -40,6 +41,11 @@ from .safety import Adversarial as Adversarial
 from .safety import attacked as attacked
 from .safety.measuring import robustness as robustness
 from .safety.result import Robustness as Robustness
+from .sparsity import NM as NM
+from .sparsity import Block as Block
+from .sparsity import Sparsified as Sparsified
+from .sparsity import Unstructured as Unstructured
+from .sparsity import sparsify as sparsify
 from .tracing import rule as rule
 from .tracing import trace as trace
 from .tuning import tune as tune
