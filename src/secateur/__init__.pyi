@@ -37,7 +37,9 @@ from .replaying import replay as replay
 from .reporting import Report as Report
 from .sparsity import NM as NM
 from .sparsity import Block as Block
+from .sparsity import Sparsified as Sparsified
 from .sparsity import Unstructured as Unstructured
+from .sparsity import sparsify as sparsify
 from .tracing import rule as rule
 from .tracing import trace as trace
 from .tuning import tune as tune

@@ -52,9 +52,9 @@ def from_matrix(matrix: Tensor, like: Tensor, *, transposed: bool = False) -> Te
     return matrix.unflatten(1, (*like.shape[2:], like.shape[1])).movedim(-1, 1).contiguous()
 
 
-def pattern_shape(weight: Tensor, *, transposed: bool = False) -> tuple[int, int]:
-    """What a pattern has to divide: outputs, and inputs at one place of the window, so that no group of weights
-    reaches over the end of it.
+def pattern_shape(weight: Tensor, *, transposed: bool = False, groups: int = 1) -> tuple[int, int]:
+    """What a pattern has to divide: outputs of a group, and inputs at one place of the window, so that nothing that
+    goes or stays as one reaches over the end of either.
     """
     rows, cols = (weight.shape[1], weight.shape[0]) if transposed else (weight.shape[0], weight.shape[1])
-    return rows, cols
+    return rows // groups, cols
