@@ -31,6 +31,7 @@ from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
 from secateur.reporting.figures import latency_cut_per_mac_cut
 from secateur.rounds import Round
+from secateur.sparsity.remembering import tell_broken
 from secateur.timing.settling import Clock
 from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
@@ -343,6 +344,7 @@ def prune(
             seed=seed,
             parent=digests.of_model(model),
         )
+        tell_broken(model, small)
         return Result(
             model=small,
             plan=made if compensation is None else replace(made, biases=compensation.biases),

@@ -22,6 +22,7 @@ from secateur.sparsity.layers import Layer, Layers, check_weights, find_layers
 from secateur.sparsity.passing import Uses, collect, derive, find_uses
 from secateur.sparsity.patterns import Pattern, Unstructured
 from secateur.sparsity.pruning import METHODS, How
+from secateur.sparsity.remembering import sparse_after
 from secateur.sparsity.result import Sparsified
 from secateur.sparsity.sequential import Step, Work, carry_out, prune_along
 from secateur.sparsity.statistics import Statistics
@@ -132,7 +133,7 @@ def sparsify(
         "samples": sum(batch.samples for batch in batches),
     }
     report = report_of(model, layers, work.done, batches[0] if batches and forward is None else None, told, seed)
-    _remember(model, new, report, batches, forward, seed)
+    _remember(model, new, report, masks, pattern, batches, forward, seed)
     return Sparsified(model=new, masks=masks, report=report)
 
 
@@ -311,6 +312,8 @@ def _remember(
     model: nn.Module,
     new: nn.Module,
     report: Mapping[str, Any],
+    masks: Iterable[str],
+    pattern: Pattern,
     batches: Sequence[Batch],
     forward: Forward | None,
     seed: int,
@@ -330,5 +333,6 @@ def _remember(
         importance=told["importance"],
         seed=seed,
         parent=digests.of_model(model),
+        masked=sparse_after(new, masks, pattern),
         sparsity={key: told[key] for key in ("pattern", "allocation", "compensation", "zeros", "weights")},
     )

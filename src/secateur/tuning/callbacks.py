@@ -37,7 +37,13 @@ class Run(Protocol):
 
 
 class Callback:
-    """Takes part in a training run. Every method does nothing; override those that are needed."""
+    """Takes part in a training run. Every method does nothing; override those that are needed.
+
+    Attributes:
+        frees_zeros: whether weights that were removed may come back while it takes part.
+    """
+
+    frees_zeros: bool = False
 
     def on_start(self, run: Run) -> None:
         """Training begins, or goes on from a checkpoint: then `load_state_dict` came before."""
@@ -47,6 +53,13 @@ class Callback:
 
     def after_step(self, run: Run) -> None:
         """The optimizer has made a step, which ``run.step`` counts already."""
+
+    def before_validation(self, run: Run) -> None:
+        """What is to be judged is in the model: the averaged weights, where there are such. It may be changed."""
+
+    def settled(self, run: Run) -> bool:
+        """Whether the present state may be the one that training leaves the model in; asked from step 0 on."""
+        return True
 
     def on_epoch(self, run: Run, row: Any) -> None:
         """An epoch is over; ``row`` says what it gave."""

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from secateur.errors import TrainingError
-from secateur.modules import kept_modes
+from secateur.modules import kept_modes, named_parameters
 from secateur.objectives import Loss
+from secateur.sparsity.living import KeptMasks
+from secateur.sparsity.remembering import sparse_weights, zero_masks
 from secateur.tuning import metrics, randomness, ranges
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
@@ -53,6 +55,7 @@ def tune(
     temperature: float = Recipe.temperature,
     train_only: What = "all",
     freeze_statistics: bool = False,
+    keep_zeros: bool = True,
     loss: Loss | None = None,
     metric: Metric | None = None,
     larger: bool | None = None,
@@ -100,6 +103,8 @@ def tune(
         temperature: softens the scores of teacher and model, above 0.
         train_only: what trains, as for `trainable`: "all", "norms", "biases", "head", "low-rank", names, patterns.
         freeze_statistics: whether batch norms keep their running statistics.
+        keep_zeros: whether weights that `secateur.sparsify` removed stay exactly zero (`secateur.keep_masks`). With
+            False they train like the others.
         loss: ``(output, target) -> scalar``; by default the model's own ``output.loss`` where it has one, else
             cross-entropy.
         metric: what validation goes by: a name such as "f1", a metric of torchmetrics, or ``(model, batches) ->
@@ -164,7 +169,11 @@ def tune(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_modes(model))
         stack.enter_context(randomness.as_found(these.device))
-        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics))
+        sparse = keep_zeros and not any(callback.frees_zeros for callback in callbacks)
+        kept = _kept(model, these) if sparse else None
+        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics, keep_zeros=sparse))
+        if kept is not None:
+            stack.enter_context(KeptMasks(*kept))
         pace = _pace(train, these, seed, epochs, accumulate, clip, halve, schedule, warmup)
         taught = _taught(teacher, distill, temperature, these)
         keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
@@ -187,6 +196,7 @@ def tune(
                 "halve": halve,
                 "precision": precision,
                 "device": device,
+                "keep_zeros": keep_zeros,
                 "seed": seed,
             },
         )
@@ -215,6 +225,22 @@ def tune(
         session.history.choice = choice
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
+
+
+def _kept(model: nn.Module, these: Processes) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]] | None:
+    """The weights of a model that was made sparse, and their masks; None where there is nothing to keep.
+
+    Raises:
+        TrainingError: FSDP would shard them.
+    """
+    masks = zero_masks(model) if sparse_weights(model) else {}
+    if masks and these.sharded:
+        raise TrainingError(
+            f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train with "
+            "DDP, or with keep_zeros=False"
+        )
+    have = named_parameters(model)
+    return ({name: have[name] for name in masks}, masks) if masks else None
 
 
 def _contradictions(
