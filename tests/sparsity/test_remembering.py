@@ -58,24 +58,32 @@ def test_other_texts_are_no_patterns(text):
     assert pattern_of(text) is None
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.linear(x).relu()
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Residual() for _ in range(4)))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(x))
+
+
 def test_names_follow_changes_of_depth():
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(4)))
-            self.head = nn.Linear(8, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for block in self.blocks:
-                x = x + block(x)
-            return self.head(x)
-
     x = torch.randn(4, 8)
     model = sc.sparsify(Net(), sparsity=0.5, only=["blocks.3", "head"]).model
     shorter = sc.shorten(model, x, importance=["blocks.1"]).model
-    assert sparse_weights(shorter) == {"blocks.2.0.weight": "Unstructured()", "head.weight": "Unstructured()"}
-    assert torch.equal(shorter.blocks[2][0].weight, model.blocks[3][0].weight)
-    assert sparse_weights(model).keys() == {"blocks.3.0.weight", "head.weight"}
+    assert sparse_weights(shorter) == {"blocks.2.linear.weight": "Unstructured()", "head.weight": "Unstructured()"}
+    assert torch.equal(shorter.blocks[2].linear.weight, model.blocks[3].linear.weight)
+    assert sparse_weights(model).keys() == {"blocks.3.linear.weight", "head.weight"}
     assert sparsity_of(shorter) == 0.5
 
 
