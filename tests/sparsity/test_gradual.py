@@ -13,7 +13,9 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
-def go(model: nn.Module, gradual: GradualSparsity, steps: int, optimizer: torch.optim.Optimizer | None = None) -> list[float]:
+def go(
+    model: nn.Module, gradual: GradualSparsity, steps: int, optimizer: torch.optim.Optimizer | None = None
+) -> list[float]:
     """Sparsities after each step."""
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=0.01)
     seen: list[float] = []
@@ -34,7 +36,6 @@ def test_the_cubic_schedule_by_hand():
     assert [gradual.sparsity_at(step) for step in range(1, 9)] == pytest.approx(wanted)
     model = nn.Linear(8, 125)
     assert go(model, gradual, 8) == pytest.approx(wanted, abs=6e-4)  # whole weights
-
 
 
 def go_on(model: nn.Module, gradual: GradualSparsity, steps: int) -> list[float]:
@@ -111,7 +112,9 @@ def test_only_and_ignore():
 
 
 def test_wrong_settings_all_at_once():
-    with pytest.raises(TrainingError, match=r"sparsity=1.5.*begin=5 and end=5.*every=0.*allocation='owl'.*NM\(n=2, m=4\)"):
+    with pytest.raises(
+        TrainingError, match=r"sparsity=1.5.*begin=5 and end=5.*every=0.*allocation='owl'.*NM\(n=2, m=4\)"
+    ):
         GradualSparsity(1.5, begin=5, end=5, every=0, allocation="owl", pattern=sc.NM(2, 4))
     with pytest.raises(TrainingError, match="start=0.6 must be in"):
         GradualSparsity(0.5, end=1, start=0.6)

@@ -19,7 +19,10 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
 
 
-def sparse(pattern: sc.sparsity.Pattern = sc.Unstructured()) -> nn.Module:
+ANY = sc.Unstructured()
+
+
+def sparse(pattern: sc.sparsity.Pattern = ANY) -> nn.Module:
     return sc.sparsify(net(), pattern=pattern).model
 
 
@@ -85,8 +88,10 @@ def test_momenta_from_before_move_nothing_and_are_gone():
         train(model, optimizer, steps=1)
     state = optimizer.state[model[0].weight]
     assert not model[0].weight[~mask].any()
-    assert not state["exp_avg"][~mask].any() and not state["exp_avg_sq"][~mask].any()
-    assert state["exp_avg"][mask].all() and state["exp_avg_sq"][mask].all()
+    assert not state["exp_avg"][~mask].any()
+    assert not state["exp_avg_sq"][~mask].any()
+    assert state["exp_avg"][mask].all()
+    assert state["exp_avg_sq"][mask].all()
     assert kept.sparsity == pytest.approx(float((~mask).float().mean()))
     assert torch.equal(kept.masks["0.weight"], mask)
 
@@ -192,7 +197,8 @@ def test_tied_and_frozen_weights():
     model = sc.sparsify(Tied()).model
     with sc.keep_masks(model) as kept:
         train(model, OPTIMIZERS["adam"](model.parameters()), steps=5)
-    assert list(kept.masks) == ["a.weight"] and int((model.b.weight == 0).sum()) == 32
+    assert list(kept.masks) == ["a.weight"]
+    assert int((model.b.weight == 0).sum()) == 32
     model.requires_grad_(False)
     with sc.keep_masks(model):  # trains later on
         model.requires_grad_(True)
@@ -205,7 +211,9 @@ def test_masks_given_or_found():
     with pytest.raises(SparsityError, match=r"Sequential has no weight with zeros to keep.*sc\.sparsify"):
         sc.keep_masks(model)
     wrong = {"0.weight": torch.ones(2, 2, dtype=torch.bool), "9.weight": torch.ones(1), "3.weight": torch.ones(4, 16)}
-    with pytest.raises(SparsityError, match=r"0.weight \(2, 2\) bool for \(16, 8\); 9.weight .* does not have; 3.weight"):
+    with pytest.raises(
+        SparsityError, match=r"0.weight \(2, 2\) bool for \(16, 8\); 9.weight .* does not have; 3.weight"
+    ):
         sc.keep_masks(model, wrong)
     with torch.no_grad():
         model[0].weight[0] = 0

@@ -18,7 +18,9 @@ from secateur.sparsity.remembering import (
 
 def test_a_model_remembers_what_was_pruned_in_it():
     net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-    assert sparse_weights(net) == {} and sparsity_of(net) is None and zero_masks(net) == {}
+    assert sparse_weights(net) == {}
+    assert sparsity_of(net) is None
+    assert zero_masks(net) == {}
     first = sc.sparsify(net, pattern=sc.NM(2, 4), only=["0"])
     both = sc.sparsify(first.model, sparsity=0.25, only=["2"])
     for model in (both.model, copy.deepcopy(both.model)):
@@ -33,7 +35,8 @@ def test_a_model_remembers_what_was_pruned_in_it():
 def test_no_zeros_no_mask():
     model = sc.sparsify(nn.Linear(8, 4)).model
     nn.init.ones_(model.weight)
-    assert zero_masks(model) == {} and sparsity_of(model) == 0.0
+    assert zero_masks(model) == {}
+    assert sparsity_of(model) == 0.0
 
 
 @pytest.mark.parametrize("pattern", [sc.Unstructured(), sc.NM(2, 4), sc.Block(4, 2)], ids=repr)
@@ -53,7 +56,9 @@ def test_patterns_are_recognised(pattern):
     assert ("2.weight" in broken_patterns(model)) == (not isinstance(pattern, sc.Unstructured))
 
 
-@pytest.mark.parametrize("text", ["NM()", "Unstructured(n=1, m=2)", "Block(rows=1)", "__import__('os')", "NM(n=a, m=b)"])
+@pytest.mark.parametrize(
+    "text", ["NM()", "Unstructured(n=1, m=2)", "Block(rows=1)", "__import__('os')", "NM(n=a, m=b)"]
+)
 def test_other_texts_are_no_patterns(text):
     assert pattern_of(text) is None
 

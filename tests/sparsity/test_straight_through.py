@@ -109,9 +109,12 @@ def test_the_model_is_sparse_between_steps_and_nothing_is_left_in_the_end():
             model(x).square().mean().backward()
             optimizer.step()
             twin = copy.deepcopy(model)
-            assert int((twin[0].weight == 0).sum()) == 144 and list(model.state_dict()) == keys
+            assert int((twin[0].weight == 0).sum()) == 144
+            assert list(model.state_dict()) == keys
         assert sparse.sparsity == 0.5
-    assert sparsity_of(model) == 0.5 and broken_patterns(model) == {} and sparse.dense == {}
+    assert sparsity_of(model) == 0.5
+    assert broken_patterns(model) == {}
+    assert sparse.dense == {}
     traced = torch.export.export(model.eval(), (x,)).module()
     assert torch.allclose(traced(x), model(x))
     with sc.keep_masks(model):  # and on it goes with fixed masks

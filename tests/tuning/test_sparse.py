@@ -88,7 +88,8 @@ def test_gradual(ema):
         callbacks=[GradualSparsity(0.75, end=15, every=1), seen],
     )  # fmt: skip
     assert sparsity_of(model) == 0.75
-    assert history.best_epoch >= 3 and len(history.epochs) == 4  # patience counts from there
+    assert history.best_epoch >= 3
+    assert len(history.epochs) == 4
     assert seen.seen[0] == 0 < seen.seen[1] < seen.seen[2] < seen.seen[3] == seen.seen[4] == 0.75
 
 
@@ -98,7 +99,8 @@ def test_straight_through(ema):
     history = tune(
         model, batches(), batches(2), epochs=3, lr=0.05, ema=ema, device="cpu", callbacks=[StraightThrough(), seen]
     )
-    assert sparsity_of(model) == 0.5 and broken_patterns(model) == {}
+    assert sparsity_of(model) == 0.5
+    assert broken_patterns(model) == {}
     assert history.best_epoch >= 1  # the dense state that it came with is no candidate
     assert seen.seen == [0, 0.5, 0.5, 0.5]
 
@@ -107,7 +109,8 @@ def test_straight_through_from_a_sparse_model_may_choose_others():
     model = sparse(pattern=sc.NM(2, 4), importance="random")
     before = zero_masks(model)["0.weight"]
     tune(model, batches(), epochs=3, lr=0.05, keep="last", device="cpu", callbacks=[StraightThrough()])
-    assert not torch.equal(before, zero_masks(model)["0.weight"]) and broken_patterns(model) == {}
+    assert not torch.equal(before, zero_masks(model)["0.weight"])
+    assert broken_patterns(model) == {}
 
 
 def test_gradual_from_a_sparse_model_goes_on_from_there():
@@ -115,7 +118,8 @@ def test_gradual_from_a_sparse_model_goes_on_from_there():
     before = zero_masks(model)["0.weight"]
     tune(model, batches(), epochs=2, lr=0.05, device="cpu", callbacks=[GradualSparsity(0.75, end=8)])
     after = zero_masks(model)["0.weight"]
-    assert sparsity_of(model) == 0.75 and not (after & ~before).any()
+    assert sparsity_of(model) == 0.75
+    assert not (after & ~before).any()
 
 
 def test_too_short_a_training():
@@ -141,7 +145,7 @@ class Cut(Callback):
 def run(kind: str, folder: Path | None, cut: int | None, ema: float | None) -> dict[str, Tensor]:
     model = sparse() if kind == "kept" else net()
     added = {
-        "kept": lambda: [],
+        "kept": list,
         "gradual": lambda: [GradualSparsity(0.75, end=15, every=2, importance="random")],
         "straight-through": lambda: [StraightThrough(decay=0.01)],
     }[kind]
@@ -173,6 +177,7 @@ def test_stopped_before_the_end_it_says_how_far_it_came():
         model, batches(), batches(2), epochs=4, lr=0.05, device="cpu",
         callbacks=[GradualSparsity(0.75, end=15, every=1), Stop()],
     )  # fmt: skip
-    assert history.interrupted and history.best_epoch == 0
+    assert history.interrupted
+    assert history.best_epoch == 0
     # the callback before has made its step, so 8 of 15 count
     assert sparsity_of(model) == pytest.approx(0.75 - 0.75 * (1 - 8 / 15) ** 3, abs=3e-3)

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.errors import TrainingError
 from secateur.planning.schedules import Schedule, schedule
@@ -99,7 +99,9 @@ class GradualSparsity(MaskedTraining):
             TrainingError: `attach` was not called.
         """
         if not self.attached:
-            raise TrainingError("GradualSparsity.step() before attach(model): write `with GradualSparsity(...).on(model)`")
+            raise TrainingError(
+                "GradualSparsity.step() before attach(model): write `with GradualSparsity(...).on(model)`"
+            )
         self._step_to(self.at + 1)
 
     @property

@@ -29,14 +29,20 @@ class MaskedTraining(Callback):
     """
 
     def __init__(
-        self, *, pattern: Pattern, importance: str | WeightCriterion, only: Iterable[str], ignore: Iterable[str], seed: int
+        self,
+        *,
+        pattern: Pattern,
+        importance: str | WeightCriterion,
+        only: Iterable[str],
+        ignore: Iterable[str],
+        seed: int,
     ) -> None:
         self.pattern, self.only, self.ignore = pattern, only, ignore
         self.rate = criterion("magnitude" if importance == "auto" else importance, seed)
         if lacking := needs(self.rate):
             raise TrainingError(
-                f"{self.rate!r} needs {', '.join(sorted(lacking))}, and masks are chosen again and again while the model "
-                "trains: give a criterion of the weights alone, such as 'magnitude'"
+                f"{self.rate!r} needs {', '.join(sorted(lacking))}, and masks are chosen again and again while the "
+                "model trains: give a criterion of the weights alone, such as 'magnitude'"
             )
         self.layers: dict[str, Layer] = {}
         self._model: nn.Module | None = None

@@ -24,7 +24,7 @@ def keep_masks(
     only: Iterable[str] = (),
     ignore: Iterable[str] = (),
 ) -> "KeptMasks":
-    """Keep removed weights at exactly zero while the model trains: in a loop of your own, a Trainer, or `secateur.tune`.
+    """Keep removed weights at exactly zero while the model trains: in a loop of your own, a Trainer, `secateur.tune`.
 
     A plain loop revives them: gradients, momenta and an average of gradients from before move them. Here gradients of
     removed weights are zero before anything looks at them (clipping, other processes), and after each step of whatever
@@ -63,7 +63,8 @@ def keep_masks(
         _check(type(model).__name__, found, have)
     if not found:
         raise SparsityError(
-            f"this {type(model).__name__} has no weight with zeros to keep: make it sparse with sc.sparsify, or pass masks="
+            f"this {type(model).__name__} has no weight with zeros to keep: make it sparse with sc.sparsify, or pass "
+            "masks="
         )
     kept = KeptMasks({name: have[name] for name in found}, found)
     _KEPT.setdefault(model, []).append(kept)
@@ -78,7 +79,7 @@ class KeptMasks:
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-        first = {id(weight): name for name, weight in reversed(weights.items())}
+        first = {id(weights[name]): name for name in reversed(list(weights))}
         self.weights = {name: weights[name] for name in weights if first[id(weights[name])] == name}
         self._gone: dict[str, Tensor] = {}
         self.set(masks)

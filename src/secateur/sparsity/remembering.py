@@ -99,9 +99,7 @@ def broken_patterns(model: nn.Module) -> dict[str, str]:
     if not any(made != Unstructured() for made in known.values()):
         return {}
     layers = find_layers(model, only=list(known)).chosen
-    return {
-        name: repr(made) for name, made in known.items() if name in layers and not has_pattern(layers[name], made)
-    }
+    return {name: repr(made) for name, made in known.items() if name in layers and not has_pattern(layers[name], made)}
 
 
 def tell_broken(before: nn.Module, after: nn.Module) -> None:

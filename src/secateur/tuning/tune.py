@@ -236,8 +236,8 @@ def _kept(model: nn.Module, these: Processes) -> tuple[dict[str, nn.Parameter], 
     masks = zero_masks(model) if sparse_weights(model) else {}
     if masks and these.sharded:
         raise TrainingError(
-            f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train with "
-            "DDP, or with keep_zeros=False"
+            f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train "
+            "with DDP, or with keep_zeros=False"
         )
     have = named_parameters(model)
     return ({name: have[name] for name in masks}, masks) if masks else None
