@@ -6,14 +6,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.provenance import history
-from secateur.sparsity.remembering import (
-    broken_patterns,
-    pattern_of,
-    rename_sparse,
-    sparse_weights,
-    sparsity_of,
-    zero_masks,
-)
+from secateur.sparsity.remembering import broken_patterns, pattern_of, zero_masks
+from secateur.zeros import rename_sparse, sparse_weights, sparsity_of
 
 
 def test_a_model_remembers_what_was_pruned_in_it():

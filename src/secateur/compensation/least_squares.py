@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from secateur.calibration.found import wide
-from secateur.sparsity.refining import refine
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths that are tried, as shares of the mean square of a feature."""
@@ -138,6 +137,8 @@ def on_support(fit: Fit, folds: Sequence[Sums], matrix: Tensor, *, intercept: bo
 
 def _held(xx: Tensor, xt: Tensor, ridge: float, matrix: Tensor) -> Tensor:
     """The change (G, K, N) of a ridge regression, on the places where a matrix is not zero."""
+    from secateur.sparsity.refining import refine  # which needs this package
+
     free = matrix + _ridge(xx, xt, ridge)
     damped = xx + torch.diag_embed((ridge * xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)).expand(xx.shape[:2]))
     new = [refine(w.T, d.T, w.T != 0, h).T for w, d, h in zip(matrix, free, damped, strict=True)]

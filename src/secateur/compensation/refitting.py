@@ -19,7 +19,7 @@ from secateur.compensation.least_squares import RIDGES, Sums, on_support, solve
 from secateur.compensation.matching import Match, Matching
 from secateur.compensation.merging import Likeness, fold
 from secateur.modules import named_tensors
-from secateur.sparsity.remembering import sparse_weights
+from secateur.zeros import sparse_weights
 
 How = Literal["mean", "merge", "lstsq"]
 ROWS = 2**16  # rows of a product that are looked at, over all the data

@@ -15,9 +15,9 @@ from secateur.errors import SurgeryError
 from secateur.modules import Walk, named_parameters
 from secateur.origins import Attribute
 from secateur.provenance import recall, remember
-from secateur.sparsity.remembering import rename_sparse
 from secateur.surgery.apply import set_attributes
 from secateur.tracing.shadow import copy_with, own_tensor
+from secateur.zeros import rename_sparse
 
 GROWTH = 64  # times the elements that a model had before its first change of depth
 

@@ -25,11 +25,11 @@ from secateur.sparsity.pruning import How as How
 from secateur.sparsity.pruning import Pruned as Pruned
 from secateur.sparsity.pruning import prune_weight as prune_weight
 from secateur.sparsity.remembering import broken_patterns as broken_patterns
-from secateur.sparsity.remembering import sparse_weights as sparse_weights
-from secateur.sparsity.remembering import sparsity_of as sparsity_of
 from secateur.sparsity.remembering import zero_masks as zero_masks
 from secateur.sparsity.result import Sparsified as Sparsified
 from secateur.sparsity.result import with_masks as with_masks
 from secateur.sparsity.sparsify import sparsify as sparsify
 from secateur.sparsity.statistics import Statistics as Statistics
 from secateur.sparsity.straight_through import StraightThrough as StraightThrough
+from secateur.zeros import sparse_weights as sparse_weights
+from secateur.zeros import sparsity_of as sparsity_of

@@ -11,8 +11,8 @@ from secateur.errors import PatternError, TrainingError
 from secateur.sparsity.criteria import WeightCriterion, WeightView, criterion, needs, scored, within_rows
 from secateur.sparsity.layers import Layer, check_weights, find_layers
 from secateur.sparsity.patterns import Pattern
-from secateur.sparsity.remembering import note_sparse
 from secateur.tuning.callbacks import Callback, Run
+from secateur.zeros import note_sparse
 
 
 class MaskedTraining(Callback):
@@ -121,6 +121,8 @@ class MaskedTraining(Callback):
     # ------------------------------------------------------------------ in sc.tune
 
     def on_start(self, run: Run) -> None:
+        if getattr(getattr(run, "processes", None), "sharded", False):
+            raise TrainingError("masks can't be put on weights that FSDP shards: train with DDP")
         self.attach(run.model)
 
     @torch.no_grad()

@@ -12,8 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.errors import TrainingError
 from secateur.modules import named_parameters, named_parts
-from secateur.sparsity.remembering import sparse_weights, zero_masks
 from secateur.tuning.low_rank import LowRank, adapted, choose
+from secateur.zeros import zeros_kept
 
 What = str | LowRank | Iterable[str] | Callable[[str, Tensor], bool]
 NAMES = ("all", "norms", "biases", "norms+biases", "head", "low-rank")
@@ -95,7 +95,7 @@ def trainable(
                 targets, left_out = choose(model, method)
                 for parameter, _ in before.values():
                     parameter.requires_grad_(False)
-                masks = zero_masks(model) if keep_zeros and sparse_weights(model) else {}
+                masks = zeros_kept(model) if keep_zeros else {}
                 with adapted(targets, method, masks) as factors:
                     yield _chosen(factors, total, left_out)
             else:

@@ -15,7 +15,6 @@ from secateur.errors import TrainingError
 from secateur.modules import kept_modes, named_parameters
 from secateur.objectives import Loss
 from secateur.sparsity.living import KeptMasks
-from secateur.sparsity.remembering import sparse_weights, zero_masks
 from secateur.tuning import metrics, randomness, ranges
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
@@ -37,6 +36,7 @@ from secateur.tuning.schedules import Fraction, fractions
 from secateur.tuning.searching import Search
 from secateur.tuning.session import Judge, Session
 from secateur.tuning.trainable import What, trainable
+from secateur.zeros import zeros_kept
 
 
 def tune(
@@ -233,7 +233,7 @@ def _kept(model: nn.Module, these: Processes) -> tuple[dict[str, nn.Parameter], 
     Raises:
         TrainingError: FSDP would shard them.
     """
-    masks = zero_masks(model) if sparse_weights(model) else {}
+    masks = zeros_kept(model)
     if masks and these.sharded:
         raise TrainingError(
             f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train "
