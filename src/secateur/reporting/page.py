@@ -35,6 +35,7 @@ _COLUMN_NOTES = {
     "dense": "the network as it was",
     "pruned": "units removed",
     "shorter": "blocks removed",
+    "sparse": "single weights zero",
     "deeper": "blocks added",
     "before": "the network as it was",
     "grown": "units repeated",

@@ -24,7 +24,7 @@ from secateur.sparsity.statistics import Statistics, absorb
 from secateur.tracing.shadow import copied, evaluating
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 
-PLACES = 2**17  # places of a convolution's window, over all the data: neighbouring ones say nearly the same
+PLACES = 2**15  # places of a convolution's window, over all the data: neighbouring ones say nearly the same
 
 
 class Call(Protocol):
