@@ -30,10 +30,10 @@ def sparse(**options: Any) -> nn.Module:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_zeros_stay_by_default(optimizer):
-    model = sparse(pattern=sc.NM(2, 4))
-    masks = zero_masks(model)
+    result = sc.sparsify(net(), pattern=sc.NM(2, 4))
+    model, masks = result.model, result.masks
     before = model[0].weight.detach().clone()
-    tune(model, batches(), epochs=3, lr=0.05, optimizer=optimizer, weight_decay=0.1, device="cpu")
+    tune(result, batches(), epochs=3, lr=0.05, optimizer=optimizer, weight_decay=0.1, device="cpu")
     assert all(torch.equal(zero_masks(model)[name], mask) for name, mask in masks.items())
     assert not torch.equal(before, model[0].weight)
 

@@ -25,6 +25,7 @@ from secateur.runs.prune import compare, cut_short, described, fitting_data, loa
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import FINE_TUNING, History
+from secateur.zeros import sparsity_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def _tune_run(settings: TuneSettings, watch: Watch, directory: RunDirectory, unf
     dense = {} if teacher is None else {"dense": teacher}
     figures = compare({**dense, "pruned": before, "tuned": model}, data, settings, watch)
     interrupted = cut_short({"tuned": history}, settings)
-    report = make_report(settings, figures, interrupted)
+    report = _with_zeros(make_report(settings, figures, interrupted), before, model)
     with watch("Saving") as step:
         note_step(
             model,
@@ -177,7 +178,15 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
     )
     if known.get("depth"):  # a change of depth has no axes
         report = report.replace(axes=None, depth=known["depth"])
+    if known.get("sparsity"):
+        report = report.replace(axes=known.get("axes"), sparsity=known["sparsity"])
     return report
+
+
+def _with_zeros(report: Report, before: nn.Module, after: nn.Module) -> Report:
+    """The report, with what training left of a sparse network's zeros."""
+    shares = {"before": sparsity_of(before), "after": sparsity_of(after)}
+    return report if None in shares.values() else report.replace(kept_zeros=shares)
 
 
 def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

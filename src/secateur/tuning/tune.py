@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateur.changes import Changed
 from secateur.errors import TrainingError
 from secateur.modules import kept_modes, named_parameters
 from secateur.objectives import Loss
@@ -40,7 +41,7 @@ from secateur.zeros import zeros_kept
 
 
 def tune(
-    model: nn.Module,
+    model: nn.Module | Changed,
     train: Iterable[Any],
     validate: Iterable[Any] | None = None,
     *,
@@ -86,7 +87,8 @@ def tune(
     state stays.
 
     Args:
-        model: trained in place; the modes of its modules are left as they were.
+        model: trained in place; the modes of its modules are left as they were. A result, of `secateur.prune`,
+            `secateur.sparsify` or another, stands for its model.
         train: training batches, iterable again and again. One with ``set_epoch`` is told the epoch, counted from 0.
         validate: batches to choose the best state by.
         epochs: passes over ``train``, at least 1; 10 if not given.
@@ -142,6 +144,7 @@ def tune(
         >>> history.epochs[-1].validation_accuracy
         1.0
     """
+    model = model if isinstance(model, nn.Module) else model.model
     epochs = EPOCHS if epochs is None else epochs
     number = None if isinstance(lr, str | Search) else lr
     ranges.check(
