@@ -32,7 +32,8 @@ def sparse_weights(model: nn.Module) -> dict[str, str]:
 
 def sparse_after(model: nn.Module, names: Iterable[str], pattern: object) -> dict[str, str]:
     """What `sparse_weights` is to give once these weights have a pattern, for a step in the history."""
-    return {**sparse_weights(model), **dict.fromkeys(names, repr(pattern))}
+    text = pattern if isinstance(pattern, str) else repr(pattern)
+    return {**sparse_weights(model), **dict.fromkeys(names, text)}
 
 
 def note_sparse(model: nn.Module, names: Iterable[str], pattern: object, **details: Any) -> None:

@@ -26,6 +26,13 @@ def test_a_model_remembers_what_was_pruned_in_it():
     assert list(zero_masks(both.model, ignore=["2.weight"])) == ["0.weight"]
 
 
+def test_masks_on_other_weights_are_remembered_too():
+    result = sc.sparsify(nn.Linear(8, 4), pattern=sc.NM(2, 4))
+    other = result.apply(nn.Linear(8, 4))
+    assert sparse_weights(other) == {"weight": "NM(n=2, m=4)"}
+    assert torch.equal(zero_masks(other)["weight"], result.masks["weight"])
+
+
 def test_no_zeros_no_mask():
     model = sc.sparsify(nn.Linear(8, 4)).model
     nn.init.ones_(model.weight)

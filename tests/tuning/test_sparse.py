@@ -113,6 +113,15 @@ def test_straight_through_from_a_sparse_model_may_choose_others():
     assert broken_patterns(model) == {}
 
 
+def test_what_straight_through_does_not_choose_is_kept():
+    model = sparse(sparsity=0.75)
+    before = zero_masks(model)
+    tune(model, batches(), epochs=2, lr=0.05, keep="last", device="cpu", callbacks=[StraightThrough(only=["4"])])
+    after = zero_masks(model)
+    assert torch.equal(before["0.weight"], after["0.weight"])
+    assert int(after["4.weight"].sum()) == 32 > int(before["4.weight"].sum())
+
+
 def test_gradual_from_a_sparse_model_goes_on_from_there():
     model = sparse(sparsity=0.5)
     before = zero_masks(model)["0.weight"]

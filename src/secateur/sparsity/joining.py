@@ -56,16 +56,20 @@ class MaskedTraining(Callback):
         """
         if self._model is not None:
             raise TrainingError(f"this {type(self).__name__} takes part in a training already: make another one")
+        self.layers = self._find(model)
+        check_weights(self.layers)
+        self._model = model
+        self._begin()
+        return self
+
+    def _find(self, model: nn.Module) -> dict[str, Layer]:
+        """The weights that are asked for and fit the pattern."""
         found = find_layers(model, self.only, self.ignore).chosen
         odd = {name: why for name, layer in found.items() if (why := self.pattern.misfit(layer.pattern_shape))}
         if len(odd) == len(found):
             said = "; ".join(f"{name}: {why}" for name, why in list(odd.items())[:5])
             raise PatternError(f"{self.pattern!r} fits no weight: {said}")
-        self.layers = {name: layer for name, layer in found.items() if name not in odd}
-        check_weights(self.layers)
-        self._model = model
-        self._begin()
-        return self
+        return {name: layer for name, layer in found.items() if name not in odd}
 
     def detach(self) -> None:
         """End: zeros are in the weights, nothing else is left, and the model remembers that it is sparse."""

@@ -1,10 +1,10 @@
 """Training under a mask that is chosen anew at every step: the forward pass is sparse, what trains is dense."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import TrainingError
@@ -54,8 +54,6 @@ class StraightThrough(MaskedTraining):
         PatternError: the pattern fixes another sparsity, or needs one.
     """
 
-    frees_zeros = True
-
     def __init__(
         self,
         pattern: Pattern = NM(2, 4),  # noqa: B008
@@ -78,7 +76,7 @@ class StraightThrough(MaskedTraining):
         self._handles: list[RemovableHandle] = []
 
     @property
-    def weights(self) -> Mapping[str, torch.nn.Parameter]:
+    def weights(self) -> Mapping[str, nn.Parameter]:
         """The parameters, by name."""
         return {name: layer.parameter for name, layer in self.layers.items()}
 
@@ -103,6 +101,10 @@ class StraightThrough(MaskedTraining):
             layer = self.layers[name]
             self.dense[name] = layer.parameter.detach().clone()
             self._mask(layer)
+
+    def frees(self, model: nn.Module) -> Collection[str]:
+        """Of the weights that it chooses masks for, any may come back."""
+        return set(self._find(model))
 
     def settled(self, run: Run) -> bool:
         """Whether the model is sparse."""

@@ -1,6 +1,6 @@
 """What can take part in a training run: callbacks, and what they see of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -37,13 +37,11 @@ class Run(Protocol):
 
 
 class Callback:
-    """Takes part in a training run. Every method does nothing; override those that are needed.
+    """Takes part in a training run. Every method does nothing; override those that are needed."""
 
-    Attributes:
-        frees_zeros: whether weights that were removed may come back while it takes part.
-    """
-
-    frees_zeros: bool = False
+    def frees(self, model: nn.Module) -> Collection[str]:
+        """Names of sparse weights whose zeros may come back while it takes part; asked before training."""
+        return ()
 
     def on_start(self, run: Run) -> None:
         """Training begins, or goes on from a checkpoint: then `load_state_dict` came before."""

@@ -172,9 +172,8 @@ def tune(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_modes(model))
         stack.enter_context(randomness.as_found(these.device))
-        sparse = keep_zeros and not any(callback.frees_zeros for callback in callbacks)
-        kept = _kept(model, these) if sparse else None
-        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics, keep_zeros=sparse))
+        kept = _kept(model, callbacks, these) if keep_zeros else None
+        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics, keep_zeros=keep_zeros))
         if kept is not None:
             stack.enter_context(KeptMasks(*kept))
         pace = _pace(train, these, seed, epochs, accumulate, clip, halve, schedule, warmup)
@@ -230,13 +229,16 @@ def tune(
             return session.train(epochs, patience, on_epoch if these.main else None)
 
 
-def _kept(model: nn.Module, these: Processes) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]] | None:
+def _kept(
+    model: nn.Module, callbacks: Sequence[Callback], these: Processes
+) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]] | None:
     """The weights of a model that was made sparse, and their masks; None where there is nothing to keep.
 
     Raises:
         TrainingError: FSDP would shard them.
     """
-    masks = zeros_kept(model)
+    free = {name for callback in callbacks for name in callback.frees(model)}
+    masks = {name: mask for name, mask in zeros_kept(model).items() if name not in free}
     if masks and these.sharded:
         raise TrainingError(
             f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train "
