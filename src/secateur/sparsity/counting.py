@@ -11,8 +11,9 @@ from secateur.progress import progress_bar
 from secateur.sparsity import allocation
 from secateur.sparsity.blocks import block_of
 from secateur.sparsity.criteria import Wanda, WeightView, scored
+from secateur.sparsity.gradients import derive
 from secateur.sparsity.layers import Layer
-from secateur.sparsity.passing import Uses, collect, derive
+from secateur.sparsity.passing import Uses, collect
 from secateur.sparsity.pruning import How
 from secateur.sparsity.statistics import Statistics
 

@@ -127,7 +127,7 @@ def sparsify(
         "batches": len(batches),
         "samples": sum(batch.samples for batch in batches),
     }
-    report = report_of(model, layers, work.done, batches[0] if batches and forward is None else None, told, seed)
+    report = report_of(model, layers, work.done, told, seed)
     _remember(model, new, report, masks, pattern, batches, forward, seed)
     return Sparsified(model=new, masks=masks, report=report)
 
