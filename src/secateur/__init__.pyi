@@ -45,6 +45,7 @@ from .sparsity import NM as NM
 from .sparsity import Block as Block
 from .sparsity import Sparsified as Sparsified
 from .sparsity import Unstructured as Unstructured
+from .sparsity import keep_masks as keep_masks
 from .sparsity import sparsify as sparsify
 from .tracing import rule as rule
 from .tracing import trace as trace

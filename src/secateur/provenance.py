@@ -5,7 +5,7 @@ it, oldest first: each step a mapping ``{"step": "prune" | "tune" | ..., "figure
 Under "scores" stand the importances of the dense model's units (`secateur.importance.keeping.KeptScores`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -68,6 +68,20 @@ def complete_step(model: nn.Module, *, figures: Mapping[str, Any] | None, **deta
         known = {name: value for name, value in details.items() if value is not None}
         measured = {} if figures is None else {"figures": dict(figures)}
         remember(model, "history", (*past[:-1], {**past[-1], **measured, **known}))
+
+
+def pruned_from(past: Sequence[Mapping[str, Any]]) -> str | None:
+    """The hash of the weights that units were taken from, or else of those before the first step; None if unknown.
+
+    Single weights that went before the units did are no matter of these.
+
+    >>> pruned_from([{"step": "sparsify", "parent": "a1"}, {"step": "prune", "parent": "b2"}])
+    'b2'
+    """
+    known = [(done["step"], done["parent"]) for done in past if isinstance(done.get("parent"), str)]
+    if known and known[0][0] == "sparsify":
+        known = [(step, parent) for step, parent in known if step not in ("sparsify", "tune")] or known
+    return known[0][1] if known else None
 
 
 def inherit(model: nn.Module, parent: nn.Module) -> None:

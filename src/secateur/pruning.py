@@ -38,6 +38,7 @@ from secateur.timing.table import LatencyTable
 from secateur.tracing import trace
 from secateur.tracing.shadow import check_kind, separate
 from secateur.trying import HINTS, Trial, try_hints
+from secateur.zeros import sparse_weights
 
 ROUNDS = 8  # times that axes which fail the proof are frozen and the plan is made again
 
@@ -369,6 +370,7 @@ def prune(
             seed=seed,
             parent=digests.of_model(model),
         )
+        _tell_broken(model, small)
         return Result(
             model=small,
             plan=made if compensation is None else replace(made, biases=compensation.biases),
@@ -385,6 +387,14 @@ def prune(
         f"no plan passes the proof after {ROUNDS} rounds of freezing the axes responsible; freeze modules "
         f"with ignore=[...]"
     )
+
+
+def _tell_broken(model: nn.Module, small: nn.Module) -> None:
+    """Warn where taking units has broken the pattern of a sparse weight's zeros."""
+    if sparse_weights(model):
+        from secateur.sparsity.remembering import tell_broken  # which needs this module
+
+        tell_broken(model, small)
 
 
 def in_words(importance: str | Criterion, *, with_data: bool) -> str:

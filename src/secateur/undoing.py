@@ -21,7 +21,7 @@ from secateur.changes import change_from_dict
 from secateur.errors import ArtifactError, SurgeryError
 from secateur.modules import named_tensors
 from secateur.planning import Plan
-from secateur.provenance import note_step, remember
+from secateur.provenance import note_step, pruned_from, remember
 from secateur.surgery.apply import check_fit, factor, put
 from secateur.surgery.lengths import recomputed
 from secateur.surgery.reindex import take
@@ -71,7 +71,7 @@ def undo(
             f"{saved.path} does not hold what was removed: save results with keep_removed=True (--keep-removed)"
         )
     plans = prunings([change_from_dict(data) for data in (*saved.record["earlier"], saved.json(PLAN))])
-    parent = next((step["parent"] for step in saved.record["history"] if isinstance(step.get("parent"), str)), None)
+    parent = pruned_from(saved.record["history"])
     whole = _instance(saved, model, trust)
     if plans:
         try:

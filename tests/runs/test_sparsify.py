@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import secateur as sc
 from secateur.cli import main
@@ -51,6 +52,33 @@ def test_sparsify(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = sc.load(place / "sparse", trust=True)
     assert int((loaded.get_parameter("2.weight") == 0).sum()) == 32
     assert main(["show", "sparse"]) == 0
+
+
+def test_training_it_on_keeps_its_zeros(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sparsify", *NET, "--pattern", "2:4", "--out", "sparse"]) == 0
+    capsys.readouterr()
+    words = [
+        "tune",
+        "sparse",
+        "--trust",
+        "--data",
+        "sparsely:loaders",
+        "--epochs",
+        "2",
+        "--lr",
+        "0.05",
+        "--out",
+        "tuned",
+    ]
+    assert main(words) == 0
+    assert "Of the sparse weights 50.0 % were zero before training, 50.0 % are after it." in " ".join(
+        capsys.readouterr().out.split()
+    )
+    before, after = (sc.load(place / name, trust=True).get_parameter("2.weight") for name in ("sparse", "tuned"))
+    assert torch.equal(before == 0, after == 0)
+    assert not torch.equal(before, after)
+    assert json.loads((place / "tuned" / "report.json").read_text())["kept_zeros"] == {"before": 0.5, "after": 0.5}
+    assert "50.0 % are after it" in (place / "tuned" / "report.html").read_text()
 
 
 def test_a_file_repeats_it_and_trains_before(place: Path) -> None:

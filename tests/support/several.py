@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+import secateur as sc
 from secateur.errors import TrainingError
 from secateur.tuning import Callback, tune
 from secateur.tuning.checkpoints import Checkpoints
@@ -134,6 +135,29 @@ def attacked_trades(folder: Path) -> Found:
 def averaged(folder: Path) -> Found:
     model = net()
     return ended(model, tune(model, batches(), batches((7,), 1), epochs=2, lr=0.05, device="cpu", ema=0.5))
+
+
+def sparse(folder: Path) -> Found:
+    """Zeros that stay, masks that tighten, masks that change."""
+    models = nn.ModuleList([sc.sparsify(net(), sparsity=0.5).model, net(), net()])
+    added = ([], [sc.sparsity.GradualSparsity(0.5, end=5)], [sc.sparsity.StraightThrough(sc.NM(2, 4))])
+    for model, callbacks in zip(models, added, strict=True):
+        history = tune(model, batches(), batches((7,), 1), epochs=3, lr=0.05, device="cpu", callbacks=callbacks)
+    return ended(models, history)
+
+
+def sharded(folder: Path) -> Found:
+    """What FSDP can't do."""
+    said: list[str] = []
+    for model, callbacks in (
+        (sc.sparsify(net(), sparsity=0.5).model, []),
+        (net(), [sc.sparsity.StraightThrough(sc.NM(2, 4))]),
+    ):
+        try:
+            tune(model, batches(), epochs=1, lr=0.05, device="cpu", callbacks=callbacks)
+        except TrainingError as error:
+            said.append(str(error))
+    return {"errors": said}
 
 
 def tied(folder: Path) -> Found:

@@ -23,7 +23,7 @@ ALL = (*ALIKE, "kept", "normed", "poisoned", "unread", "apart", "stopped")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes left the results of all scenarios."""
     path = tmp_path_factory.mktemp(request.param)
-    alone = {"ddp": "averaged,attacked,attacked_trades", "fsdp": "hidden"}[request.param]
+    alone = {"ddp": "averaged,attacked,attacked_trades,sparse", "fsdp": "hidden,sharded"}[request.param]
     done = launch(",".join((*ALL, alone)), path, **(SHARDED if request.param == "fsdp" else {}))
     assert done.returncode == 0, done.stderr[-3000:]
     return path
@@ -119,7 +119,15 @@ def test_what_goes_with_one_kind_only(folder: Path, tmp_path: Path) -> None:
     if (folder / "averaged-0.pt").exists():
         for found in results("averaged", folder):
             check_alike(found, one("averaged", tmp_path))
+        for found in results("sparse", folder):
+            check_alike(found, wanted := one("sparse", tmp_path))
+            for name, value in wanted["state"].items():
+                if name.endswith("weight"):
+                    assert torch.equal(found["state"][name] == 0, value == 0)
+                    assert int((value == 0).sum()) == value.numel() // 2
     else:
+        assert len(results("sharded", folder)[0]["errors"]) == 2
+        assert all("FSDP shards" in error for error in results("sharded", folder)[0]["errors"])
         assert "FSDP can't look into the Opaque that the model returns" in results("hidden", folder)[0]["error"]
 
 

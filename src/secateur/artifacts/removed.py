@@ -16,6 +16,7 @@ from secateur.artifacts.weights import stored
 from secateur.changes import Change
 from secateur.errors import ArtifactError
 from secateur.planning.plan import Plan
+from secateur.provenance import pruned_from
 from secateur.surgery.lengths import recomputed
 from secateur.surgery.reindex import take
 
@@ -178,7 +179,7 @@ def check_parent(dense: nn.Module, history: Sequence[Mapping[str, Any]]) -> None
     Raises:
         ArtifactError: it is another one, or has changed since.
     """
-    parent = next((step["parent"] for step in history if isinstance(step.get("parent"), str)), None)
+    parent = pruned_from(history)
     if parent is not None and digests.of_model(dense) != parent:
         raise ArtifactError(
             f"this {type(dense).__name__} has not the weights that were pruned (hash {parent[:12]}): they were changed "

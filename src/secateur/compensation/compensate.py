@@ -109,6 +109,8 @@ def compensate_(
       Very Deep Neural Networks", arXiv:1707.06168. Differs: any traced model, sums fitted at residual connections, the
       strength chosen by cross-validation, ridge towards the weights as they are.
 
+    Weights that `secateur.sparsify` made sparse keep their zeros: they are refitted on the places that they have.
+
     Args:
         model: the original.
         small: what ``plan.apply(model)`` gave.

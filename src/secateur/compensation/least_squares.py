@@ -108,6 +108,43 @@ def solve(folds: Sequence[Sums], *, intercept: bool, ridges: Sequence[float] = R
     return Fit(change=change, offset=offset, ridge=best, before=before, after=errors[best])
 
 
+def on_support(fit: Fit, folds: Sequence[Sums], matrix: Tensor, *, intercept: bool) -> Fit:
+    """A fit whose change leaves the zeros of a sparse matrix where they are.
+
+    The error is a quadratic form around the free solution, so its minimum on the places that stay is found from there:
+    by conjugate gradients for each output by itself (`secateur.sparsity.refining`), which has places of its own.
+
+    Args:
+        fit: the free solution.
+        folds, intercept: as `solve` was given.
+        matrix: as it is, (G, K, N).
+    """
+    whole = folds[0] + folds[1]
+    xx, xt, tt = whole.moments(centred=intercept)
+    after, none = fit.after, float(tt.sum())
+    if all(fold.rows for fold in folds):
+        a, b = (fold.moments(centred=intercept) for fold in folds)
+        after = (_left(b, _held(*a[:2], fit.ridge, matrix)) + _left(a, _held(*b[:2], fit.ridge, matrix))) / 2
+    change, ridge = _held(xx, xt, fit.ridge, matrix), fit.ridge
+    if after >= none:
+        change, ridge, after = torch.zeros_like(change), 0.0, none
+    offset = fit.offset
+    if intercept:
+        x, t = (whole.parts[k] / whole.rows for k in ("x", "t"))
+        offset = t - (x[:, None, :] @ change)[:, 0]
+    return Fit(change=change, offset=offset, ridge=ridge, before=fit.before, after=after)
+
+
+def _held(xx: Tensor, xt: Tensor, ridge: float, matrix: Tensor) -> Tensor:
+    """The change (G, K, N) of a ridge regression, on the places where a matrix is not zero."""
+    from secateur.sparsity.refining import refine  # which needs this package
+
+    free = matrix + _ridge(xx, xt, ridge)
+    damped = xx + torch.diag_embed((ridge * xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)).expand(xx.shape[:2]))
+    new = [refine(w.T, d.T, w.T != 0, h).T for w, d, h in zip(matrix, free, damped, strict=True)]
+    return torch.stack(new) - matrix
+
+
 def _ridge(xx: Tensor, xt: Tensor, ridge: float) -> Tensor:
     """(xx + ridge * mean diagonal) \\ xt, with more of it where the matrix is not positive in floating point."""
     diagonal = xx.diagonal(dim1=1, dim2=2)

@@ -15,10 +15,11 @@ from secateur.calibration.found import Moments, wide
 from secateur.calibration.lockstep import Pause
 from secateur.calibration.sites import Followers
 from secateur.calibration.watching import Key
-from secateur.compensation.least_squares import RIDGES, Sums, solve
+from secateur.compensation.least_squares import RIDGES, Sums, on_support, solve
 from secateur.compensation.matching import Match, Matching
 from secateur.compensation.merging import Likeness, fold
 from secateur.modules import named_tensors
+from secateur.zeros import sparse_weights
 
 How = Literal["mean", "merge", "lstsq"]
 ROWS = 2**16  # rows of a product that are looked at, over all the data
@@ -68,6 +69,7 @@ class Refitting:
     def __post_init__(self) -> None:
         self.originals, self.tensors = named_tensors(self.model), named_tensors(self.small)
         self.owner = owners(self.tensors)
+        self.sparse = {self.owner(self.tensors[name]) for name in sparse_weights(self.small)}
 
     def match(self, key: Key) -> Match:
         """What a use that can be refitted is fitted to."""
@@ -96,6 +98,8 @@ class Refitting:
         if home is None and not free:
             return None
         fit = solve(sums, intercept=home is not None, ridges=RIDGES if free else ())
+        if fit.ridge and key[0] in self.sparse:
+            fit = on_support(fit, sums, wide(use.matrix()), intercept=home is not None)
         if fit.ridge:
             use.put((wide(use.matrix()) + fit.change).to(use.weight))
         if home is not None:
@@ -220,6 +224,8 @@ class Refitting:
         window, matrix = first.use.window, _stay(first_dense.use.matrix()[0], match)
         lost = matrix.unflatten(0, (-1, window))[gone.to(matrix.device)].flatten(0, 1)
         merged = fold(first.use.matrix()[0], lost, partner, factor, window)
+        if key[0] in self.sparse:  # what it has no place for is lost
+            merged = merged * (first.use.matrix()[0] != 0)
         first.use.put(merged[None].to(first.use.weight))
 
 

@@ -12,11 +12,12 @@ from secateur.depth.change import DepthChange, Insertion
 from secateur.depth.containers import Place, is_sequence, layout, parent_of, set_children
 from secateur.depth.identity import identity_layer, imitable, silence_
 from secateur.errors import SurgeryError
-from secateur.modules import Walk
+from secateur.modules import Walk, named_parameters
 from secateur.origins import Attribute
 from secateur.provenance import recall, remember
 from secateur.surgery.apply import set_attributes
 from secateur.tracing.shadow import copy_with, own_tensor
+from secateur.zeros import rename_sparse
 
 GROWTH = 64  # times the elements that a model had before its first change of depth
 
@@ -41,7 +42,10 @@ def apply(change: DepthChange, model: nn.Module) -> nn.Module:
         )
     with torch.inference_mode(False):  # the result shall train, wherever it is made
         new = copy_with(model, own_tensor)
+        before = named_parameters(new)
         carry_out(change, new)
+    after = {id(parameter): name for name, parameter in reversed(named_parameters(new).items())}
+    rename_sparse(new, {name: after[id(parameter)] for name, parameter in before.items() if id(parameter) in after})
     remember(new, "elements", first)
     remember(new, "plans", (*(recall(model, "plans") or ()), change))
     return new

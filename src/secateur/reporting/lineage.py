@@ -12,7 +12,7 @@ from secateur.reporting.numbers import DASH
 
 ACCURACY, LOSS = metric("accuracy"), metric("loss")
 FIGURES = (PARAMS, MACS, ACCURACY, LOSS)
-OWN = ("step", "figures", "before", "parent")  # of a step; the rest are details
+OWN = ("step", "figures", "before", "parent", "masked")  # of a step; the rest are details
 HASH, LONGEST = 12, 60  # letters that are shown of a hash, and of a detail
 
 

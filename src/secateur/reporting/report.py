@@ -43,7 +43,8 @@ class Report(Mapping[str, Any]):
     "measured_on"}``: the layers of the head, the old and the new number of classes, samples of each class, and for
     "dense" and "tuned" what was trained, what stayed frozen and why. Where an earlier plan was replayed there is
     ``"replay": {"status", "advice", "importance", "scores", "left_out", "correlation", "overlap", "agreement", "axes",
-    "dense", "replayed", "fresh"}``; see `secateur.replaying`.
+    "dense", "replayed", "fresh"}``; see `secateur.replaying`. Where a sparse network was trained on there is
+    ``"kept_zeros": {"before", "after"}``, shares of zeros in its sparse weights.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.

@@ -16,7 +16,7 @@ def sentence(report: Mapping[str, Any]) -> str | None:
     """How many weights went, how they were chosen, and what that does not do."""
     found: Mapping[str, Any] | None = report.get("sparsity")
     if not found:
-        return None
+        return _kept(report)
     by = f" by {found['importance']}" if found.get("importance") else ""
     made_up = f", the others made up for it by {found['compensation']}" if found.get("compensation") else ""
     counts = (
@@ -30,7 +30,17 @@ def sentence(report: Mapping[str, Any]) -> str | None:
     noted = [f"{row['name']}: {note}" for row in found["layers"] for note in row.get("notes") or ()]
     more = f"; and {len(noted) - 5} more" if len(noted) > 5 else ""
     said += [f"Note: {'; '.join(noted[:5])}{more}."] if noted else []
+    said += [text] if (text := _kept(report)) else []
     return " ".join(said)
+
+
+def _kept(report: Mapping[str, Any]) -> str | None:
+    """What training left of the zeros."""
+    found: Mapping[str, Any] | None = report.get("kept_zeros")
+    if not found:
+        return None
+    before, after = (percent(found[name]) for name in ("before", "after"))
+    return f"Of the sparse weights {before} were zero before training, {after} are after it."
 
 
 def _reasons(left: Mapping[str, str]) -> str:
@@ -71,8 +81,10 @@ def html(report: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{escape(row['name'])}</td><td>{row['zeros']:,} of {row['weights']:,}</td>"
         f"<td>{percent(row['sparsity'])}</td><td>{'' if row['error'] is None else percent(row['error'])}</td></tr>"
-        for row in report["sparsity"]["layers"]
+        for row in (report.get("sparsity") or {}).get("layers") or ()
     )
+    if not rows:
+        return f'<p class="lead">{escape(said)}</p>'
     heads = "".join(f"<th>{name}</th>" for name in ("weight", "zeros", "sparsity", "error of outputs"))
     return (
         f'<p class="lead">{escape(said)}</p><details><summary>Each weight</summary>'

@@ -26,6 +26,7 @@ from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Watch, silent
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import FINE_TUNING, History
+from secateur.zeros import sparsity_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def _tune_run(settings: TuneSettings, watch: Watch, directory: RunDirectory, unf
     networks = {**dense, "pruned": before, "tuned": model}
     figures = compare(networks, data, settings, watch)
     interrupted = cut_short({"tuned": history}, settings)
-    report = make_report(settings, figures, interrupted)
+    report = _with_zeros(make_report(settings, figures, interrupted), before, model)
     report = with_robustness(report, networks, data, settings, settings.seed, watch)
     with watch("Saving") as step:
         note_step(
@@ -180,7 +181,15 @@ def make_report(settings: TuneSettings, figures: Mapping[str, Mapping[str, Any]]
     )
     if known.get("depth"):  # a change of depth has no axes
         report = report.replace(axes=None, depth=known["depth"])
+    if known.get("sparsity"):
+        report = report.replace(axes=known.get("axes"), sparsity=known["sparsity"])
     return report
+
+
+def _with_zeros(report: Report, before: nn.Module, after: nn.Module) -> Report:
+    """The report, with what training left of a sparse network's zeros."""
+    shares = {"before": sparsity_of(before), "after": sparsity_of(after)}
+    return report if None in shares.values() else report.replace(kept_zeros=shares)
 
 
 def _timeless(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:

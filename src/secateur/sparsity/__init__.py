@@ -14,6 +14,9 @@ from secateur.sparsity.criteria import Wanda as Wanda
 from secateur.sparsity.criteria import WeightCriterion as WeightCriterion
 from secateur.sparsity.criteria import WeightView as WeightView
 from secateur.sparsity.criteria import names as names
+from secateur.sparsity.gradual import GradualSparsity as GradualSparsity
+from secateur.sparsity.living import KeptMasks as KeptMasks
+from secateur.sparsity.living import keep_masks as keep_masks
 from secateur.sparsity.patterns import NM as NM
 from secateur.sparsity.patterns import Block as Block
 from secateur.sparsity.patterns import Pattern as Pattern
@@ -21,7 +24,12 @@ from secateur.sparsity.patterns import Unstructured as Unstructured
 from secateur.sparsity.pruning import How as How
 from secateur.sparsity.pruning import Pruned as Pruned
 from secateur.sparsity.pruning import prune_weight as prune_weight
+from secateur.sparsity.remembering import broken_patterns as broken_patterns
+from secateur.sparsity.remembering import zero_masks as zero_masks
 from secateur.sparsity.result import Sparsified as Sparsified
 from secateur.sparsity.result import with_masks as with_masks
 from secateur.sparsity.sparsify import sparsify as sparsify
 from secateur.sparsity.statistics import Statistics as Statistics
+from secateur.sparsity.straight_through import StraightThrough as StraightThrough
+from secateur.zeros import sparse_weights as sparse_weights
+from secateur.zeros import sparsity_of as sparsity_of

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from secateur.errors import SparsityError
 from secateur.modules import Walk, named_parameters
+from secateur.provenance import inherit
 from secateur.reporting import Report
 from secateur.tracing.shadow import copied, own_tensor
+from secateur.zeros import note_sparse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,10 @@ class Sparsified:
         Raises:
             SparsityError: it has no such weights, or they have other shapes.
         """
-        return with_masks(model, self.masks)
+        new = with_masks(model, self.masks)
+        inherit(new, model)
+        note_sparse(new, self.masks, self.report["sparsity"]["pattern"])
+        return new
 
     @property
     def sparsity(self) -> float:

@@ -25,6 +25,7 @@ from secateur.sparsity.settings import check_all_fit, check_pattern, fitting, ho
 from secateur.sparsity.statistics import Statistics
 from secateur.sparsity.telling import report_of
 from secateur.tracing.shadow import check_kind, copied, own_tensor
+from secateur.zeros import sparse_after
 
 DEFAULT = 0.5
 
@@ -127,7 +128,7 @@ def sparsify(
         "samples": sum(batch.samples for batch in batches),
     }
     report = report_of(model, layers, work.done, told, seed)
-    _remember(model, new, report, batches, forward, seed)
+    _remember(model, new, report, masks, pattern, batches, forward, seed)
     return Sparsified(model=new, masks=masks, report=report)
 
 
@@ -156,6 +157,8 @@ def _remember(
     model: nn.Module,
     new: nn.Module,
     report: Mapping[str, Any],
+    masks: Iterable[str],
+    pattern: Pattern,
     batches: Sequence[Batch],
     forward: Forward | None,
     seed: int,
@@ -175,5 +178,6 @@ def _remember(
         importance=told["importance"],
         seed=seed,
         parent=digests.of_model(model),
+        masked=sparse_after(new, masks, pattern),
         sparsity={key: told[key] for key in ("pattern", "allocation", "compensation", "zeros", "weights")},
     )

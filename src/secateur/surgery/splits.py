@@ -101,8 +101,9 @@ def disturbed(weight: Tensor, split: "PlannedSplit", plan: "Plan") -> Tensor:
         torch.bincount(groups).clamp_min(1).to(torch.float64), split.dim, weight.dim()
     )
     drawn = drawn - means.index_select(split.dim, groups)
-    size = weight.detach().to("cpu", torch.float64).square().mean().sqrt()
-    return (weight + (plan.noise * size * drawn).to(weight.device)).to(weight.dtype)
+    values = weight.detach().to("cpu", torch.float64)
+    drawn = drawn * (values != 0)  # copies of a zero are all zeros, so sums stay; those of sparse weights must, too
+    return (weight + (plan.noise * values.square().mean().sqrt() * drawn).to(weight.device)).to(weight.dtype)
 
 
 def along(values: Tensor, dim: int, rank: int) -> Tensor:

@@ -1,6 +1,6 @@
 """What can take part in a training run: callbacks, and what they see of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,10 @@ class Run(Protocol):
 class Callback:
     """Takes part in a training run. Every method does nothing; override those that are needed."""
 
+    def frees(self, model: nn.Module) -> Collection[str]:
+        """Names of sparse weights whose zeros may come back while it takes part; asked before training."""
+        return ()
+
     def on_start(self, run: Run) -> None:
         """Training begins, or goes on from a checkpoint: then `load_state_dict` came before."""
 
@@ -47,6 +51,13 @@ class Callback:
 
     def after_step(self, run: Run) -> None:
         """The optimizer has made a step, which ``run.step`` counts already."""
+
+    def before_validation(self, run: Run) -> None:
+        """What is to be judged is in the model: the averaged weights, where there are such. It may be changed."""
+
+    def settled(self, run: Run) -> bool:
+        """Whether the present state may be the one that training leaves the model in; asked from step 0 on."""
+        return True
 
     def on_epoch(self, run: Run, row: Any) -> None:
         """An epoch is over; ``row`` says what it gave."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -56,15 +57,19 @@ class LowRank:
 
 
 class Product(nn.Module):
-    """A weight plus its change.
+    """A weight plus its change, which leaves removed weights at zero.
 
     Attributes:
         a: (R, I).
         b: (O, R).
+        mask: bool, in the weight's shape, True = stays; None for a weight that is not sparse.
     """
 
-    def __init__(self, weight: Tensor, settings: LowRank, generator: torch.Generator) -> None:
+    def __init__(
+        self, weight: Tensor, settings: LowRank, generator: torch.Generator, mask: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.mask = mask
         rows, columns = weight.shape[0], weight[0].numel()
         rank = min(settings.rank, rows, columns)
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -75,7 +80,8 @@ class Product(nn.Module):
         self.scale = settings.alpha / settings.rank
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.scale * (self.b @ self.a)).reshape(weight.shape).to(weight.dtype)
+        change = (self.scale * (self.b @ self.a)).reshape(weight.shape).to(weight.dtype)
+        return weight + (change if self.mask is None else change * self.mask.to(change.device))
 
 
 def choose(model: nn.Module, settings: LowRank) -> tuple[dict[str, Places], dict[str, str]]:
@@ -148,11 +154,14 @@ def _reason(module: nn.Module) -> str:
 
 
 @contextmanager
-def adapted(targets: Mapping[str, Places], settings: LowRank) -> Generator[dict[str, nn.Parameter]]:
+def adapted(
+    targets: Mapping[str, Places], settings: LowRank, masks: Mapping[str, Tensor] = MappingProxyType({})
+) -> Generator[dict[str, nn.Parameter]]:
     """Give weights their changes; at the end these are added to the weights, and the modules are what they were.
 
     Args:
         targets: the places of each weight, as `choose` gives them.
+        masks: of weights that are sparse, by name, True = stays.
 
     Yields:
         The factors, which train, by name.
@@ -167,7 +176,7 @@ def adapted(targets: Mapping[str, Places], settings: LowRank) -> Generator[dict[
         for name, held in targets.items():
             weight = weights[name]
             assert weight is not None
-            given[name] = product = Product(weight.detach(), settings, generator)
+            given[name] = product = Product(weight.detach(), settings, generator, masks.get(name))
             for module, role in held:
                 product.train(module.training)
                 parametrize.register_parametrization(module, role, product, unsafe=True)

@@ -38,8 +38,8 @@ def processes(device: str | torch.device | None, precision: str | None) -> Gener
     place = None if device is None else torch.device(device)
     shared: list[Any] = [AcceleratorState, PartialState]
     settings_before, process_before = (bool(state._shared_state) for state in shared)
-    if place is not None and place.type == "cuda" and place.index is not None:
-        torch.cuda.set_device(place)  # which "cuda" alone is no argument of
+    if place is not None and place.type == "cuda" and place != torch.device("cuda"):
+        torch.cuda.set_device(place)  # "cuda" alone is the current one already
     try:
         accelerator = Accelerator(cpu=place is not None and place.type == "cpu", mixed_precision=precision)
     except ValueError as error:  # the state of the process is another one already, or the device can't do it

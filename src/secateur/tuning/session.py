@@ -142,7 +142,7 @@ class Session:
                     self._epochs(epochs, patience, on_epoch)
                 history.interrupted = self._asked()  # in the last moments, for whoever goes on after the training
             except DataFailed:
-                judged = self.best.state or self.judge is None  # else the run has yet to begin
+                judged = self.best.state or self.judge is None or self.run.step  # else the run has yet to begin
                 self._save_if_due(force=self.keeper is not None and bool(judged))
                 if not self._asked():  # Ctrl-C ends a loader's workers too
                     raise
@@ -186,9 +186,12 @@ class Session:
         run.check_finite()
         with run.average.swapped(run.model) if run.average is not None else nullcontext():
             run.processes.share_buffers(run.wrapped)
+            for callback in run.callbacks:
+                callback.before_validation(run)
             verdict = None if self.judge is None else self.judge()
             deciding = (None, None) if verdict is None else verdict.deciding
-            self.best.consider(epoch, run.processes.model_state(run.wrapped), *deciding)
+            if all(callback.settled(run) for callback in run.callbacks):
+                self.best.consider(epoch, run.processes.model_state(run.wrapped), *deciding)
         return verdict
 
     def _asked(self) -> bool:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from secateur.errors import TrainingError
 from secateur.modules import named_parameters, named_parts
 from secateur.tuning.low_rank import LowRank, adapted, choose
+from secateur.zeros import zeros_kept
 
 What = str | LowRank | Iterable[str] | Callable[[str, Tensor], bool]
 NAMES = ("all", "norms", "biases", "norms+biases", "head", "low-rank")
@@ -45,7 +46,9 @@ class Trainable:
 
 
 @contextmanager
-def trainable(model: nn.Module, what: What = "all", *, freeze_statistics: bool = False) -> Generator[Trainable]:
+def trainable(
+    model: nn.Module, what: What = "all", *, freeze_statistics: bool = False, keep_zeros: bool = True
+) -> Generator[Trainable]:
     """Let only some parameters train while the context lasts; make optimizers inside.
 
     Afterwards every ``requires_grad`` is what it was, low-rank changes are part of the weights, and the model has the
@@ -68,6 +71,7 @@ def trainable(model: nn.Module, what: What = "all", *, freeze_statistics: bool =
             Anything else: names of parameters or modules, or glob patterns of parameters' names; or a callable
             ``(name, parameter) -> bool``.
         freeze_statistics: whether batch norms keep their running statistics.
+        keep_zeros: whether low-rank changes leave weights at zero that `secateur.sparsify` removed.
 
     Yields:
         What trains, and how much that is. It prints.
@@ -91,7 +95,8 @@ def trainable(model: nn.Module, what: What = "all", *, freeze_statistics: bool =
                 targets, left_out = choose(model, method)
                 for parameter, _ in before.values():
                     parameter.requires_grad_(False)
-                with adapted(targets, method) as factors:
+                masks = zeros_kept(model) if keep_zeros else {}
+                with adapted(targets, method, masks) as factors:
                     yield _chosen(factors, total, left_out)
             else:
                 yield _chosen(_select(model, method), total, {})

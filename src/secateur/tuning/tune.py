@@ -11,10 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateur.changes import Changed
 from secateur.errors import TrainingError
-from secateur.modules import kept_modes
+from secateur.modules import kept_modes, named_parameters
 from secateur.objectives import Loss
 from secateur.safety.adversarial import Adversarial
+from secateur.sparsity.living import KeptMasks
 from secateur.tuning import metrics, randomness, ranges
 from secateur.tuning.averaging import Average
 from secateur.tuning.best import Best
@@ -37,10 +39,11 @@ from secateur.tuning.schedules import Fraction, fractions
 from secateur.tuning.searching import Search
 from secateur.tuning.session import Judge, Session
 from secateur.tuning.trainable import What, trainable
+from secateur.zeros import zeros_kept
 
 
 def tune(
-    model: nn.Module,
+    model: nn.Module | Changed,
     train: Iterable[Any],
     validate: Iterable[Any] | None = None,
     *,
@@ -56,6 +59,7 @@ def tune(
     train_only: What = "all",
     freeze_statistics: bool = False,
     adversarial: Adversarial | None = None,
+    keep_zeros: bool = True,
     loss: Loss | None = None,
     metric: Metric | None = None,
     larger: bool | None = None,
@@ -86,7 +90,8 @@ def tune(
     state stays.
 
     Args:
-        model: trained in place; the modes of its modules are left as they were.
+        model: trained in place; the modes of its modules are left as they were. A result, of `secateur.prune`,
+            `secateur.sparsify` or another, stands for its model.
         train: training batches, iterable again and again. One with ``set_epoch`` is told the epoch, counted from 0.
         validate: batches to choose the best state by.
         epochs: passes over ``train``, at least 1; 10 if not given.
@@ -105,6 +110,8 @@ def tune(
         freeze_statistics: whether batch norms keep their running statistics.
         adversarial: attacks on the inputs, which training then makes the model resist; see `Adversarial`. The best
             state is chosen under attack, and each epoch's row says both.
+        keep_zeros: whether weights that `secateur.sparsify` removed stay exactly zero (`secateur.keep_masks`). With
+            False they train like the others.
         loss: ``(output, target) -> scalar``; by default the model's own ``output.loss`` where it has one, else
             cross-entropy.
         metric: what validation goes by: a name such as "f1", a metric of torchmetrics, or ``(model, batches) ->
@@ -142,6 +149,7 @@ def tune(
         >>> history.epochs[-1].validation_accuracy
         1.0
     """
+    model = model if isinstance(model, nn.Module) else model.model
     epochs = EPOCHS if epochs is None else epochs
     number = None if isinstance(lr, str | Search) else lr
     ranges.check(
@@ -171,7 +179,10 @@ def tune(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_modes(model))
         stack.enter_context(randomness.as_found(these.device))
-        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics))
+        kept = _kept(model, callbacks, these) if keep_zeros else None
+        stack.enter_context(trainable(model, train_only, freeze_statistics=freeze_statistics, keep_zeros=keep_zeros))
+        if kept is not None:
+            stack.enter_context(KeptMasks(*kept))
         pace = _pace(train, these, seed, epochs, accumulate, clip, halve, schedule, warmup)
         taught = _taught(teacher, distill, temperature, these)
         keeper = Checkpoints(checkpoints, every=every) if checkpoints is not None else None
@@ -195,6 +206,7 @@ def tune(
                 "halve": halve,
                 "precision": precision,
                 "device": device,
+                "keep_zeros": keep_zeros,
                 "seed": seed,
             },
         )
@@ -226,6 +238,25 @@ def tune(
         session.history.choice = choice
         with session.interrupts.listening(SIGINT, *([SIGTERM] if keeper is not None else [])):
             return session.train(epochs, patience, on_epoch if these.main else None)
+
+
+def _kept(
+    model: nn.Module, callbacks: Sequence[Callback], these: Processes
+) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]] | None:
+    """The weights of a model that was made sparse, and their masks; None where there is nothing to keep.
+
+    Raises:
+        TrainingError: FSDP would shard them.
+    """
+    free = {name for callback in callbacks for name in callback.frees(model)}
+    masks = {name: mask for name, mask in zeros_kept(model).items() if name not in free}
+    if masks and these.sharded:
+        raise TrainingError(
+            f"{', '.join(list(masks)[:3])} are sparse, and their zeros can't be kept where FSDP shards them: train "
+            "with DDP, or with keep_zeros=False"
+        )
+    have = named_parameters(model)
+    return ({name: have[name] for name in masks}, masks) if masks else None
 
 
 def _contradictions(
