@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--apgd-steps", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     load: Any = load_shared()
@@ -32,19 +33,20 @@ def main() -> None:
     result = sc.prune(dense, calibration[0][0][:2], budget=sc.Budget(macs=options.macs), data=calibration)
     images, labels = load.cifar10("test", options.samples)
     started = time.perf_counter()
+    device = options.device
     found = sc.robustness(
-        result.model,
+        result.model.to(device),
         [(load.normalise(images), labels)],
         eps=8 / 255,
         normalise=(load.IMAGENET_MEAN, load.IMAGENET_STD),
-        dense=dense,
+        dense=dense.to(device),
         classes=["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         queries=options.queries,
         apgd_steps=options.apgd_steps,
         batch_size=250,
     )
     print(found)
-    print(f"\n{time.perf_counter() - started:.0f} s, torch {torch.__version__}, one thread")
+    print(f"\n{time.perf_counter() - started:.0f} s, torch {torch.__version__}, {device}")
 
 
 if __name__ == "__main__":
