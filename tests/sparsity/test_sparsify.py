@@ -156,6 +156,19 @@ def test_everything_is_left_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.model.modules())
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_wherever_it_is_called(mode: Any):
+    for how in ({"importance": "fisher"}, {"compensate": "sparsegpt"}):
+        wanted = sc.sparsify(net(), data=LABELLED, **how)
+        with mode():
+            result = sc.sparsify(net(), data=LABELLED, **how)
+            again = result.apply(net())
+        for name, parameter in result.model.named_parameters():
+            assert torch.equal(parameter, wanted.model.get_parameter(name))
+            assert not parameter.is_inference()
+            assert not again.get_parameter(name).is_inference()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_precisions(dtype: torch.dtype):
     data = [x.to(dtype) for x in batches()]
