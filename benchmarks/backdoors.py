@@ -4,9 +4,9 @@
     python benchmarks/backdoors.py --out backdoors.jsonl --table
 
 For each seed and attack: 5 % of the training images carry the trigger and the label 0 (Gu et al. 2017, "BadNets",
-arXiv:1708.06733: a patch; Chen et al. 2017, arXiv:1712.05526: a blend of 20 % with noise). The defence has 500 images of
-the training split that were not poisoned; whatever is chosen is chosen on a part of these. The test split is for the
-figures alone. A network that is not in ``--networks`` yet is trained: Fashion-MNIST on a small residual network (two
+arXiv:1708.06733: a patch; Chen et al. 2017, arXiv:1712.05526: a blend of 20 % with noise). The defence has 500 images
+of the training split that were not poisoned; whatever is chosen is chosen on a part of these. The test split is for
+the figures alone. A network that is not in ``--networks`` yet is trained: Fashion-MNIST on a small residual network (two
 minutes of a core), CIFAR-10 on ResNet-20 (a GPU is used where there is one).
 """
 
@@ -90,7 +90,8 @@ class Task:
 def make_task(name: str, shared: Path, triggers: Path | None) -> Task:
     """The data set of that name, with its triggers: drawn, or read from a file with ``patch`` and ``blended_noise``."""
     spec = importlib.util.spec_from_file_location("load", shared / "data" / "load.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     load = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(load)
     size = (1, 28, 28) if name == "fashion" else (3, 32, 32)
@@ -111,7 +112,6 @@ def train(task: Task, attack: str, seed: int) -> nn.Module:
     if attack != "clean":
         rows = task.poisoned(seed, len(x))
         x[rows], y[rows] = task.stamp(x[rows], attack), TARGET
-    torch.randperm(len(x), generator=generator)
     model = task.network().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=epochs * (len(x) // batch))
@@ -125,7 +125,9 @@ def train(task: Task, attack: str, seed: int) -> nn.Module:
 
 
 def trained(task: Task, attack: str, seed: int, folder: Path) -> nn.Module:
-    """The network: read, or else trained now and kept."""
+    """The network: read, or else trained now and kept. Without a backdoor and of CIFAR-10: ResNet-20, ResNet-56."""
+    if task.name == "cifar" and attack == "clean":
+        return task.load.cifar_resnet((20, 56)[seed])
     file = folder / f"{task.name}_{attack}_{seed}.safetensors"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,9 @@ def trained(task: Task, attack: str, seed: int, folder: Path) -> nn.Module:
     return model.eval()
 
 
-def defend(task: Task, attack: str, seed: int, model: nn.Module, test: Clean, asked: Iterable[str]) -> Iterable[dict[str, Any]]:
+def defend(
+    task: Task, attack: str, seed: int, model: nn.Module, test: Clean, asked: Iterable[str], device: str
+) -> Iterable[dict[str, Any]]:
     """A row for the network as it is, for each method without and with the trigger that was found, and for "auto"."""
     x, y = task.images("train")
     fit = torch.ones(len(x), dtype=torch.bool)
@@ -143,15 +147,15 @@ def defend(task: Task, attack: str, seed: int, model: nn.Module, test: Clean, as
         fit[task.poisoned(seed, len(x))] = False
     rows = fit.nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(1000 + seed))[:CLEAN]]
-    data = [(task.ready(x[rows]), y[rows])]
+    data = [(task.ready(x[rows]).to(device), y[rows].to(device))]
 
     def figures(network: nn.Module, method: str, **more: Any) -> dict[str, Any]:
-        hit = attack_success(network, Clean(x=test.x, y=test.y), lambda _: stamped, TARGET)
+        hit = attack_success(network, test, lambda _: stamped, TARGET)
         return {"data": task.name, "attack": attack, "seed": seed, "method": method,
                 "accuracy": accuracy(network, test), "attack_success": hit, **more}  # fmt: skip
 
     images, labels = task.images("test")
-    stamped = task.ready(task.stamp(images[labels != TARGET], "patch" if attack == "clean" else attack))
+    stamped = task.ready(task.stamp(images[labels != TARGET], "patch" if attack == "clean" else attack)).to(device)
     start = time.perf_counter()
     verdict = sc.find_backdoor(model, data, seed=seed)
     seconds = time.perf_counter() - start
@@ -162,7 +166,11 @@ def defend(task: Task, attack: str, seed: int, model: nn.Module, test: Clean, as
                 continue
             start = time.perf_counter()
             done = sc.disinfect(model, data=data, method=method, find=find, seed=seed)  # pyright: ignore[reportArgumentType]
-            more: dict[str, Any] = {"chosen": done.method, "found": bool(find), "removed": done.report["disinfected"]["removed"]}
+            more: dict[str, Any] = {
+                "chosen": done.method,
+                "found": bool(find),
+                "removed": done.report["disinfected"]["removed"],
+            }
             bare = figures(done.pruned.eval(), method)
             more |= {"untuned": [bare["accuracy"], bare["attack_success"]], "seconds": time.perf_counter() - start}
             yield figures(done.model, method, **cost(done.model, data[0][0][:1]), **more)
@@ -206,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), help='"clean" for networks without a backdoor')
     parser.add_argument("--methods", nargs="*", default=[*METHODS, "auto"])
+    parser.add_argument("--device", default="cpu", help="where the defence runs")
     parser.add_argument("--out", type=Path, default=Path("backdoors.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of what --out holds")
     given = parser.parse_args()
@@ -213,11 +222,11 @@ def main() -> None:
         return table(given.out)
     task = make_task(given.data, given.shared, given.triggers)
     images, labels = task.images("test")
-    test = Clean(x=task.ready(images), y=labels)
+    test = Clean(x=task.ready(images).to(given.device), y=labels.to(given.device))
     for seed in given.seeds:
         for attack in given.attacks:
-            model = trained(task, attack, seed, given.networks)
-            for row in defend(task, attack, seed, model, test, given.methods):
+            model = trained(task, attack, seed, given.networks).to(given.device)
+            for row in defend(task, attack, seed, model, test, given.methods, given.device):
                 with given.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     return None

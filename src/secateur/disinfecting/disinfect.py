@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.disinfecting.clean import Clean, accuracy, attack_success, device_of, gather
+from secateur.disinfecting.inversion import Inversion
 from secateur.disinfecting.mending import Mending, mend
 from secateur.disinfecting.perturbation import Perturbation
 from secateur.disinfecting.ranking import METHODS, TITLES, Cutoffs, Method, Ranking, rank
 from secateur.disinfecting.selecting import THRESHOLD, Marked, accuracy_on, marked, most, removing, suspects
 from secateur.disinfecting.triggers import Trigger
-from secateur.disinfecting.inversion import Inversion
 from secateur.disinfecting.verdict import Verdict, find_backdoor
 from secateur.errors import PlanError
 from secateur.graph import Graph
@@ -66,9 +66,10 @@ def disinfect(
 ) -> Disinfected:
     """Remove what a backdoor lives in, with a few clean samples: a smaller network, proved, then tuned.
 
-    A trigger is searched for (`find_backdoor`); units are ranked by how suspicious they are to a method, and go, the most
-    suspicious first, as long as the accuracy on held-out samples stays within ``max_drop``. What is left is proved as by
-    `prune`, and tuned on the clean samples, half of which carry the trigger that was found with their own labels.
+    A trigger is searched for (`find_backdoor`); units are ranked by how suspicious they are to a method, and go, the
+    most suspicious first, as long as the accuracy on held-out samples stays within ``max_drop``. What is left is proved
+    as by `prune`, and tuned on the clean samples; half of each batch carries the trigger that was found, with the
+    samples' own labels.
     The model given is untouched.
 
     Args:
@@ -76,8 +77,8 @@ def disinfect(
         args: example inputs; by default the first two clean samples.
         data: clean batches (inputs, labels), some dozens of samples of each class. No poisoned ones.
         method: "clp" (channel Lipschitzness), "anp" (adversarial neuron perturbation), "fine-pruning" (dormant units),
-            "random" and "none" (controls); "auto" searches for a trigger, removes nothing where there is none, and else takes
-            the method whose removal leaves the trigger the least success on held-out samples.
+            "random" and "none" (controls); "auto" searches for a trigger, removes nothing where there is none, and else
+            takes the method whose removal leaves the trigger the least success on held-out samples.
         heldout: share of the samples that nothing is learnt from, by which is chosen, in (0, 1).
         max_drop: accuracy that removal may cost on these before tuning, in percentage points, from 0.
         find: whether to search for a trigger with a method that was named, for the report and for the tuning; or what
@@ -139,7 +140,9 @@ def disinfect(
     return _finished(result, final, history, verdict, ranking, gone, figures, (len(used), len(held)))
 
 
-def _check(method: str, max_drop: float, heldout: float, *, find: bool | Verdict, trigger: Any, target: int | None) -> None:
+def _check(
+    method: str, max_drop: float, heldout: float, *, find: bool | Verdict, trigger: Any, target: int | None
+) -> None:
     known = (*METHODS, "random", "none", "auto")
     problems = [f"method={method!r} is none of {', '.join(known)}"] * (method not in known)
     problems += [f"max_drop={max_drop} must be from 0, in percentage points"] * (not max_drop >= 0)

@@ -14,7 +14,7 @@ from secateur.tracing.shadow import shadow
 
 
 def followers(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """For each convolution or linear layer whose output goes straight into a batch norm, the norm's name by the layer's.
+    """Which batch norm a convolution's or linear layer's output goes straight into: the norm's name by the layer's.
 
     Args:
         args, kwargs: example inputs.

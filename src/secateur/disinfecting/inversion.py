@@ -3,15 +3,16 @@
 Wang et al. 2019, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P: mask and
 pattern by gradient descent on cross-entropy plus lambda times the L1 norm of the mask, lambda rising while the attack
 succeeds and falling while it does not.
-Differs: all classes share a batch, so that a step costs one pass; few samples and steps; and besides the paper's patches
-there is a blend, with one opacity for the whole input, because triggers laid thinly over all of an image (Chen et al.
-2017, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv:1712.05526) have no small mask.
+Differs: all classes share a batch, so that a step costs one pass; few samples and steps; and besides the paper's
+patches there is a blend, with one opacity for the whole input, because triggers laid thinly over all of an image (Chen
+et al. 2017, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv:1712.05526) have no small
+mask.
 
 Shape letters: N samples a class, K classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -145,4 +146,4 @@ class _Search:
         mask = self.kept[0][k].sigmoid().expand(pattern.shape).contiguous()
         norm = min(float(self.best[k]), self.largest)
         found = Trigger(target=k, form=self.form, norm=norm, success=0.0, mask=mask, pattern=pattern)
-        return Trigger(**{**vars(found), "success": success(found)})
+        return replace(found, success=success(found))

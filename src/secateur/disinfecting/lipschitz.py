@@ -27,8 +27,8 @@ class ChannelLipschitz:
     them; linear layers count too; the deviation is of a sample, n - 1.
 
     Args:
-        norms: what the outputs of each layer are multiplied with afterwards, (outputs,), by its weight's name. `of` finds
-            them.
+        norms: what the outputs of each layer are multiplied with afterwards, (outputs,), by its weight's name. `of`
+            finds them.
 
     Example:
         >>> import secateur as sc

@@ -26,7 +26,7 @@ class Mending:
         lr: highest learning rate of SGD, above 0.
         weight_decay: of SGD.
         own: weight of the original's answers to clean samples against the labels, in [0, 1].
-        stamped: share of the batches that carry a trigger that was found, with the samples' own labels, in [0, 1).
+        stamped: share of each batch that carries a trigger that was found, with the samples' own labels, in [0, 1).
     """
 
     epochs: int = 10
@@ -50,8 +50,8 @@ class Lessons:
     Args:
         x: inputs, (N, ...).
         y: shares of classes, (N, K).
-        triggers: laid over some of the batches, in turn.
-        share: of the batches.
+        triggers: laid over some of the samples of a batch, one of them at random.
+        share: of each batch.
     """
 
     def __init__(self, x: Tensor, y: Tensor, triggers: Sequence[Trigger], share: float, seed: int) -> None:

@@ -68,8 +68,8 @@ def rank(
     """How suspicious each unit is to a method.
 
     "fine-pruning" ranks by mean activation on clean samples (Liu et al. 2018, "Fine-Pruning: Defending Against
-    Backdooring Attacks on Deep Neural Networks", arXiv:1805.12185). Differs: units of all axes, each axis relative to its
-    mean, in place of the channels of the last convolution, whose outputs may be a residual stream.
+    Backdooring Attacks on Deep Neural Networks", arXiv:1805.12185). Differs: units of all axes, each axis relative to
+    its mean, in place of the channels of the last convolution, whose outputs may be a residual stream.
     """
     if method == "anp":
         masks = NeuronPerturbation.learn(model, graph, clean, how=perturbation, seed=seed)

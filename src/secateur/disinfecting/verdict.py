@@ -82,8 +82,8 @@ def anomaly(norms: Tensor) -> tuple[float, float]:
     """How far the least of positive norms lies below the others: anomaly index, and the ratio of the next to it.
 
     The index is (median - least) / (1.4826 * median absolute deviation), of logarithms.
-    Wang et al. 2019, Neural Cleanse, section IV. Differs: logarithms, because norms differ by factors (in Fashion-MNIST a
-    bag takes four times the patch of a shirt); a deviation of at least 0.1.
+    Wang et al. 2019, Neural Cleanse, section IV. Differs: logarithms, because norms differ by factors from class to
+    class; a deviation of at least 0.1.
 
     Example:
         >>> index, ratio = anomaly(torch.tensor([1.0, 8.0, 4.0, 16.0, 8.0]))
@@ -128,16 +128,16 @@ def find_backdoor(
 ) -> Verdict:
     """Look for a backdoor without knowing its trigger, by inverting one for every class.
 
-    A class is suspected where its trigger's anomaly index is at least 2, the next class needs one that is larger by half
-    at least, and the trigger works on three quarters of samples that the search did not see. What is found is the
-    class and a trigger that works, not the attacker's own.
+    A class is suspected where its trigger's anomaly index is at least 2, the next class needs one that is larger by
+    half at least, and the trigger works on three quarters of the samples that the search did not see. What is found is
+    the class and a trigger that works, not the attacker's own.
 
     Args:
         model: a classifier of one tensor of inputs; it stays as it is.
         data: clean batches (inputs, labels), some dozens of samples of each class.
         forms: which triggers to look for: "patch" (few places), "blend" (thin, everywhere).
-        bounds: least and greatest values that inputs can have, numbers or tensors that broadcast to an input; by default
-            those of ``data``, for each channel.
+        bounds: least and greatest values that inputs can have, numbers or tensors that broadcast to an input; by
+            default those of ``data``, for each channel.
         heldout: share of the samples that the search does not see, in (0, 1).
         how: steps, samples and goal of the search.
         seed: of all that is random.

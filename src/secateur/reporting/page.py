@@ -52,6 +52,7 @@ _HISTORY_TITLES = {
 }
 _SENTENCES = (
     sentences.adapted,
+    sentences.disinfected,
     sentences.replay,
     sentences.held_out,
     sentences.gradual,
