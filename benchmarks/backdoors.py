@@ -6,8 +6,8 @@
 For each seed and attack: 5 % of the training images carry the trigger and the label 0 (Gu et al. 2017, "BadNets",
 arXiv:1708.06733: a patch; Chen et al. 2017, arXiv:1712.05526: a blend of 20 % with noise). The defence has 500 images
 of the training split that were not poisoned; whatever is chosen is chosen on a part of these. The test split is for
-the figures alone. A network that is not in ``--networks`` yet is trained: Fashion-MNIST on a small residual network (two
-minutes of a core), CIFAR-10 on ResNet-20 (a GPU is used where there is one).
+the figures alone. A network that is not in ``--networks`` yet is trained: Fashion-MNIST on a small residual network
+(two minutes of a core), CIFAR-10 on ResNet-20 (a GPU is used where there is one).
 """
 
 import argparse

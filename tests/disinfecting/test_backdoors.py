@@ -13,7 +13,7 @@ from secateur.disinfecting.verdict import Verdict
 from secateur.errors import DataError, PlanError
 from support.poisoned import TARGET, corner, samples, trained
 
-QUICK = Inversion(steps=100, samples=16)
+QUICK = Inversion(steps=70, samples=12)
 
 
 @pytest.fixture(scope="module")

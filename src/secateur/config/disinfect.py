@@ -16,9 +16,9 @@ class BackdoorSettings(Settings):
 
     Args:
         method: "auto" searches for a trigger, removes nothing where there is none, and else takes the method after
-            which the trigger does least; "clp" removes channels that can amplify more than the others of their layer, "anp"
-            units that an adversary could use against clean inputs, "fine-pruning" units that are dormant on clean
-            inputs; "random" and "none" are controls.
+            which the trigger does least; "clp" removes channels that can amplify more than the others of their layer,
+            "anp" units that an adversary could use against clean inputs, "fine-pruning" units that are dormant on
+            clean inputs; "random" and "none" are controls.
         samples: how many samples of the training split the defence uses; they must be clean.
         heldout: fraction of these that nothing is learnt from, by which is chosen, in (0, 1).
         max_drop: accuracy that removal may cost on them before tuning, in percentage points.

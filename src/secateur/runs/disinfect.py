@@ -21,7 +21,7 @@ from secateur.fit import check_device, check_fit, example
 from secateur.measuring import measure_all
 from secateur.models import import_callable
 from secateur.reporting import Report, render_page
-from secateur.runs import several
+from secateur.runs import gradual, several
 from secateur.runs.origins import Origin, origin
 from secateur.runs.prune import Outcome, load_code, named_data
 from secateur.runs.steps import Watch, silent
@@ -71,7 +71,14 @@ def disinfect_run(settings: DisinfectSettings, *, overwrite: bool = False, watch
             path = directory.publish()
             step.note(str(settings.out))
     interrupted = str(report["environment"].get("interrupted", ""))
-    return Outcome(path=path, model=done.model, report=report, interrupted=interrupted, advice=" ".join(data.warnings))
+    return Outcome(
+        path=path,
+        model=done.model,
+        report=report,
+        interrupted=interrupted,
+        resumable=False,
+        advice=" ".join(data.warnings),
+    )
 
 
 def _trigger(spec: str) -> Callable[[Tensor], Tensor]:
@@ -137,4 +144,7 @@ def _save(
     report.save(folder / "report.json")
     write_text(folder / "config.yaml", settings.to_yaml())
     code = load_code(settings.out, start.build, rewritten=bool(done.rewritten))
-    write_text(folder / "report.html", render_page(report, histories=history, load=code, settings=settings.to_yaml()))
+    write_text(
+        folder / "report.html",
+        render_page(report, histories=gradual.shown(history), load=code, settings=settings.to_yaml()),
+    )
