@@ -39,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(**others: object) -> DisinfectSettings:
-    given = {"model": "support.poisoned:build", "weights": Path("bad.safetensors"), "samples": 200, "method": "clp"}
+    given = {"model": "support.poisoned:build", "weights": Path("bad.safetensors"), "samples": 200, "method": "fine-pruning"}
     given |= {"max_drop": 5.0, "tune_epochs": 1, "search_steps": 2, "trigger": "support.poisoned:corner", "target": TARGET}
     return DisinfectSettings(**{**given, **others})  # pyright: ignore[reportArgumentType]
 
@@ -48,14 +48,14 @@ def test_a_run_writes_a_result_that_loads(place: Path) -> None:
     outcome = disinfect_run(settings())
     report = Report.load(outcome.path)
     assert {file.name for file in outcome.path.iterdir()} >= FILES
-    assert report["disinfected"]["method"] == "clp"
+    assert report["disinfected"]["method"] == "fine-pruning"
     assert report["dense"]["metrics"]["attack_success"] > 0.95
     assert set(report["tuned"]["metrics"]) >= {"accuracy", "attack_success"}
     assert report["pruned"]["params"] < report["dense"]["params"]
     x = samples("test")[0]
     assert torch.equal(sc.load(outcome.path, model=build())(x), outcome.model(x))
     assert DisinfectSettings.from_mapping(read_yaml(outcome.path / "config.yaml")) == settings()
-    assert "removed by channel Lipschitzness" in (outcome.path / "report.html").read_text()
+    assert "removed by dormant units" in (outcome.path / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("place")
