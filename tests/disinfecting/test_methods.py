@@ -234,5 +234,9 @@ def test_lessons_carry_triggers_on_a_share_of_each_batch() -> None:
     first = [batch for batch, _ in lessons]
     assert [int((batch == 9).all(1).sum()) for batch in first] == [15, 15]
     assert all(not batch.any() for batch, _ in Lessons(x, y, [], 0.3, seed=0))
+    half = Trigger(target=0, form="blend", norm=0.25, success=1.0, mask=torch.full((2,), 0.25), pattern=torch.ones(2))
+    assert half(torch.zeros(3, 2), torch.tensor([1.0, 2.0, 8.0]))[:, 0].tolist() == [0.25, 0.5, 1.0]
+    strengths = torch.cat([b[b > 0] for b, _ in Lessons(x, y, [half], 0.3, seed=0, strength=2.0)])
+    assert 0.25 <= float(strengths.min()) < 0.3 < 0.45 < float(strengths.max()) <= 0.5
     lessons.set_epoch(0)
     assert all(torch.equal(a, b) for a, (b, _) in zip(first, lessons, strict=True))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from secateur.disinfecting.clean import Clean, accuracy, attack_success, device_of, gather
@@ -68,8 +67,8 @@ def disinfect(
 
     A trigger is searched for (`find_backdoor`); units are ranked by how suspicious they are to a method, and go, the
     most suspicious first, as long as the accuracy on held-out samples stays within ``max_drop``. What is left is proved
-    as by `prune`, and tuned on the clean samples; half of each batch carries the trigger that was found, with the
-    samples' own labels.
+    as by `prune`, and tuned on the clean samples; three in ten of them carry the trigger that was found, with their own
+    labels.
     The model given is untouched.
 
     Args:
@@ -112,13 +111,13 @@ def disinfect(
     """
     _check(method, max_drop, heldout, find=find, trigger=trigger, target=target)
     device = device_of(model)
-    used, held = gather(data, device).split(heldout, seed)
+    clean = gather(data, device)
+    used, held = clean.split(heldout, seed)
     judged = held if test is None else gather(test, device)
     original = separate(model).eval()
     verdict = find if isinstance(find, Verdict) else None
     if find is True:
-        whole = Clean(x=torch.cat([used.x, held.x]), y=torch.cat([used.y, held.y]))
-        verdict = find_backdoor(original, whole, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
+        verdict = find_backdoor(original, clean, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
     triggers = verdict.suspected if verdict is not None else []
     inputs = used.x[:2] if args is None else args
     graph = trace(original, inputs)
@@ -175,11 +174,12 @@ def _left(
     triggers: list[Trigger],
     planning: Mapping[str, Any],
 ) -> tuple[float, float]:
-    """How much the triggers that were found still do without some units, and the errors on clean samples."""
+    """How much the triggers that were found still do without some units, in tenths, and the errors on clean samples."""
     if not triggers:
         return 0.0, 0.0
     small = removing(graph, gone, **planning).apply(model)
-    return max(attack_success(small, held, t, t.target) for t in triggers), 1 - accuracy(small, held)
+    success = max(attack_success(small, held, t, t.target) for t in triggers)
+    return round(success, 1), 1 - accuracy(small, held)
 
 
 def _removed(

@@ -27,20 +27,24 @@ class Mending:
         weight_decay: of SGD.
         own: weight of the original's answers to clean samples against the labels, in [0, 1].
         stamped: share of each batch that carries a trigger that was found, with the samples' own labels, in [0, 1).
+        strength: a sample carries it up to so many times as strongly as it was found, at random, from 1: what was found
+            is the least that works, and the attacker's is stronger.
     """
 
     epochs: int = 10
     lr: float = 0.01
     weight_decay: float = 5e-4
-    own: float = 0.5
-    stamped: float = 0.5
+    own: float = 0.8
+    stamped: float = 0.3
+    strength: float = 2.0
 
     def __post_init__(self) -> None:
         ranges = {"epochs": self.epochs >= 0, "lr": self.lr > 0, "weight_decay": self.weight_decay >= 0}
-        ranges |= {"own": 0 <= self.own <= 1, "stamped": 0 <= self.stamped < 1}
+        ranges |= {"own": 0 <= self.own <= 1, "stamped": 0 <= self.stamped < 1, "strength": self.strength >= 1}
         if wrong := [f"{name}={getattr(self, name)}" for name, fine in ranges.items() if not fine]:
             raise ValueError(
-                f"{', '.join(wrong)} out of range: own in [0, 1], stamped in [0, 1), lr above 0, rest from 0"
+                f"{', '.join(wrong)} out of range: own in [0, 1], stamped in [0, 1), lr above 0, strength from 1, "
+                "the rest from 0"
             )
 
 
@@ -52,10 +56,14 @@ class Lessons:
         y: shares of classes, (N, K).
         triggers: laid over some of the samples of a batch, one of them at random.
         share: of each batch.
+        strength: of a trigger, at most.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, triggers: Sequence[Trigger], share: float, seed: int) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, triggers: Sequence[Trigger], share: float, seed: int, strength: float = 1.0
+    ) -> None:
         self.x, self.y, self.triggers, self.share, self.seed = x, y, triggers, share, seed
+        self.strength = strength
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -72,7 +80,8 @@ class Lessons:
             x, stamped = self.x[places.to(self.x.device)], round(self.share * len(places))
             if self.triggers and stamped:
                 chosen = int(torch.randint(len(self.triggers), (1,), generator=generator))
-                x = torch.cat([self.triggers[chosen](x[:stamped]), x[stamped:]])
+                strength = 1 + (self.strength - 1) * torch.rand(stamped, generator=generator)
+                x = torch.cat([self.triggers[chosen](x[:stamped], strength), x[stamped:]])
             yield x, self.y[places.to(self.y.device)]
 
 
@@ -94,7 +103,7 @@ def mend(
         return None
     theirs = answers(original, used.x).softmax(1)
     wanted = (1 - how.own) * F.one_hot(used.y, theirs.shape[1]).to(theirs) + how.own * theirs
-    lessons = Lessons(used.x, wanted, triggers, how.stamped, seed)
+    lessons = Lessons(used.x, wanted, triggers, how.stamped, seed, how.strength)
     judged = [(x, held.y) for x in (held.x, *(trigger(held.x) for trigger in triggers))]
     return tune(
         model,

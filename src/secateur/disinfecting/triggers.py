@@ -37,7 +37,14 @@ class Trigger:
     mask: Tensor = field(repr=False)
     pattern: Tensor = field(repr=False)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Inputs that carry the trigger, (N, ...)."""
+    def __call__(self, x: Tensor, strength: Tensor | float = 1.0) -> Tensor:
+        """Inputs that carry the trigger, (N, ...).
+
+        Args:
+            strength: what the mask is multiplied with, a number for all samples or (N,); the opacity stays within 1.
+        """
         mask, pattern = (t.to(device=x.device, dtype=x.dtype) for t in (self.mask, self.pattern))
+        if isinstance(strength, Tensor):
+            strength = strength.to(mask).reshape(-1, *[1] * (x.dim() - 1))
+        mask = (mask * strength).clamp_max(1)
         return (1 - mask) * x + mask * pattern
