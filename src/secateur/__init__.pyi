@@ -13,6 +13,10 @@ from .comparing import Difference as Difference
 from .comparing import diff as diff
 from .depth import deepen as deepen
 from .depth import shorten as shorten
+from .disinfecting import Disinfected as Disinfected
+from .disinfecting import Verdict as Verdict
+from .disinfecting import disinfect as disinfect
+from .disinfecting import find_backdoor as find_backdoor
 from .errors import SecateurError as SecateurError
 from .exporting import Exported as Exported
 from .exporting import export as export

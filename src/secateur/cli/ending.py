@@ -105,9 +105,10 @@ def _ended(outcome: "Outcome | Tuned", out: Path) -> int:
         )
         return FAILED
     if outcome.interrupted:
+        on = "resume" if getattr(outcome, "resumable", True) else "tune"
         complain(
             "stopped",
-            f"by Ctrl-C: {outcome.interrupted}. It is saved in {out}. Go on with: secateur resume {out}",
+            f"by Ctrl-C: {outcome.interrupted}. It is saved in {out}. Go on with: secateur {on} {out}",
         )
         return INTERRUPTED
     return DONE

@@ -29,6 +29,9 @@ from secateur.config.depth import DeeperSettings as DeeperSettings
 from secateur.config.depth import InsertSettings as InsertSettings
 from secateur.config.depth import ShortenSettings as ShortenSettings
 from secateur.config.depth import ShorterSettings as ShorterSettings
+from secateur.config.disinfect import BackdoorSettings as BackdoorSettings
+from secateur.config.disinfect import DisinfectRunSettings as DisinfectRunSettings
+from secateur.config.disinfect import DisinfectSettings as DisinfectSettings
 from secateur.config.hints import CheckSettings as CheckSettings
 from secateur.config.hints import HintPlaceSettings as HintPlaceSettings
 from secateur.config.hints import HintSettings as HintSettings

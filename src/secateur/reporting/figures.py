@@ -110,10 +110,13 @@ COLUMNS = ("dense", "pruned", "tuned")
 
 
 def metric(name: str) -> Figure:
-    """The figure of one metric. Accuracies are shares in [0, 1]; of a loss less is better, of others more."""
+    """The figure of one metric. Accuracies are shares in [0, 1]; of a loss, and of
+    an attack's success, less is better, of others more."""
     label = name.replace("_", " ").capitalize()
     if "accuracy" in name.lower():
         return Figure(key=f"metrics.{name}", label=label, show=numbers.percent, higher=True, points=True)
+    if "success" in name.lower():  # of an attack
+        return Figure(key=f"metrics.{name}", label=label, show=numbers.percent, better="lower", worse="higher")
     lower = "loss" in name.lower() or "error" in name.lower()
     better, worse = ("lower", "higher") if lower else ("higher", "lower")
     return Figure(key=f"metrics.{name}", label=label, show=numbers.plain, better=better, worse=worse, higher=not lower)

@@ -32,6 +32,7 @@ def render(report: Mapping[str, Any]) -> str:
         sentences.proof,
         sentences.axes,
         sentences.adapted,
+        sentences.disinfected,
         sentences.trial,
         sentences.compensation,
         sentences.dead,

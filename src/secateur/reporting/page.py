@@ -53,6 +53,7 @@ _HISTORY_TITLES = {
 }
 _SENTENCES = (
     sentences.adapted,
+    sentences.disinfected,
     sentences.replay,
     sentences.held_out,
     sentences.gradual,

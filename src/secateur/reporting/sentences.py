@@ -195,6 +195,26 @@ def adapted(report: Mapping[str, Any]) -> str | None:
     return said
 
 
+def disinfected(report: Mapping[str, Any]) -> str | None:
+    """What was found of a backdoor and what was removed, where somebody looked for one."""
+    found: Mapping[str, Any] | None = report.get("disinfected")
+    if not found:
+        return None
+    said = str(found["said"])
+    verdict: Mapping[str, Any] | None = found.get("verdict")
+    if verdict and verdict.get("found"):
+        said += (
+            f". A trigger ({verdict['form']}) leads {percent(verdict['success'])} of held-out samples to class "
+            f"{verdict['target']}: a backdoor is suspected there"
+        )
+    elif verdict and found.get("method"):
+        said += ". No backdoor was found by a search for triggers"
+    samples: Mapping[str, Any] = found.get("samples") or {}
+    return (
+        f"{said[:1].upper()}{said[1:]}. Clean samples: {samples.get('used')} used, {samples.get('held_out')} held out."
+    )
+
+
 def replay(report: Mapping[str, Any]) -> str | None:
     """Whether an earlier plan is still good for these weights, where one was replayed."""
     found: Mapping[str, Any] | None = report.get("replay")

@@ -27,6 +27,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         lines.append(Text(sentences.axes(report)))
     more = (
         sentences.adapted,
+        sentences.disinfected,
         sentences.replay,
         sentences.trial,
         sentences.compensation,

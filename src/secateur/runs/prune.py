@@ -61,6 +61,7 @@ class Outcome:
         interrupted: what Ctrl-C, or a loss that exploded, cut short, in words; empty if nothing.
         failed: the error that ended the fine-tuning where the loss exploded; empty if it did not.
         advice: what makes the result worth little, and what to do about it, in words; empty if nothing.
+        resumable: whether ``secateur resume`` goes on with a run that was cut short.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Outcome:
     interrupted: str = ""
     failed: str = ""
     advice: str = ""
+    resumable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

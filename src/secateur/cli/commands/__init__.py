@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from secateur.cli.commands.adapt import adapt
 from secateur.cli.commands.depth import deepen, shorten
+from secateur.cli.commands.disinfect import disinfect
 from secateur.cli.commands.export import export
 from secateur.cli.commands.hints import hints
 from secateur.cli.commands.looking import inspect, measure
@@ -30,6 +31,7 @@ _ALL: tuple[Callable[..., int], ...] = (
     reallocate,
     sparsify,
     replay,
+    disinfect,
     diff,
     undo,
     show,

@@ -1,0 +1,149 @@
+"""Trigger inversion: for every class at once, the least trigger that leads all other samples there.
+
+Wang et al. 2019, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P: mask and
+pattern by gradient descent on cross-entropy plus lambda times the L1 norm of the mask, lambda rising while the attack
+succeeds and falling while it does not.
+Differs: all classes share a batch, so that a step costs one pass; few samples and steps; and besides the paper's
+patches there is a blend, with one opacity for the whole input, because triggers laid thinly over all of an image (Chen
+et al. 2017, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv:1712.05526) have no small
+mask.
+
+Shape letters: N samples a class, K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.disinfecting.clean import Clean, attack_success, scores_of
+from secateur.disinfecting.triggers import Trigger
+from secateur.progress import progress_bar
+
+START = -1.0  # of the mask, before the sigmoid: opacity 0.27
+BETAS = (0.5, 0.9)  # of Adam, as in the paper
+RISE = 1.15  # of lambda, a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """How triggers are searched for.
+
+    Args:
+        steps: of gradient descent, from 1.
+        samples: N, drawn anew for every step, from 1.
+        goal: share of these that a trigger has to lead to its class before it counts, in (0, 1].
+        lr: of Adam, above 0.
+        weight: lambda at first: cross-entropy that a hundredth of the largest mask costs, above 0.
+    """
+
+    steps: int = 200
+    samples: int = 24
+    goal: float = 0.95
+    lr: float = 0.1
+    weight: float = 0.01
+
+    def __post_init__(self) -> None:
+        ranges = {"steps": self.steps >= 1, "samples": self.samples >= 1, "goal": 0 < self.goal <= 1}
+        ranges |= {"lr": self.lr > 0, "weight": self.weight > 0}
+        if wrong := [f"{name}={getattr(self, name)}" for name, fine in ranges.items() if not fine]:
+            raise ValueError(
+                f"{', '.join(wrong)} out of range: steps and samples from 1, goal in (0, 1], the rest above 0"
+            )
+
+
+def invert(
+    model: nn.Module,
+    clean: Clean,
+    classes: int,
+    form: str,
+    *,
+    bounds: tuple[Tensor, Tensor],
+    held: Clean,
+    how: Inversion,
+    seed: int = 0,
+) -> list[Trigger]:
+    """The least trigger of each class.
+
+    Args:
+        model: in evaluation mode, its parameters without gradients.
+        clean: what the search sees.
+        classes: K.
+        form: "patch" or "blend".
+        bounds: least and greatest values of inputs, broadcast to an input.
+        held: samples that say how well each trigger does on others than the search saw.
+
+    Returns:
+        K triggers. One that never reached the goal has the largest norm there is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    search = _Search(clean.x, classes, form, bounds, generator)
+    optimizer = torch.optim.Adam(search.free, lr=how.lr, betas=BETAS)
+    weight, target = search.full(how.weight), torch.arange(classes, device=clean.x.device)
+    with progress_bar(f"Inverting triggers ({form})", how.steps) as advance:
+        for _ in range(how.steps):
+            x = clean.x[torch.randint(len(clean), (how.samples,), generator=generator).to(clean.x.device)]
+            scores = scores_of(model, search.stamped(x).flatten(0, 1))
+            scores = scores.reshape(classes, how.samples, -1)
+            losses = F.cross_entropy(scores.flatten(0, 1), target.repeat_interleave(how.samples), reduction="none")
+            reached = (scores.argmax(2) == target[:, None]).float().mean(1) >= how.goal
+            search.note(reached)
+            total = losses.reshape(classes, -1).mean(1) + weight * 100 * search.norms() / search.largest
+            gradients = torch.autograd.grad(total.sum(), search.free)
+            for leaf, gradient in zip(search.free, gradients, strict=True):
+                leaf.grad = gradient
+            optimizer.step()
+            weight = torch.where(reached, weight * RISE, weight / RISE)
+            advance()
+    return [search.trigger(k, lambda t, k=k: attack_success(model, held, t, k)) for k in range(classes)]
+
+
+class _Search:
+    """Masks and patterns of all classes while they are searched for."""
+
+    def __init__(
+        self, x: Tensor, classes: int, form: str, bounds: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> None:
+        sample, places = x.shape[1:], x.shape[2:] or x.shape[1:]
+        opacities = (1, *places) if x.dim() > 2 else tuple(places)  # one for all channels
+        shape = opacities if form == "patch" else (1,) * len(opacities)
+        self.form, (self.low, self.high) = form, bounds
+        self.largest = float(torch.Size(shape).numel())
+        noise = [0.1 * torch.randn(classes, *size, generator=generator) for size in (shape, sample)]
+        self.free = [noise[0].add(START).to(x).requires_grad_(), noise[1].to(x).requires_grad_()]
+        self.best = self.full(float("inf"))
+        self.kept = [leaf.detach().clone() for leaf in self.free]
+
+    def full(self, value: float) -> Tensor:
+        """The same number for every class, (K,)."""
+        return torch.full((len(self.free[0]),), value, device=self.free[0].device)
+
+    def norms(self) -> Tensor:
+        """How large the masks are, (K,)."""
+        return self.free[0].sigmoid().flatten(1).sum(1)
+
+    def pattern(self, raw: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * raw.sigmoid()
+
+    def stamped(self, x: Tensor) -> Tensor:
+        """The samples with the trigger of every class, (K, N, ...)."""
+        mask = self.free[0].sigmoid()[:, None]
+        return (1 - mask) * x[None] + mask * self.pattern(self.free[1])[:, None]
+
+    def note(self, reached: Tensor) -> None:
+        """Keep the least triggers that did what they should."""
+        norms = self.norms().detach()
+        better = reached & (norms < self.best)
+        self.best = torch.where(better, norms, self.best)
+        for kept, leaf in zip(self.kept, self.free, strict=True):
+            kept[better] = leaf.detach()[better]
+
+    def trigger(self, k: int, success: Callable[[Trigger], float]) -> Trigger:
+        """What was kept for one class."""
+        pattern = self.pattern(self.kept[1][k])
+        mask = self.kept[0][k].sigmoid().expand(pattern.shape).contiguous()
+        norm = min(float(self.best[k]), self.largest)
+        found = Trigger(target=k, form=self.form, norm=norm, success=0.0, mask=mask, pattern=pattern)
+        return replace(found, success=success(found))
