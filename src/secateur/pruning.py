@@ -17,15 +17,18 @@ from secateur.descending import Descent
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
 from secateur.heldout import Metric, bound
-from secateur.importance import Criterion, score, score_all
+from secateur.importance import Criterion, score_all
 from secateur.importance.keeping import KeptScores
-from secateur.importance.scoring import AUTO, check_weights
+from secateur.importance.scoring import AUTO, check_weights, looks_at_data
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
+from secateur.protecting import Protect
+from secateur.protecting import settled as settled_protection
+from secateur.protecting.outcome import Protection, cost_of_protection
 from secateur.provenance import note_step, recall, remember
 from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
@@ -53,6 +56,7 @@ class Result:
         scores: the importance of each unit.
         hint: the criterion that it is by, in words.
         trial: how that was chosen, where several were tried.
+        protection: what protecting data kept and cost; None where none were.
         report: a mapping in the form of report.json, which prints as a table.
         ancestry: the parameters of the dense model, held weakly, by which `remap_` knows what belongs to it.
     """
@@ -66,6 +70,7 @@ class Result:
     hint: str = ""
     compensation: Compensation | None = None
     trial: Trial | None = None
+    protection: Protection | None = None
     ancestry: Ancestry = field(default_factory=Ancestry, repr=False)
 
     def remap_(self, thing: Any) -> Any:
@@ -155,6 +160,7 @@ def prune(
     reduce: Literal["macs", "params", "bytes"] = "macs",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    protect: Any = None,
     compensate: str | None = "auto",
     forward: Forward | None = None,
     keep_class: bool = False,
@@ -191,6 +197,9 @@ def prune(
             compensation. The first one's outputs must not hold NaN.
         loss: ``(output, target) -> scalar``, for criteria that need one and for max_loss_increase; by default the
             model's own, else cross-entropy.
+        protect: data whose behaviour must not change: batches as in ``data``, one batch, or `secateur.Protect`, which
+            has settings. Units that matter there more than in general are kept, refits weigh it, and the report says
+            what that kept and cost, next to a plan without it. It takes ``data`` and a criterion that looks at them.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -208,7 +217,9 @@ def prune(
         TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
         see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
-        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
+        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN; protected data that
+            is empty or does not fit the model.
+        ScoreError: data are to be protected, but there is no ``data``, or the criterion looks at weights alone.
         UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
 
     Example:
@@ -247,12 +258,14 @@ def prune(
             positional, keywords, _ = split_batch(batch)
             check_outputs(model, positional, keywords)
         break
+    guard = settled_protection(protect, model, forward)
     trying = None
     if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
         data = data if isinstance(data, Sequence) else list(data or ())
         trying = parts(model, data, forward)
-    tried = HINTS if trying else (importance,)
-    scored = score_all(model, graph, {str(hint): hint for hint in tried}, data, loss, seed=seed, forward=forward)
+    tried = tuple(h for h in HINTS if guard is None or looks_at_data(h)) if trying else (importance,)
+    hints = {str(hint): hint for hint in tried}
+    scored = score_all(model, graph, hints, data, loss, seed=seed, forward=forward, protect=guard)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -266,7 +279,7 @@ def prune(
     trial: Trial | None = None
     if trying:
         trial = try_hints(
-            model, graph, scored, lambda found: pick(graph, found, budget=budget, keep=keep), *trying, forward
+            model, graph, scored, lambda found: pick(graph, found, budget=budget, keep=keep), *trying, forward, guard
         )
         importance = trial.chosen
     scores, named = scored[str(importance)], in_words(importance, with_data=data is not None)
@@ -279,13 +292,20 @@ def prune(
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
-            return score(small, trace(small, args, kwargs), importance, data, loss, seed=seed, forward=forward)
+            anew = {"scores": importance}
+            seen = trace(small, args, kwargs)
+            return score_all(small, seen, anew, data, loss, seed=seed, forward=forward, protect=guard)["scores"]
         return {}
 
-    def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
+    def finish(
+        model: nn.Module, small: nn.Module, made: Plan, guard: Protect | None = guard
+    ) -> Compensation | None:
         if how is None or data is None:
             return None
-        return compensate_(model, small, graph, made, data, how=how, biases=wording is None, forward=forward)
+        biases = wording is None
+        return compensate_(
+            model, small, graph, made, data, how=how, biases=biases, forward=forward, protect=guard
+        )
 
     search = limit and Descent(
         model,
@@ -319,9 +339,25 @@ def prune(
         small, compensation = search.result(made) if search else (small, finish(model, small, made))
         if clock is not None:
             clock.confirm(graph, made, small, changed=compensation is not None)
+        protection = None
+        if guard is not None and data is not None:
+            reach = {"budget": budget, "threshold": threshold, "keep": keep}
+            if limit:  # by rounds; the same cost at once is what it is compared with
+                reach = {"budget": Budget(**{reduce: graph.cost(made.sizes)[reduce]})}
+            protection = cost_of_protection(
+                model,
+                small,
+                graph,
+                made,
+                guard,
+                data,
+                plain=lambda: pick(graph, scores.general or scores, **reach),
+                finish=lambda small, made: finish(model, small, made, None),
+                forward=forward,
+            )
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
-            remember(small, "scores", KeptScores(importance=named, axes=dict(scores)))
+            remember(small, "scores", KeptScores(importance=named, axes=dict(scores.general or scores)))
         report = bare_report(
             model,
             graph,
@@ -330,6 +366,7 @@ def prune(
             seed=seed,
             compensation=compensation,
             trial=trial,
+            protection=protection,
             held_out=search and search.held_out(),
             clock=clock,
             dead=sum(scores.dead.values()),
@@ -352,6 +389,7 @@ def prune(
             scores={axis: scores[axis] for axis in graph.axes},
             hint=named,
             trial=trial,
+            protection=protection,
             ancestry=Ancestry.of(model),
             report=report,
         )
@@ -477,6 +515,7 @@ def bare_report(
     clock: Clock | None = None,
     dead: int = 0,
     trial: Trial | None = None,
+    protection: Protection | None = None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
     times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
@@ -506,6 +545,7 @@ def bare_report(
             **({"held_out": held_out} if held_out else {}),
             **({"compensation": compensation.to_dict()} if compensation is not None else {}),
             **({"trial": trial.to_dict()} if trial is not None else {}),
+            **({"protected": protection.to_dict()} if protection is not None else {}),
             **({"dead_units": dead} if dead else {}),
         }
     )

@@ -126,7 +126,7 @@ class Statistics:
 class Moments:
     """Sums over rows of a tensor and of its squares, by channel, (C,) float64."""
 
-    rows: int = 0
+    rows: float = 0
     total: Tensor | float = 0.0
     square: Tensor | float = 0.0
 
@@ -135,6 +135,13 @@ class Moments:
         self.total = self.total + _sum(x.float(), dim)
         self.square = self.square + _sum(x.float().square(), dim)
         self.rows += x.numel() // max(x.shape[dim], 1)
+
+    def times(self, factor: float) -> "Moments":
+        """The same with another weight."""
+        return Moments(self.rows * factor, self.total * factor, self.square * factor)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.rows + other.rows, self.total + other.total, self.square + other.square)
 
     @property
     def variance(self) -> Tensor:
