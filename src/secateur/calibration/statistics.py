@@ -211,7 +211,7 @@ class _Pass:
             found.grams[key] /= self.counts["gram", key]
         for key in found.means:
             found.means[key] /= self.counts["gram", key]
-        found.streams = {key: float(sums.variance.sum()) for key, sums in self.streams.items()}
+        found.streams = self.streams
 
 
 class _Collecting(Watch):

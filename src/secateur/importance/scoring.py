@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.batches import Forward
 from secateur.calibration.found import Statistics
+from secateur.calibration.mixing import mixed
 from secateur.calibration.statistics import LABELLED, NEEDS, collect
 from secateur.errors import ModelError, ScoreError, UnknownImportance
 from secateur.graph import Graph
@@ -22,7 +23,6 @@ from secateur.importance.reconstruction import Reconstruction
 from secateur.importance.views import view
 from secateur.modules import named_parameters
 from secateur.objectives import Loss
-from secateur.protecting.excess import protected_axes
 from secateur.protecting.settings import NAME, Protect, settled
 from secateur.rebuilding import as_module
 
@@ -134,8 +134,8 @@ def score(
             own (``output.loss``), else cross-entropy.
         seed: for criteria that draw random numbers.
         forward: ``(model, batch) -> output``, for batches of another form; the last item of a batch is its target.
-        protect: data whose behaviour must not change, or `secateur.Protect`: units that matter there more than they do
-            in general score higher; the scores without it are in ``general``.
+        protect: data whose behaviour must not change, or `secateur.Protect`: scores are then those on both data sets,
+            of which it makes up a share by weight; those on the general data alone are in ``general``.
 
     Returns:
         For each prunable axis a float32 vector (units,), higher = kept longer.
@@ -185,12 +185,16 @@ def score_all(
     _check_fit(type(model).__name__, weights.parameters, graph)
     if protect is not None:
         _check_protects(rates, data)
-    scores = _scored(model, graph, rates, weights, _statistics(model, graph, rates, data, loss, seed, forward))
-    if protect is None or not protect.strength:
+    found = _statistics(model, graph, rates, data, loss, seed, forward)
+    scores = _scored(model, graph, rates, weights, found)
+    if protect is None or found is None or not protect.share:
         return scores
-    seen = _statistics(model, graph, rates, protect.batches, loss, seed, forward, name=NAME)
-    special = _scored(model, graph, rates, weights, seen)
-    return {name: _protected(scores[name], special[name], protect.strength) for name in scores}
+    special = _statistics(model, graph, rates, protect.batches, loss, seed, forward, name=NAME)
+    assert special is not None  # the criteria need data
+    both = _scored(model, graph, rates, weights, mixed(found, special, protect.share))
+    for name, own in both.items():
+        own.general = scores[name]
+    return both
 
 
 def _scored(
@@ -210,14 +214,6 @@ def _scored(
             _scale(scores[name], guessed[name])
         _check_finite(model, rate, scores[name])
     return {name: Scores(scores[name], comparable=comparable(rate), dead=dead) for name, rate in rates.items()}
-
-
-def _protected(general: Scores, special: Scores, strength: float) -> Scores:
-    """Scores on general and on protected data as one."""
-    both = protected_axes(general, special, strength, comparable=general.comparable)
-    found = Scores(both, comparable=general.comparable, dead=general.dead)
-    found.general = general
-    return found
 
 
 def _check_protects(rates: Mapping[str, Criterion], data: Iterable[Any] | None) -> None:

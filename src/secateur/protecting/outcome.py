@@ -35,7 +35,7 @@ class Protection:
     """What was protected, and what it cost.
 
     Attributes:
-        strength, share: as in `secateur.Protect`.
+        share: as in `secateur.Protect`.
         samples: protected samples that scores and refits saw.
         axes: where units stay or go because of it.
         figures: for "protected" and "general" data, how "dense", "without" and "with" behave: the original, the smaller
@@ -46,7 +46,6 @@ class Protection:
         failed: why there is no model without protection; empty where there is one.
     """
 
-    strength: float
     share: float
     samples: int
     axes: tuple[Kept, ...]
@@ -63,7 +62,6 @@ class Protection:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in report.json."""
         return {
-            "strength": self.strength,
             "share": self.share,
             "samples": self.samples,
             "kept": self.kept,
@@ -116,7 +114,6 @@ def cost_of_protection(
     }
     plans = {"dense": None, **({} if unprotected is None else {"without": unprotected[1]}), "with": made}
     return Protection(
-        strength=protect.strength,
         share=protect.share,
         samples=sum(batch.samples for batch in Batches(model, protect.batches, forward)),
         axes=() if unprotected is None else _chosen_otherwise(graph, unprotected[1], made),

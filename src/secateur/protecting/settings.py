@@ -1,8 +1,7 @@
 """What is to be protected, and how strongly."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,45 +19,42 @@ NAME = "protected data"
 class Protect:
     """A data set on which a pruned model must behave as the original does: a rare class, refusals, a safety case.
 
-    Units that matter there are kept: a unit's score is its score on the general data plus ``strength`` times what its
-    score on the protected data exceeds that by (see `secateur.protecting.excess.protected`). And when the weights that
-    stay are refitted, the protected samples make up ``share`` of what is fitted to, however few they are.
-
-    The formulas are ours. That a pruned network fails on few of its inputs, which are often the rare ones, is Hooker et
+    Protected samples make up ``share`` of all that is looked at, by weight, however few they are: of the statistics
+    that units are scored by, so that units which matter there are kept, and of the rows that the weights which stay are
+    refitted to. The weighting is ours. That a pruned network fails on few of its inputs, often the rare ones: Hooker et
     al. 2019, "What Do Compressed Deep Neural Networks Forget?", arXiv:1911.05248.
 
     Args:
         data: batches as for ``data=`` of `secateur.prune`, or one batch alone: a tensor, a mapping, or a pair (inputs,
             labels).
-        strength: weight of the excess, from 0. 0 leaves scores as they are; 1 gives each unit the larger of its two.
-        share: of the least squares' rows, by weight, in [0, 1). 0 leaves the refit as it is.
+        share: weight of the protected data, in [0, 1). 0 changes nothing, and only compares.
         test: batches that the report's figures of the protected data are measured on, which neither scores nor the
             refit see. None takes ``data``, and the report says so.
         general_test: the same for the general data; None takes ``data=`` of `secateur.prune`.
 
     Raises:
-        PlanError: a number that is out of range.
+        PlanError: a share that is out of range.
 
     Example:
         >>> import torch, secateur as sc
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> general, rare = torch.randn(64, 4), torch.randn(16, 4) + 3
-        >>> result = sc.prune(net, torch.randn(1, 4), keep=0.5, data=[general], protect=sc.Protect([rare], strength=2))
+        >>> result = sc.prune(net, torch.randn(1, 4), keep=0.5, data=[general], protect=sc.Protect([rare], share=0.7))
         >>> result.report["protected"]["samples"]
         16
     """
 
     data: Any
-    strength: float = 1.0
+    _: KW_ONLY
     share: float = 0.5
     test: Any = None
     general_test: Any = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < math.inf:
-            raise PlanError(f"strength={self.strength}: give a number from 0, such as 1 (the larger of both scores)")
         if not 0 <= self.share < 1:
-            raise PlanError(f"share={self.share}: give the part of the refit that is protected data, in [0, 1)")
+            raise PlanError(
+                f"share={self.share}: give the weight of the protected data among all that is looked at, in [0, 1)"
+            )
 
     @property
     def batches(self) -> Sequence[Any]:
