@@ -297,14 +297,29 @@ def prune(
             return score_all(small, seen, anew, data, loss, seed=seed, forward=forward, protect=guard)["scores"]
         return {}
 
-    def finish(
-        model: nn.Module, small: nn.Module, made: Plan, guard: Protect | None = guard
-    ) -> Compensation | None:
+    def finish(model: nn.Module, small: nn.Module, made: Plan, guard: Protect | None = guard) -> Compensation | None:
         if how is None or data is None:
             return None
         biases = wording is None
-        return compensate_(
-            model, small, graph, made, data, how=how, biases=biases, forward=forward, protect=guard
+        return compensate_(model, small, graph, made, data, how=how, biases=biases, forward=forward, protect=guard)
+
+    def compared(graph: Graph, made: Plan, small: nn.Module) -> Protection | None:
+        """The result beside the model of the same settings without protection."""
+        if guard is None or data is None:
+            return None
+        reach: dict[str, Any] = {"budget": budget, "threshold": threshold, "keep": keep}
+        if limit:  # found in rounds: what costs as much is found at once
+            reach = {"budget": Budget(**{reduce: graph.cost(made.sizes)[reduce]})}
+        return cost_of_protection(
+            model,
+            small,
+            graph,
+            made,
+            guard,
+            data,
+            plain=lambda: pick(graph, scores.general or scores, **reach),
+            finish=lambda small, made: finish(model, small, made, None),
+            forward=forward,
         )
 
     search = limit and Descent(
@@ -339,22 +354,7 @@ def prune(
         small, compensation = search.result(made) if search else (small, finish(model, small, made))
         if clock is not None:
             clock.confirm(graph, made, small, changed=compensation is not None)
-        protection = None
-        if guard is not None and data is not None:
-            reach = {"budget": budget, "threshold": threshold, "keep": keep}
-            if limit:  # by rounds; the same cost at once is what it is compared with
-                reach = {"budget": Budget(**{reduce: graph.cost(made.sizes)[reduce]})}
-            protection = cost_of_protection(
-                model,
-                small,
-                graph,
-                made,
-                guard,
-                data,
-                plain=lambda: pick(graph, scores.general or scores, **reach),
-                finish=lambda small, made: finish(model, small, made, None),
-                forward=forward,
-            )
+        protection = compared(graph, made, small)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
             remember(small, "scores", KeptScores(importance=named, axes=dict(scores.general or scores)))

@@ -106,7 +106,8 @@ class Batch:
                 args, kwargs, _ = split_batch(given)
             except TypeError as error:
                 raise DataError(
-                    f"batch {number} of the {batches.name}: {error}; pass forward=lambda model, batch: ... for another form"
+                    f"batch {number} of the {batches.name}: {error}; pass forward=lambda model, batch: ... for another "
+                    "form"
                 ) from error
             inputs = args, kwargs
         self.samples = batch_size(inputs)

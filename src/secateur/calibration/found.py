@@ -51,7 +51,6 @@ class Inputs:
             positive=self.positive + other.positive,
         )
 
-
     def times(self, factor: float) -> "Inputs":
         """The same with another weight."""
         return Inputs(**{name: value * factor for name, value in vars(self).items()})

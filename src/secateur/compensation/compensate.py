@@ -174,9 +174,7 @@ def refit_(
             return Pair(
                 batch,
                 Run(dense, lambda: batch.run(dense), there.of, before=False, protected=guarded),
-                Run(
-                    pruned, lambda: batch.run(pruned), here.of, before=True, offsets=work.offsets, protected=guarded
-                ),
+                Run(pruned, lambda: batch.run(pruned), here.of, before=True, offsets=work.offsets, protected=guarded),
                 matching,
             )
 
@@ -237,7 +235,9 @@ def _mixed(general: Sequence[Batch], special: Sequence[Batch]) -> list[Batch]:
     """Two lists of batches as one, evenly: early in a network there may be memory for the first ones only. A general
     one is the first.
     """
-    places = [(k / len(part), kind, batch) for kind, part in enumerate((general, special)) for k, batch in enumerate(part)]
+    places = [
+        (k / len(part), kind, batch) for kind, part in enumerate((general, special)) for k, batch in enumerate(part)
+    ]
     return [batch for _, _, batch in sorted(places, key=lambda place: place[:2])]
 
 

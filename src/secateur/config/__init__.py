@@ -29,6 +29,7 @@ from secateur.config.depth import ShorterSettings as ShorterSettings
 from secateur.config.hints import CheckSettings as CheckSettings
 from secateur.config.hints import HintPlaceSettings as HintPlaceSettings
 from secateur.config.hints import HintSettings as HintSettings
+from secateur.config.protect import ProtectSettings as ProtectSettings
 from secateur.config.prune import PruneSettings as PruneSettings
 from secateur.config.reallocate import MoveSettings as MoveSettings
 from secateur.config.reallocate import ReallocateRunSettings as ReallocateRunSettings

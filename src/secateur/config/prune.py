@@ -8,6 +8,7 @@ from typing import Any, Self
 from secateur.config.amounts import LIMITS, budget_problems, limit, limit_problems, parse_budget
 from secateur.config.base import Settings
 from secateur.config.common import DataSettings, ModelSettings, PlaceSettings, RunSettings
+from secateur.config.protect import ProtectSettings, protect_problems
 from secateur.config.removal import GradualSettings, PlanSettings
 from secateur.config.trained import TrainedSettings
 from secateur.config.training import TrainSettings
@@ -18,7 +19,7 @@ THRESHOLD = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
+class PruneSettings(ProtectSettings, GradualSettings, PlanSettings, TrainedSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -30,7 +31,15 @@ class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
     """
 
     COMMAND = "prune"
-    SECTIONS = (ModelSettings, DataSettings, PlanSettings, GradualSettings, TrainSettings, RunSettings)
+    SECTIONS = (
+        ModelSettings,
+        DataSettings,
+        PlanSettings,
+        ProtectSettings,
+        GradualSettings,
+        TrainSettings,
+        RunSettings,
+    )
 
     def problems(self) -> Iterable[str]:
         """What contradicts each other or lies out of range."""
@@ -39,6 +48,7 @@ class PruneSettings(GradualSettings, PlanSettings, TrainedSettings):
         yield from limit_problems({name: getattr(self, name) for name in LIMITS})
         yield from super().problems()
         yield from _gradual_problems(self)
+        yield from protect_problems(self)
 
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""

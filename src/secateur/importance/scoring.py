@@ -262,7 +262,9 @@ def _statistics(
             "(inputs, target)"
         )
     asking = ", ".join(who for who, what in asked.items() if what & LABELLED)
-    return collect(model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria", name=name)
+    return collect(
+        model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria", name=name
+    )
 
 
 def _scale(scores: dict[str, Tensor], guessed: list[str]) -> None:

@@ -9,10 +9,10 @@ from torch import nn
 from secateur.calibration.batches import Batches, Forward
 from secateur.errors import DataError, PlanError, SurgeryError
 from secateur.graph import Graph
+from secateur.objectives import is_causal
 from secateur.planning import Plan
 from secateur.protecting.judging import Behaviour, behaviours
 from secateur.protecting.settings import Protect
-from secateur.objectives import is_causal
 
 
 @dataclass(frozen=True, kw_only=True)

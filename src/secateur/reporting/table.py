@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.reporting import sentences
+from secateur.reporting import protected, sentences
 from secateur.reporting.deeds import title
 from secateur.reporting.figures import Figure, before_and_after, columns, figures
 
@@ -19,7 +19,8 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     """The figures as a table, then the proof, the axes, and the truth about latency, a line each."""
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
     why = [_importances(rows)] if any("importance" in row for row in rows) else []
-    lines: list[RenderableType] = [*why, _table(report)]
+    guarded = protected.table(report)
+    lines: list[RenderableType] = [*why, _table(report), *([] if guarded is None else [guarded])]
     proof = sentences.proof(report)
     lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
@@ -27,6 +28,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     more = (
         sentences.adapted,
         sentences.replay,
+        protected.sentence,
         sentences.trial,
         sentences.compensation,
         sentences.dead,

@@ -20,12 +20,13 @@ from secateur.cli.flags import (
     all_settings,
     every,
 )
-from secateur.config import GradualSettings, PruneSettings, RunSettings, TrainSettings
+from secateur.config import GradualSettings, ProtectSettings, PruneSettings, RunSettings, TrainSettings
 
+Protected = Annotated[ProtectSettings, every(Group("What to protect", sort_key=3.2))]
 BitByBit = Annotated[GradualSettings, every(Group("Bit by bit", sort_key=3.5))]
 Training = Annotated[TrainSettings, every(TRAIN_GROUP)]
 Run = Annotated[RunSettings, every(RUN_GROUP)]
-BIT_BY_BIT, TRAINING = GradualSettings(), TrainSettings()
+PROTECTED, BIT_BY_BIT, TRAINING = ProtectSettings(), GradualSettings(), TrainSettings()
 
 
 def prune(
@@ -33,6 +34,7 @@ def prune(
     model: Model = MODEL,
     data: Data = DATA,
     plan: Plan = PLAN,
+    protected: Protected = PROTECTED,
     bit_by_bit: BitByBit = BIT_BY_BIT,
     training: Training = TRAINING,
     run: Run = RUN,
@@ -58,6 +60,10 @@ def prune(
     # bit by bit, with training in between
     secateur prune --budget params=0.1 --schedule cubic --steps 8 --out gradual
 
+    # with a class that must not suffer
+    secateur prune --data imagefolder:photos --budget macs=0.5 \\
+        --protect class:1 --out guarded
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -69,5 +75,5 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, run)
+    settings = all_settings(PruneSettings, config, model, data, plan, protected, bit_by_bit, training, run)
     return carried_out(lambda watch: prune_run(settings, overwrite=overwrite, watch=watch), settings.out)
