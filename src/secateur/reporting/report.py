@@ -117,7 +117,7 @@ class Report(Mapping[str, Any]):
         file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"can't read the report {str(file)!r}: {error}. It is missing or damaged: run the pruning again"
             ) from error
