@@ -107,7 +107,7 @@ def test_no_load_unpickles_runs_or_connects(tmp_path: Path) -> None:
     check(heard(tmp_path), 21)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # TensorFlow and datasets take longer to import than all the rest
 @pytest.mark.parametrize(("what", "package"), [("keras", "keras"), ("hf", "datasets")])
 def test_nor_do_those_of_other_libraries(what: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package)

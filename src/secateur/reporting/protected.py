@@ -57,11 +57,10 @@ def sentence(report: Mapping[str, Any]) -> str | None:
     else:
         most = sorted(axes, key=lambda row: -row["kept"])[:3]
         shown = ", ".join(f"{row['axis']} {row['kept']}" for row in most if row["kept"])
-        narrower = sum(row["kept"] > 0 for row in axes)
-        said += (
-            f" It kept {found['kept']} units that would have gone without it, on {narrower} axes"
-            f"{f' (most on {shown})' if shown else ''}, and {sum(row['gone'] for row in axes)} others went."
-        )
+        count_of = sum(row["kept"] > 0 for row in axes)
+        where = f"{count_of} {'axis' if count_of == 1 else 'axes'}{f' (most on {shown})' if shown else ''}"
+        said += f" It kept {found['kept']} units that would have gone without it, on {where}"
+        said += f", and {sum(row['gone'] for row in axes)} others went."
     seen = [SETS[name] for name in found["seen"]]
     if seen:
         said += f" The figures of the {' and of the '.join(seen)} are on samples that scores and refits saw, too."
