@@ -34,6 +34,7 @@ from .planning import Budget as Budget
 from .planning import Plan as Plan
 from .planning import plan as plan
 from .planning import schedules as schedules
+from .protecting import Protect as Protect
 from .pruning import Result as Result
 from .pruning import prune as prune
 from .reallocating import Reallocation as Reallocation

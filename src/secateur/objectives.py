@@ -3,6 +3,7 @@
 Shape letters: N samples in a batch, C classes.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +17,12 @@ from secateur.errors import TrainingError
 from secateur.inputs import split_batch
 
 Loss = Callable[[Any, Any], Tensor]
+CAUSAL = re.compile(r"CausalLM|LMHead")  # classes of transformers that move labels by one themselves
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether a model's scores at a place speak of the next place's label."""
+    return bool(CAUSAL.search(type(model).__name__))
 
 
 def forward(model: nn.Module, batch: Any, device: str | torch.device) -> tuple[Any, Any]:
@@ -161,12 +168,12 @@ def imitation(output: Any, taught: Any, temperature: float, target: Any = None, 
     divergence = F.kl_div(log_scores, log_wanted.to(scores.device), log_target=True, reduction="none").sum(
         -1
     )  # (N, places ...)
-    counted = _labelled(target, divergence, shift=shift)
+    counted = labelled_places(target, divergence, shift=shift)
     mean = divergence.mean() if counted is None else (divergence * counted).sum() / counted.sum().clamp_min(1)
     return mean * temperature**2
 
 
-def _labelled(target: Any, places: Tensor, *, shift: bool) -> Tensor | None:
+def labelled_places(target: Any, places: Tensor, *, shift: bool) -> Tensor | None:
     """Which places have a label, as a mask of their shape; None where the target says nothing of it."""
     if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != places.shape:
         return None

@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from secateur.errors import ConfigError, MissingExtra
+from secateur.errors import ConfigError
+from secateur.settings_files import read_settings
 
 Made = TypeVar("Made")
 CHOICES = ("threshold", "budget", "keep", "max_drop", "max_loss_increase")
@@ -24,16 +25,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; `checked` looks at what is in it.
 
     Raises:
-        ConfigError: the file is missing, isn't YAML, or doesn't hold a mapping of names to values.
+        ConfigError: the file is missing, isn't YAML, asks for more than values, or doesn't hold a mapping of names to
+            them.
         MissingExtra: PyYAML is not installed.
     """
-    yaml = yaml_module()
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"there is no settings file {str(path)!r}. A run writes one as config.yaml") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read the settings in {str(path)!r}: {' '.join(str(error).split())}") from error
+    values = read_settings(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -161,11 +157,3 @@ def _described(hint: Any) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else f" (known are {', '.join(known)})"
-
-
-def yaml_module() -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise MissingExtra("PyYAML", "cli", "reading and writing YAML") from error
-    return yaml

@@ -17,15 +17,18 @@ from secateur.descending import Descent, single_cost
 from secateur.errors import NothingToPrune, ProofFailed, SurgeryError, TraceError
 from secateur.graph import Graph
 from secateur.heldout import Metric, bounds
-from secateur.importance import Criterion, score, score_all
+from secateur.importance import Criterion, score_all
 from secateur.importance.keeping import KeptScores
-from secateur.importance.scoring import AUTO, check_weights
+from secateur.importance.scoring import AUTO, check_weights, looks_at_data
 from secateur.inputs import as_call, split_batch
 from secateur.modules import Walk, named_parameters, named_tensors
 from secateur.objectives import Loss
 from secateur.planning import Budget, Plan, families, make_plan
 from secateur.planning.planning import choose
 from secateur.proof import Proof, check_outputs, prove
+from secateur.protecting import Protect
+from secateur.protecting import settled as settled_protection
+from secateur.protecting.outcome import Protection, cost_of_protection
 from secateur.provenance import note_step, recall, remember
 from secateur.rebuilding import as_module, handed_out, is_keras
 from secateur.reporting import Report
@@ -56,6 +59,7 @@ class Result:
         scores: the importance of each unit.
         hint: the criterion that it is by, in words.
         trial: how that was chosen, where several were tried.
+        protection: what protecting data kept and cost; None where none were.
         report: a mapping in the form of report.json, which prints as a table.
         ancestry: the parameters of the dense model, held weakly, by which `remap_` knows what belongs to it.
     """
@@ -69,6 +73,7 @@ class Result:
     hint: str = ""
     compensation: Compensation | None = None
     trial: Trial | None = None
+    protection: Protection | None = None
     ancestry: Ancestry = field(default_factory=Ancestry, repr=False)
 
     def remap_(self, thing: Any) -> Any:
@@ -160,6 +165,7 @@ def prune(
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
     adversarial: Adversarial | None = None,
+    protect: Any = None,
     compensate: str | None = "auto",
     forward: Forward | None = None,
     keep_class: bool = False,
@@ -203,6 +209,9 @@ def prune(
         adversarial: attacks on ``data``, so that importance is about the robust loss: scores are computed at attacked
             inputs, hints judged at them, and weights refitted to batches as they are and attacked ones in turns. The
             attacks are on the original; see `secateur.safety.attacked`. It is the attack of max_robust_drop, too.
+        protect: data whose behaviour must not change: batches as in ``data``, one batch, or `secateur.Protect`, which
+            has settings. Units that matter there more than in general are kept, refits weigh it, and the report says
+            what that kept and cost, next to a plan without it. It takes ``data`` and a criterion that looks at them.
         compensate: how the weights that stay make up for those that went, after the proof: "lstsq", "merge", "mean",
             None for not at all; see `secateur.compensation.compensate_`. "auto" is "lstsq" where there are data.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
@@ -220,7 +229,9 @@ def prune(
         TraceError, ModelError, UnknownImportance, ScoreError, DataError, PlanError, UnreachableBudget, NothingToPrune:
         see `trace`, `score`, `plan`.
         ProofFailed: no plan passes the proof.
-        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN.
+        DataError: held-out data that is empty, has no labels, does not fit the model, or gives NaN; protected data that
+            is empty or does not fit the model.
+        ScoreError: data are to be protected, but there is no ``data``, or the criterion looks at weights alone.
         UnreachableBound: nothing can be removed within max_drop or max_loss_increase.
 
     Example:
@@ -271,12 +282,14 @@ def prune(
             check_outputs(model, positional, keywords)
         break
     seen = material(model, data, adversarial, loss, forward, seed, bounded=bool(limits))
+    guard = settled_protection(protect, model, forward)
     trying = None
     if importance == "auto" and how == "lstsq" and (budget is not None or keep is not None):
         seen = seen.listed()
         trying = seen.parts(model, forward)
-    tried = HINTS if trying else (importance,)
-    scored = score_all(model, graph, {str(hint): hint for hint in tried}, seen.scored, loss, seed=seed, forward=forward)
+    tried = tuple(h for h in HINTS if guard is None or looks_at_data(h)) if trying else (importance,)
+    hints = {str(hint): hint for hint in tried}
+    scored = score_all(model, graph, hints, seen.scored, loss, seed=seed, forward=forward, protect=guard)
     wording: Wording | None = None
     if uniform:
         graph, wording = as_config_says(model, graph, args, kwargs)
@@ -290,7 +303,7 @@ def prune(
     trial: Trial | None = None
     if trying:
         trial = try_hints(
-            model, graph, scored, lambda found: pick(graph, found, budget=budget, keep=keep), *trying, forward
+            model, graph, scored, lambda found: pick(graph, found, budget=budget, keep=keep), *trying, forward, guard
         )
         importance = trial.chosen
     scores, named = scored[str(importance)], in_words(importance, with_data=data is not None)
@@ -303,13 +316,37 @@ def prune(
 
     def rescore(small: nn.Module, _: Plan) -> Mapping[str, Tensor]:
         with suppress(TraceError):
-            return score(small, trace(small, args, kwargs), importance, seen.scored, loss, seed=seed, forward=forward)
+            anew = {"scores": importance}
+            smaller = trace(small, args, kwargs)
+            return score_all(small, smaller, anew, seen.scored, loss, seed=seed, forward=forward, protect=guard)[
+                "scores"
+            ]
         return {}
 
-    def finish(model: nn.Module, small: nn.Module, made: Plan) -> Compensation | None:
+    def finish(model: nn.Module, small: nn.Module, made: Plan, guard: Protect | None = guard) -> Compensation | None:
         if how is None or seen.refitted is None:
             return None
-        return compensate_(model, small, graph, made, seen.refitted, how=how, biases=wording is None, forward=forward)
+        given: dict[str, Any] = {"how": how, "biases": wording is None, "forward": forward, "protect": guard}
+        return compensate_(model, small, graph, made, seen.refitted, **given)
+
+    def compared(graph: Graph, made: Plan, small: nn.Module) -> Protection | None:
+        """The result beside the model of the same settings without protection."""
+        if guard is None or data is None:
+            return None
+        reach: dict[str, Any] = {"budget": budget, "threshold": threshold, "keep": keep}
+        if limits:  # found in rounds: what costs as much is found at once
+            reach = {"budget": Budget(**{reduce: graph.cost(made.sizes)[reduce]}), "threshold": None, "keep": None}
+        return cost_of_protection(
+            model,
+            small,
+            graph,
+            made,
+            guard,
+            data,
+            plain=lambda: pick(graph, scores.general or scores, **reach),
+            finish=lambda small, made: finish(model, small, made, None),
+            forward=forward,
+        )
 
     search: Descent | None = None
     if limits:
@@ -346,9 +383,10 @@ def prune(
         small, compensation = search.result(made) if search else (small, finish(model, small, made))
         if clock is not None:
             clock.confirm(graph, made, small, changed=compensation is not None)
+        protection = compared(graph, made, small)
         remember(small, "inputs", as_call(args, kwargs))  # the probe of sc.save
         if recall(model, "plans") is None:  # else the earlier pruning's scores are those of the dense model
-            remember(small, "scores", KeptScores(importance=named, axes=dict(scores)))
+            remember(small, "scores", KeptScores(importance=named, axes=dict(scores.general or scores)))
         report = bare_report(
             model,
             graph,
@@ -357,6 +395,7 @@ def prune(
             seed=seed,
             compensation=compensation,
             trial=trial,
+            protection=protection,
             held_out=None if search is None else search.held_out(),
             clock=clock,
             dead=sum(scores.dead.values()),
@@ -380,6 +419,7 @@ def prune(
             scores={axis: scores[axis] for axis in graph.axes},
             hint=named,
             trial=trial,
+            protection=protection,
             ancestry=Ancestry.of(model),
             report=report,
         )
@@ -513,6 +553,7 @@ def bare_report(
     clock: Clock | None = None,
     dead: int = 0,
     trial: Trial | None = None,
+    protection: Protection | None = None,
 ) -> Report:
     """The report of a bare pruning: costs in closed form, and latency where a clock measured it."""
     times = clock.found.figures() if clock is not None and clock.found is not None else ({}, {})
@@ -542,6 +583,7 @@ def bare_report(
             **({"held_out": held_out} if held_out else {}),
             **({"compensation": compensation.to_dict()} if compensation is not None else {}),
             **({"trial": trial.to_dict()} if trial is not None else {}),
+            **({"protected": protection.to_dict()} if protection is not None else {}),
             **({"dead_units": dead} if dead else {}),
         }
     )

@@ -7,7 +7,7 @@ measured, magnitudes and the variance of activations most of a MobileNet (docs/a
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from secateur.importance import Scores
 from secateur.objectives import imitation
 from secateur.planning import Plan
 from secateur.progress import progress_bar
+from secateur.protecting.settings import Protect
 from secateur.tracing.surroundings import draws_as_found, seed_draws
 
 HINTS = ("reconstruction", "l2", "flap")
@@ -42,6 +43,8 @@ class Trial:
         measure: "divergence", the Kullback-Leibler divergence of class probabilities in nats, a mean over samples and
             places; or "difference", the root mean square as a share of the original's.
         fitted, judged: samples that were fitted to, and others that were compared.
+        protected: samples of data that are to be protected that were compared, too. Distances are then the mean of
+            that on them and that on the others.
     """
 
     chosen: str
@@ -49,6 +52,7 @@ class Trial:
     measure: str
     fitted: int
     judged: int
+    protected: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in report.json."""
@@ -58,6 +62,7 @@ class Trial:
             "measure": self.measure,
             "fitted": self.fitted,
             "judged": self.judged,
+            **({"protected": self.protected} if self.protected else {}),
         }
 
 
@@ -85,6 +90,7 @@ def try_hints(
     fitted: Sequence[Any],
     judged: Sequence[Any],
     forward: Forward | None = None,
+    protect: Protect | None = None,
 ) -> Trial:
     """Plan, cut and refit once for each hint, and compare. The model stays as it is.
 
@@ -98,21 +104,24 @@ def try_hints(
         pick: makes a plan of scores.
         fitted, judged: batches; see `parts`.
         forward: ``(model, batch) -> output``, where the model's inputs are not the batch's.
+        protect: data whose behaviour must not change: half of their batches are fitted to, too, and the others, or a
+            single one again, count as much in the comparison as all of ``judged``.
 
     Raises:
         PlanError: no plan can be made.
         DataError: the original does not run on the data.
     """
-    count = [sum(batch.samples for batch in Batches(model, part, forward)) for part in (fitted, judged)]
-    wanted = _outputs(model, judged, forward)
-    smaller: dict[str, list[Any]] = {}
+    guard, special = _protected(model, protect, forward)
+    sets = [judged, *([special] if special else [])]
+    wanted = [_outputs(model, part, forward) for part in sets]
+    smaller: dict[str, list[list[Any]]] = {}
     with progress_bar("Trying hints", len(scores)) as step:
         for name, values in scores.items():
             made = pick(values)
             try:
                 small = made.apply(model)
-                compensate_(model, small, graph, made, fitted, forward=forward)
-                smaller[name] = _outputs(small, judged, forward)
+                compensate_(model, small, graph, made, fitted, forward=forward, protect=guard)
+                smaller[name] = [_outputs(small, part, forward) for part in sets]
             except (SurgeryError, DataError):  # code that holds a size in disguise: the proof finds the axis
                 pass
             step()
@@ -124,19 +133,43 @@ def try_hints(
         chosen=min(known, key=known.__getitem__) if known else next(iter(scores)),
         distances=distances,
         measure=measure,
-        fitted=count[0],
-        judged=count[1],
+        fitted=_samples(model, fitted, forward),
+        judged=_samples(model, judged, forward),
+        protected=_samples(model, special, forward),
     )
 
 
+def _protected(
+    model: nn.Module, protect: Protect | None, forward: Forward | None
+) -> tuple[Protect | None, Sequence[Any]]:
+    """The protected data to fit to, and those to judge by."""
+    if protect is None:
+        return None, ()
+    halves = parts(model, protect.batches, forward)
+    if halves is None:
+        return protect, protect.batches
+    return replace(protect, data=tuple(halves[0])), halves[1]
+
+
+def _samples(model: nn.Module, data: Sequence[Any], forward: Forward | None) -> int:
+    return sum(batch.samples for batch in Batches(model, data, forward))
+
+
 def _compared(
-    wanted: Sequence[Any], smaller: Mapping[str, Sequence[Any]], *, classes: bool
+    wanted: Sequence[Sequence[Any]], smaller: Mapping[str, Sequence[Sequence[Any]]], *, classes: bool
 ) -> tuple[str, dict[str, float]]:
-    """How far outputs are from the wanted ones, and by which measure."""
+    """How far outputs are from the wanted ones, as a mean over data sets, and by which measure."""
+
+    def by(measure: Callable[[Any, Any], float]) -> dict[str, float]:
+        return {
+            name: sum(_mean(measure, a, b) for a, b in zip(wanted, got, strict=True)) / len(wanted)
+            for name, got in smaller.items()
+        }
+
     if classes:
         with suppress(TrainingError):  # no class scores
-            return "divergence", {name: _mean(_divergence, wanted, got) for name, got in smaller.items()}
-    return "difference", {name: _mean(distance, wanted, got) for name, got in smaller.items()}
+            return "divergence", by(_divergence)
+    return "difference", by(distance)
 
 
 def _outputs(model: nn.Module, data: Sequence[Any], forward: Forward | None) -> list[Any]:

@@ -412,7 +412,10 @@ NAN = torch.full((2, 4), float("nan"))
             [torch.full((2, 4), 1e38)],
             "batch 0 of the calibration data gives NaN or infinite activations, .* of 2.weight",
         ),
-        ([(torch.zeros(2, 4), 1, 2)], "batch 0: a batch is a tensor, .* got a sequence of 3 items; pass forward="),
+        (
+            [(torch.zeros(2, 4), 1, 2)],
+            "batch 0 of the calibration data: a batch is a tensor, .* got a sequence of 3 items; pass forward=",
+        ),
         ([torch.zeros(0, 4)], "data holds no sample"),
     ],
 )

@@ -26,18 +26,23 @@ def checked(data: Any) -> Iterable[Any]:
     Raises:
         DataError: they are one batch, not an iterable of batches.
     """
-    single = None
-    if isinstance(data, Tensor):
-        single = f"a tensor of shape {tuple(data.shape)}"
-    elif isinstance(data, Mapping):
-        single = "a mapping"
-    elif isinstance(data, tuple) and _is_pair(cast("tuple[Any, ...]", data)):
-        single = "one pair (inputs, target)"
-    elif isinstance(data, str) or not isinstance(data, Iterable):
-        single = f"a {type(data).__name__}"
+    single = single_batch(data)
     if single is not None:
         raise DataError(f"data is an iterable of batches, and got {single}: pass [batch], or a DataLoader")
     return cast("Iterable[Any]", data)
+
+
+def single_batch(data: Any) -> str | None:
+    """What data are that are no iterable of batches, in words; None where they are one."""
+    if isinstance(data, Tensor):
+        return f"a tensor of shape {tuple(data.shape)}"
+    if isinstance(data, Mapping):
+        return "a mapping"
+    if isinstance(data, tuple) and _is_pair(cast("tuple[Any, ...]", data)):
+        return "one pair (inputs, target)"
+    if isinstance(data, str) or not isinstance(data, Iterable):
+        return f"a {type(data).__name__}"
+    return None
 
 
 def _is_pair(items: tuple[Any, ...]) -> bool:
@@ -54,10 +59,21 @@ class Batches:
     Args:
         model: the module that runs; inputs go to its device, where it has one only.
         forward: ``(model, batch) -> output``; None calls the model as the batch's form says.
+        name: what the data are called in errors.
+        protected: whether they are data whose behaviour must not change.
     """
 
-    def __init__(self, model: nn.Module, data: Any, forward: Forward | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        forward: Forward | None,
+        *,
+        name: str = "calibration data",
+        protected: bool = False,
+    ) -> None:
         self.model, self.data, self.forward = model, checked(data), forward
+        self.name, self.protected = name, protected
         devices = {tensor.device for tensor in named_tensors(model).values()}
         self.device = devices.pop() if len(devices) == 1 else None
 
@@ -90,14 +106,15 @@ class Batch:
                 args, kwargs, _ = split_batch(given)
             except TypeError as error:
                 raise DataError(
-                    f"batch {number}: {error}; pass forward=lambda model, batch: ... for another form"
+                    f"batch {number} of the {batches.name}: {error}; pass forward=lambda model, batch: ... for another "
+                    "form"
                 ) from error
             inputs = args, kwargs
         self.samples = batch_size(inputs)
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         self.shapes = ", ".join(str(tuple(t.shape)) for t in tensors) or type(given).__name__
         if any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors):
-            raise DataError(f"batch {number} of the calibration data holds NaN: drop or mend it")
+            raise DataError(f"batch {number} of the {batches.name} holds NaN: drop or mend it")
 
     @property
     def target(self) -> Any:
@@ -145,8 +162,8 @@ class Batch:
             raise
         except Exception as error:
             raise DataError(
-                f"{type(model).__name__} fails on batch {self.number} of the calibration data, inputs {self.shapes}: "
-                f"{type(error).__name__}: {error}. Batches need the form and shape that the model takes."
+                f"{type(model).__name__} fails on batch {self.number} of the {self.batches.name}, inputs "
+                f"{self.shapes}: {type(error).__name__}: {error}. Batches need the form and shape that the model takes."
             ) from error
 
     def loss(self, output: Any, loss: Loss | None, asking: str) -> Tensor:

@@ -19,12 +19,12 @@ class Inputs:
     """What a use of a weight was given: sums over rows, by feature, (F,) float64.
 
     Attributes:
-        rows: how many.
+        rows: how many, or how much they weigh.
         total, magnitude, square: sums of x, |x| and x^2.
         positive: how many are above 0.
     """
 
-    rows: int
+    rows: float
     total: Tensor
     magnitude: Tensor
     square: Tensor
@@ -50,6 +50,10 @@ class Inputs:
             square=self.square + other.square,
             positive=self.positive + other.positive,
         )
+
+    def times(self, factor: float) -> "Inputs":
+        """The same with another weight."""
+        return Inputs(**{name: value * factor for name, value in vars(self).items()})
 
 
 def _sum(values: Tensor, dim: int) -> Tensor:
@@ -81,8 +85,8 @@ class Statistics:
         means: the same of the features themselves, (G, K), where a constant can be added to the outputs: to a bias, or
             to the batch norm that follows.
         slopes: by use: the factors of a batch norm that follows, (G, N); ones where none does.
-        streams: by use: variance, summed over the channels, of the sum that its output becomes part of: a residual
-            stream; no entry where it is added to nothing.
+        streams: by use: the sum that its output becomes part of, a residual stream; no entry where it is added to
+            nothing.
         sensitivity: by use: mean over samples of the sum over rows of the squared derivative of the loss by each
             output, (G, N).
     """
@@ -102,7 +106,7 @@ class Statistics:
     grams: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
     means: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
     slopes: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
-    streams: dict[Key, float] = field(default_factory=dict[Key, float])
+    streams: dict[Key, "Moments"] = field(default_factory=dict[Key, "Moments"])
     sensitivity: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def uses(self, axis: str) -> list[tuple[Key, Tensor]]:
@@ -126,7 +130,7 @@ class Statistics:
 class Moments:
     """Sums over rows of a tensor and of its squares, by channel, (C,) float64."""
 
-    rows: int = 0
+    rows: float = 0
     total: Tensor | float = 0.0
     square: Tensor | float = 0.0
 
@@ -135,6 +139,13 @@ class Moments:
         self.total = self.total + _sum(x.float(), dim)
         self.square = self.square + _sum(x.float().square(), dim)
         self.rows += x.numel() // max(x.shape[dim], 1)
+
+    def times(self, factor: float) -> "Moments":
+        """The same with another weight."""
+        return Moments(self.rows * factor, self.total * factor, self.square * factor)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.rows + other.rows, self.total + other.total, self.square + other.square)
 
     @property
     def variance(self) -> Tensor:

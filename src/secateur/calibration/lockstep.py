@@ -29,12 +29,14 @@ class Pause:
         use: the operation and its operands.
         out: its output; None where the run waits before the operation.
         other: what will be added to the output, where it is known already.
+        protected: whether it runs on data whose behaviour must not change.
     """
 
     key: Key
     use: Contraction
     out: Tensor | None
     other: Tensor | None
+    protected: bool = False
 
 
 class _Stopped(BaseException):
@@ -50,6 +52,7 @@ class Run:
         follows: for every use, what happens to its output.
         before: wait before each operation, so that its weight can be set; otherwise after it.
         offsets: for every use, a vector that is to be added to its output, set while the run waits.
+        protected: whether it runs on data whose behaviour must not change.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Run:
         *,
         before: bool,
         offsets: Mapping[Key, Tensor] | None = None,
+        protected: bool = False,
     ) -> None:
+        self.protected = protected
         self.watch = _Waiting(self, model, follows, before, {} if offsets is None else offsets)
         self.forward = forward
         self.pause: Pause | None = None
@@ -137,11 +142,11 @@ class _Waiting(Watch):
     def used(self, key: Key, number: int, found: Contraction, compute: Callable[[], Tensor]) -> Tensor:
         other = self._other(key)
         if self.before:
-            self.run.wait(Pause(key=key, use=found, out=None, other=other))
+            self.run.wait(Pause(key=key, use=found, out=None, other=other, protected=self.run.protected))
             out = compute()
             return out if key not in self.offsets else self._moved(out, found, self.offsets[key])
         out = compute()
-        self.run.wait(Pause(key=key, use=found, out=out, other=other))
+        self.run.wait(Pause(key=key, use=found, out=out, other=other, protected=self.run.protected))
         return out
 
     @staticmethod

@@ -45,6 +45,7 @@ def collect(
     forward: Forward | None = None,
     seed: int = 0,
     asking: str = "these criteria",
+    name: str = "calibration data",
 ) -> Statistics:
     """Go through the data once, in evaluation mode; the model stays as it is.
 
@@ -59,6 +60,7 @@ def collect(
         forward: ``(model, batch) -> output``, for batches of another form. The last item of a batch is then its target.
         seed: of what is drawn.
         asking: who needs a loss, for errors.
+        name: what the data are called in errors.
 
     Raises:
         DataError: there is no batch, or one holds NaN or makes the model fail; naming the batch.
@@ -69,7 +71,7 @@ def collect(
         copy = _borrowed(model)
         stack.enter_context(nothing_left(Walk(copy)))
         seed_draws()
-        batches = Batches(copy, data, forward)
+        batches = Batches(copy, data, forward, name=name)
         work = _Pass(copy, graph, frozenset(needs), loss, asking, seed, len(batches))
         step = stack.enter_context(progress_bar("Calibrating", len(batches) or None))
         for batch in batches:
@@ -165,8 +167,8 @@ class _Pass:
         bad = [key for key, inputs in watch.seen.items() if not bool(inputs.square.isfinite().all())]
         if bad:
             raise DataError(
-                f"batch {batch.number} of the calibration data gives NaN or infinite activations, first at the input "
-                f"of {bad[0][0]}: drop the batch, or find out why the model fails on it"
+                f"batch {batch.number} of the {batch.batches.name} gives NaN or infinite activations, first at the "
+                f"input of {bad[0][0]}: drop the batch, or find out why the model fails on it"
             )
         for key, inputs in watch.seen.items():
             known = self.found.inputs.get(key)
@@ -209,7 +211,7 @@ class _Pass:
             found.grams[key] /= self.counts["gram", key]
         for key in found.means:
             found.means[key] /= self.counts["gram", key]
-        found.streams = {key: float(sums.variance.sum()) for key, sums in self.streams.items()}
+        found.streams = self.streams
 
 
 class _Collecting(Watch):

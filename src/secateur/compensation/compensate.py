@@ -1,6 +1,6 @@
 """``compensate_``: a smaller model is refitted to the original on calibration data, from its inputs to its outputs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
@@ -20,6 +20,7 @@ from secateur.errors import DataError, PlanError
 from secateur.graph import Graph
 from secateur.planning.plan import Plan
 from secateur.progress import progress_bar
+from secateur.protecting.settings import NAME, Protect
 from secateur.provenance import recall, remember
 from secateur.tracing import trace
 from secateur.tracing.surroundings import quiet_backends, seed_draws
@@ -94,6 +95,7 @@ def compensate_(
     how: How = "lstsq",
     biases: bool = True,
     forward: Forward | None = None,
+    protect: Protect | None = None,
 ) -> Compensation:
     """Refit the smaller model to the original on calibration data, in place. No labels are needed.
 
@@ -121,6 +123,7 @@ def compensate_(
         how: see above.
         biases: whether layers without a bias may get one, for "mean" and "merge".
         forward: runs a model on a batch, where its inputs are not the batch's.
+        protect: what `secateur.protecting.settled` gave: data that weigh ``share`` of all rows, 4,096 samples at most.
 
     Raises:
         DataError: no batch, NaN, or batches that the model does not take.
@@ -129,7 +132,7 @@ def compensate_(
     def matching(example: Batch) -> Matching:
         return by_plan(find_sites(model, graph or trace(model, *example.call), example.run), plan)
 
-    return refit_(model, small, Batches(model, data, forward), matching, how=how, biases=biases)
+    return refit_(model, small, Batches(model, data, forward), matching, how=how, biases=biases, protect=protect)
 
 
 def refit_(
@@ -140,6 +143,7 @@ def refit_(
     *,
     how: How,
     biases: bool,
+    protect: Protect | None = None,
 ) -> Compensation:
     """Refit a smaller model to the original, in place; `compensate_` has the method.
 
@@ -147,12 +151,16 @@ def refit_(
         model, small: the original, and the smaller model.
         data: batches, of which up to 4,096 samples are looked at.
         match: says on an example which use of a weight in the original each one in the smaller model is fitted to.
-        how, biases: as for `compensate_`.
+        how, biases, protect: as for `compensate_`.
 
     Raises:
         DataError: as `compensate_`.
     """
+    share = 0.0 if protect is None else protect.share
     batches = _taken(data)
+    if protect is not None and share:
+        special = Batches(model, protect.batches, data.forward, name=NAME, protected=True)
+        batches = _mixed(batches, _taken(special))
     example = batches[0]
     with quiet_backends(model), torch.no_grad():
         wanted = _output(model, example)
@@ -160,14 +168,15 @@ def refit_(
         matching = match(example)
         there, here = find_followers(model, example.run), find_followers(small, example.run)
         new = _without_bias(small, example.run) if biases and how != "lstsq" else frozenset[str]()
-        work = Refitting(model, small, matching, there, here, how, new)
+        work = Refitting(model, small, matching, there, here, how, new, share)
 
         def start(batch: Batch) -> Pair:
             dense, pruned = running(model, there.written), running(small, here.written)
+            guarded = batch.batches.protected
             return Pair(
                 batch,
-                Run(dense, lambda: batch.run(dense), there.of, before=False),
-                Run(pruned, lambda: batch.run(pruned), here.of, before=True, offsets=work.offsets),
+                Run(dense, lambda: batch.run(dense), there.of, before=False, protected=guarded),
+                Run(pruned, lambda: batch.run(pruned), here.of, before=True, offsets=work.offsets, protected=guarded),
                 matching,
             )
 
@@ -222,6 +231,16 @@ def _taken(batches: Batches) -> list[Batch]:
     if not taken:
         raise DataError("data holds no sample: pass at least one batch (a generator that was used up is empty)")
     return taken
+
+
+def _mixed(general: Sequence[Batch], special: Sequence[Batch]) -> list[Batch]:
+    """Two lists of batches as one, evenly: early in a network there may be memory for the first ones only. A general
+    one is the first.
+    """
+    places = [
+        (k / len(part), kind, batch) for kind, part in enumerate((general, special)) for k, batch in enumerate(part)
+    ]
+    return [batch for _, _, batch in sorted(places, key=lambda place: place[:2])]
 
 
 def _all(

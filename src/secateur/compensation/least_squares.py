@@ -22,13 +22,13 @@ class Sums:
     """Sums over rows of features x and targets t: all that least squares needs to know of the data.
 
     Attributes:
-        rows: how many.
+        rows: how many, or how much they weigh.
         x, t: sums, (G, K) and (G, N).
         xx, xt: sums of products, (G, K, K) and (G, K, N).
         tt: sums of squares, (G, N).
     """
 
-    rows: int = 0
+    rows: float = 0
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def add(self, x: Tensor, t: Tensor) -> None:
@@ -48,6 +48,12 @@ class Sums:
         if not (self.rows and other.rows):
             return self if self.rows else other
         return Sums(self.rows + other.rows, {k: self.parts[k] + other.parts[k] for k in self.parts})
+
+    def weighing(self, rows: float) -> "Sums":
+        """The same sums with as much weight as so many rows; as they are where there is none."""
+        if not self.rows:
+            return self
+        return Sums(rows, {k: values * (rows / self.rows) for k, values in self.parts.items()})
 
     def moments(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Mean products xx (G, K, K), xt (G, K, N) and tt (G, N), around the means or around 0."""

@@ -54,6 +54,7 @@ class Refitting:
         there, here: what follows the uses in the original, and in the smaller model.
         how: "mean", "merge" or "lstsq".
         biases: layers that may get a bias, by the names of their weights.
+        share: weight of the protected data among all rows, in [0, 1), where there are both; 0 weighs all rows alike.
         offsets: what is to be added to the output of uses that have no bias yet.
     """
 
@@ -64,6 +65,7 @@ class Refitting:
     here: Followers
     how: How
     biases: frozenset[str]
+    share: float = 0.0
     offsets: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
     def __post_init__(self) -> None:
@@ -134,21 +136,27 @@ class Refitting:
         """What is to be known of features, and of what the outputs lack, in two halves; the outputs' squares; and how
         outputs are spread as they are and as they should be, unless all is fitted.
         """
-        halves, spreads, total = (Sums(), Sums()), (Moments(), Moments()), 0.0
-        most = max(1, ROWS // len(pairs))
+        parts = [[pair for pair in pairs if pair[1].protected is kind] for kind in (False, True)]
+        if not (self.share and all(parts)):
+            return self._sums_of(pairs).whole
+        general, special = (self._sums_of(part) for part in parts)
+        return (general + special.weighing(self.share / (1 - self.share) * general.rows)).whole
+
+    def _sums_of(self, pairs: Sequence[tuple[Pause, Pause]]) -> "_Seen":
+        found, most = _Seen(), max(1, ROWS // len(pairs))
         for number, (dense, small) in enumerate(pairs):
             pick = small.use.pick(most, number)
             features = small.use.rows(pick)  # (R, G, K)
             now = self._outputs(small, features)
             target = self._wanted(dense, small, pick, now.flatten(1)).reshape(now.shape)
             if self.how != "lstsq":
-                for spread, values in zip(spreads, (now, target), strict=True):
+                for spread, values in zip(found.spreads, (now, target), strict=True):
                     spread.add(values.flatten(1), 1)
-            total += float(target.square().sum())
+            found.total += float(target.square().sum())
             missing, half = (target - now).float(), (len(features) + number % 2) // 2  # of single rows every other
-            halves[0].add(features[:half].float(), missing[:half])
-            halves[1].add(features[half:].float(), missing[half:])
-        return halves, total, spreads
+            found.halves[0].add(features[:half].float(), missing[:half])
+            found.halves[1].add(features[half:].float(), missing[half:])
+        return found
 
     @staticmethod
     def _outputs(small: Pause, features: Tensor) -> Tensor:
@@ -227,6 +235,37 @@ class Refitting:
         if key[0] in self.sparse:  # what it has no place for is lost
             merged = merged * (first.use.matrix()[0] != 0)
         first.use.put(merged[None].to(first.use.weight))
+
+
+@dataclass
+class _Seen:
+    """What is known of some rows: sums over two halves of them, how outputs are spread as they are and as they should
+    be, and the sum of the outputs' squares.
+    """
+
+    halves: tuple[Sums, Sums] = field(default_factory=lambda: (Sums(), Sums()))
+    spreads: tuple[Moments, Moments] = field(default_factory=lambda: (Moments(), Moments()))
+    total: float = 0.0
+
+    @property
+    def rows(self) -> float:
+        return self.halves[0].rows + self.halves[1].rows
+
+    @property
+    def whole(self) -> tuple[tuple[Sums, Sums], float, tuple[Moments, Moments]]:
+        return self.halves, self.total, self.spreads
+
+    def weighing(self, rows: float) -> "_Seen":
+        """The same with as much weight as so many rows."""
+        factor = rows / self.rows if self.rows else 0.0
+        a, b = (part.weighing(part.rows * factor) for part in self.halves)
+        now, wanted = (spread.times(factor) for spread in self.spreads)
+        return _Seen((a, b), (now, wanted), self.total * factor)
+
+    def __add__(self, other: "_Seen") -> "_Seen":
+        (a, b), (c, d) = self.halves, other.halves
+        (now, wanted), (more, most) = self.spreads, other.spreads
+        return _Seen((a + c, b + d), (now + more, wanted + most), self.total + other.total)
 
 
 def _stay(values: Tensor, match: Match) -> Tensor:

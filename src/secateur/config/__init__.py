@@ -35,6 +35,7 @@ from secateur.config.disinfect import DisinfectSettings as DisinfectSettings
 from secateur.config.hints import CheckSettings as CheckSettings
 from secateur.config.hints import HintPlaceSettings as HintPlaceSettings
 from secateur.config.hints import HintSettings as HintSettings
+from secateur.config.protect import ProtectSettings as ProtectSettings
 from secateur.config.prune import PruneSettings as PruneSettings
 from secateur.config.reallocate import MoveSettings as MoveSettings
 from secateur.config.reallocate import ReallocateRunSettings as ReallocateRunSettings

@@ -9,6 +9,7 @@ from secateur.config.adversarial import FloorSettings, adversarial_problems
 from secateur.config.amounts import LIMITS, budget_problems, limit, limit_problems, parse_budget
 from secateur.config.base import Settings
 from secateur.config.common import DataSettings, ModelSettings, PlaceSettings, RunSettings
+from secateur.config.protect import ProtectSettings, protect_problems
 from secateur.config.removal import GradualSettings, PlanSettings
 from secateur.config.robust import RobustSettings, robust_problems
 from secateur.config.trained import TrainedSettings
@@ -21,7 +22,7 @@ BOUNDS = ("max_drop", "max_loss_increase", "max_robust_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneSettings(FloorSettings, RobustSettings, GradualSettings, PlanSettings, TrainedSettings):
+class PruneSettings(FloorSettings, RobustSettings, ProtectSettings, GradualSettings, PlanSettings, TrainedSettings):
     """All settings of ``secateur prune``; each is described at the class that it comes from.
 
     Raises:
@@ -37,6 +38,7 @@ class PruneSettings(FloorSettings, RobustSettings, GradualSettings, PlanSettings
         ModelSettings,
         DataSettings,
         PlanSettings,
+        ProtectSettings,
         GradualSettings,
         TrainSettings,
         FloorSettings,
@@ -54,6 +56,7 @@ class PruneSettings(FloorSettings, RobustSettings, GradualSettings, PlanSettings
         yield from robust_problems(self)
         yield from adversarial_problems(self, self, attacked=self.attacked)
         yield from _floor_problems(self)
+        yield from protect_problems(self)
 
     def resolved(self) -> Self:
         """The same settings with every default that depends on the others filled in: what a run really uses."""

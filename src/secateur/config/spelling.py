@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from secateur.plain import parse_scalar, yaml_module
+from secateur.plain import parse_scalar
+from secateur.settings_files import yaml_module
 
 
 def plain(value: Any) -> Any:

@@ -79,7 +79,7 @@ def push_to_hub(
         Where it is; printed, it says how to load just this commit.
 
     Raises:
-        HubError: the Hub can't be reached or refuses, and what to do about that.
+        HubError: the Hub can't be reached or refuses, and what to do about that; or the card is a link to another file.
         ArtifactError: the result can't be saved, or the directory holds none.
         MissingExtra: huggingface_hub is not installed.
     """
@@ -108,6 +108,8 @@ def _copy(path: Path, folder: Path) -> None:
         raise HubError(
             f"{path} is a single file; the Hub wants a directory: sc.save(sc.load({str(path)!r}), directory)"
         )
+    if (path / CARD).is_symlink():  # no hash says what it is: whoever made the result could have any file uploaded
+        raise HubError(f"{path / CARD} is a link to {(path / CARD).readlink()}: put the card itself there")
     folder.mkdir()
     for name in (RECORD, CARD, *saved.record["files"]):
         if (path / name).is_file():

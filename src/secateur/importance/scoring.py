@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.batches import Forward
 from secateur.calibration.found import Statistics
+from secateur.calibration.mixing import mixed
 from secateur.calibration.statistics import LABELLED, NEEDS, collect
 from secateur.errors import ModelError, ScoreError, UnknownImportance
 from secateur.graph import Graph
@@ -22,6 +23,7 @@ from secateur.importance.reconstruction import Reconstruction
 from secateur.importance.views import view
 from secateur.modules import named_parameters
 from secateur.objectives import Loss
+from secateur.protecting.settings import NAME, Protect, settled
 from secateur.rebuilding import as_module
 
 AUTO = {"without data": "l2", "with data": "reconstruction"}
@@ -54,10 +56,12 @@ class Scores(dict[str, Tensor]):
     Attributes:
         comparable: scores of different axes have one unit, and can be ranked as they are.
         dead: axes with units whose activations were zero throughout the data, which are free to remove: how many.
+        general: the scores on the general data alone, where others were protected; else None.
     """
 
     comparable: bool = False
     dead: Mapping[str, int]
+    general: "Scores | None" = None
 
     def __init__(
         self, scores: Mapping[str, Tensor], *, comparable: bool = False, dead: Mapping[str, int] | None = None
@@ -103,6 +107,11 @@ def criterion(importance: "str | Criterion", seed: int = 0, *, with_data: bool =
     return NAMED[importance](seed)
 
 
+def looks_at_data(importance: "str | Criterion") -> bool:
+    """Whether a criterion looks at data; "auto" does where there are some."""
+    return bool(needs(criterion(importance, with_data=True)))
+
+
 def score(
     model: nn.Module,
     graph: Graph,
@@ -112,6 +121,7 @@ def score(
     *,
     seed: int = 0,
     forward: Forward | None = None,
+    protect: Any = None,
 ) -> Scores:
     """How much each unit contributes.
 
@@ -124,13 +134,16 @@ def score(
             own (``output.loss``), else cross-entropy.
         seed: for criteria that draw random numbers.
         forward: ``(model, batch) -> output``, for batches of another form; the last item of a batch is its target.
+        protect: data whose behaviour must not change, or `secateur.Protect`: scores are then those on both data sets,
+            of which it makes up a share by weight; those on the general data alone are in ``general``.
 
     Returns:
         For each prunable axis a float32 vector (units,), higher = kept longer.
 
     Raises:
         UnknownImportance: nobody knows the name.
-        ScoreError: the criterion gave something that is no score, or needs data or a loss and there is none.
+        ScoreError: the criterion gave something that is no score, or needs data or a loss and there is none; or data
+            are to be protected and it looks at none.
         DataError: there is no batch, or one holds NaN or does not fit the model; naming it.
         ModelError: the weights hold NaN or infinity, or are on the meta device.
 
@@ -142,7 +155,9 @@ def score(
         >>> {axis: scores.shape for axis, scores in sc.score(net, graph, "taylor", batches).items()}
         {'0.weight:0': torch.Size([8])}
     """
-    return score_all(model, graph, {"scores": importance}, data, loss, seed=seed, forward=forward)["scores"]
+    guard = settled(protect, as_module(model), forward)
+    hints = {"scores": importance}
+    return score_all(model, graph, hints, data, loss, seed=seed, forward=forward, protect=guard)["scores"]
 
 
 def score_all(
@@ -154,19 +169,38 @@ def score_all(
     *,
     seed: int = 0,
     forward: Forward | None = None,
+    protect: Protect | None = None,
 ) -> dict[str, Scores]:
     """What `score` gives for each of several criteria, all from one pass over the data.
 
     Args:
         hints: by any name: criteria, or names of them.
         model, graph, data, loss, seed, forward: see `score`.
+        protect: what `secateur.protecting.settled` gave.
     """
     model = as_module(model)
     rates = {name: criterion(hint, seed, with_data=data is not None) for name, hint in hints.items()}
     check_loaded(model)
     weights = Weights.of(model)
     _check_fit(type(model).__name__, weights.parameters, graph)
+    if protect is not None:
+        _check_protects(rates, data)
     found = _statistics(model, graph, rates, data, loss, seed, forward)
+    scores = _scored(model, graph, rates, weights, found)
+    if protect is None or found is None or not protect.share:
+        return scores
+    special = _statistics(model, graph, rates, protect.batches, loss, seed, forward, name=NAME)
+    assert special is not None  # the criteria need data
+    both = _scored(model, graph, rates, weights, mixed(found, special, protect.share))
+    for name, own in both.items():
+        own.general = scores[name]
+    return both
+
+
+def _scored(
+    model: nn.Module, graph: Graph, rates: Mapping[str, Criterion], weights: Weights, found: Statistics | None
+) -> dict[str, Scores]:
+    """What each criterion makes of the weights and of what a pass over data found."""
     scores: dict[str, dict[str, Tensor]] = {name: {} for name in rates}
     guessed: dict[str, list[str]] = {name: [] for name in rates}
     for axis in graph.axes:
@@ -182,6 +216,26 @@ def score_all(
     return {name: Scores(scores[name], comparable=comparable(rate), dead=dead) for name, rate in rates.items()}
 
 
+def _check_protects(rates: Mapping[str, Criterion], data: Iterable[Any] | None) -> None:
+    """Refuse criteria that can't tell data sets apart.
+
+    Raises:
+        ScoreError: saying what to do.
+    """
+    if data is None:
+        raise ScoreError(
+            "protect= compares what matters on the protected data with what matters in general, and there are no "
+            "general data: pass data=[batch, ...], too"
+        )
+    blind = sorted({repr(rate) for rate in rates.values() if not needs(rate)})
+    if blind:
+        looking = ", ".join(name for name, make in NAMED.items() if needs(make(0)))
+        raise ScoreError(
+            f"{', '.join(blind)} looks at weights alone, so it can't tell what matters on the protected data: take "
+            f"importance= of {looking}, or leave out protect="
+        )
+
+
 def _statistics(
     model: nn.Module,
     graph: Graph,
@@ -190,6 +244,8 @@ def _statistics(
     loss: Loss | None,
     seed: int,
     forward: Forward | None,
+    *,
+    name: str = "calibration data",
 ) -> Statistics | None:
     """What a pass over the data finds of all that the criteria need; None where none needs any."""
     asked = {repr(rate): needs(rate) for rate in rates.values()}
@@ -206,7 +262,9 @@ def _statistics(
             "(inputs, target)"
         )
     asking = ", ".join(who for who, what in asked.items() if what & LABELLED)
-    return collect(model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria")
+    return collect(
+        model, graph, data, wanted, loss=loss, forward=forward, seed=seed, asking=asking or "criteria", name=name
+    )
 
 
 def _scale(scores: dict[str, Tensor], guessed: list[str]) -> None:

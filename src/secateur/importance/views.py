@@ -192,7 +192,7 @@ def view(
                 gram=found.grams.get(key),
                 centre=found.means.get(key),
                 slope=found.slopes.get(key),
-                stream=found.streams.get(key),
+                stream=float(found.streams[key].variance.sum()) if key in found.streams else None,
                 sensitivity=found.sensitivity.get(key),
             )
             for key, at in found.uses(axis)

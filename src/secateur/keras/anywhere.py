@@ -140,7 +140,7 @@ def finished(folder: Path, model: Any) -> Pruned:
     report = json.loads((folder / jobs.REPORT).read_text())
     keras = importlib.import_module("keras")
     own = {kind.__name__: kind for kind in {type(layer) for layer in [model, *model._flatten_layers()]}}
-    small = keras.models.load_model(folder / jobs.SMALL, custom_objects=own)
+    small = keras.models.load_model(folder / jobs.SMALL, custom_objects=own, safe_mode=True)
     return Pruned(
         model=small,
         report=report["report"],

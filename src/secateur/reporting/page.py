@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from secateur.reporting import charts, robust, sentences, sparse, widths
+from secateur.reporting import charts, protected, robust, sentences, sparse, widths
 from secateur.reporting.charts import Series
 from secateur.reporting.deeds import in_words, title, wider
 from secateur.reporting.figures import (
@@ -84,6 +84,7 @@ def render_page(
         ("figures", "Before and after", _cards(report) + _table(report)),
         ("proof", "Proof", _proof(report)),
         ("depth", "Blocks", _depth(report)),
+        ("protected", "Protected", _protected(report)),
         ("robustness", "Robustness", robust.section(report)),
         ("sparsity", "Single weights", sparse.html(report)),
         ("training", "Training curves", _curves(histories or {}, title(report, "pruned"))),
@@ -203,6 +204,28 @@ def _table(report: Mapping[str, Any]) -> str:
 def _depth(report: Mapping[str, Any]) -> str:
     said = sentences.depth(report)
     return f"<p>{escape(said)}</p>" if said else ""
+
+
+def _protected(report: Mapping[str, Any]) -> str:
+    """What protecting data kept and cost: a sentence, and a table of the networks that were compared."""
+    said = protected.sentence(report)
+    if said is None:
+        return ""
+    names = [protected.NETWORKS[name] for name in protected.networks(report["protected"])]
+    heads = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in names)
+    body = "".join(
+        f'<tr role="row"><th role="rowheader" scope="row">{escape(label)}</th>'
+        + "".join(
+            f'<td role="cell" data-name="{name}">{escape(cell)}</td>' for name, cell in zip(names, cells, strict=True)
+        )
+        + "</tr>"
+        for label, cells in protected.rows(report)
+    )
+    return (
+        f'<p class="lead">{escape(said)}</p><table class="figures" role="table"><caption class="unseen">Protected and '
+        f'general data</caption><thead role="rowgroup"><tr role="row"><td role="cell"></td>{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table>'
+    )
 
 
 def _widths(report: Mapping[str, Any]) -> str:

@@ -35,16 +35,17 @@ class Report(Mapping[str, Any]):
     were refitted there is ``"compensation": {"how", "samples", "refitted", "left", "distance_before", "distance",
     "biases"}``, the distances being those of the outputs from the dense network's as a share of their size; and
     ``"dead_units"``, a number, where units gave zero on all of the data; and ``"trial": {"chosen", "distances",
-    "measure", "fitted", "judged"}`` where several hints were tried. Where it was pruned bit by bit there is
-    ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each step with its budget, cost (as
-    shares of the original), proof, compensation, results right after the cut, and training. Where whole blocks went or
-    came in there is ``"depth": {"dropped", "inserted", "importance", "scores", "blocks", "unsaid"}``. Where it was
-    adapted to a new task there is ``"adapted": {"layers", "before", "after", "samples", "choices", "teacher",
-    "measured_on"}``: the layers of the head, the old and the new number of classes, samples of each class, and for
-    "dense" and "tuned" what was trained, what stayed frozen and why. Where an earlier plan was replayed there is
-    ``"replay": {"status", "advice", "importance", "scores", "left_out", "correlation", "overlap", "agreement", "axes",
-    "dense", "replayed", "fresh"}``; see `secateur.replaying`. Where a sparse network was trained on there is
-    ``"kept_zeros": {"before", "after"}``, shares of zeros in its sparse weights.
+    "measure", "fitted", "judged"}`` where several hints were tried. Where data were protected there is ``"protected":
+    {"share", "samples", "kept", "axes", "figures", "costs", "seen"}``; see `secateur.protecting.outcome`. Where it was
+    pruned bit by bit there is ``"gradual": {"mode", "schedule", "rewind", "steps", "masked", "interrupted"}``, each
+    step with its budget, cost (as shares of the original), proof, compensation, results right after the cut, and
+    training. Where whole blocks went or came in there is ``"depth": {"dropped", "inserted", "importance", "scores",
+    "blocks", "unsaid"}``. Where it was adapted to a new task there is ``"adapted": {"layers", "before", "after",
+    "samples", "choices", "teacher", "measured_on"}``: the layers of the head, the old and the new number of
+    classes, samples of each class, and for "dense" and "tuned" what was trained, what stayed frozen and why. Where
+    an earlier plan was replayed there is ``"replay": {"status", "advice", "importance", "scores", "left_out",
+    "correlation", "overlap", "agreement", "axes", "dense", "replayed", "fresh"}``; see `secateur.replaying`. Where a
+    sparse network was trained on there is ``"kept_zeros": {"before", "after"}``, shares of zeros in its sparse weights.
 
     Args:
         data: plain data in that form. It is copied; numbers that JSON can't hold (NaN, infinity) become None.
@@ -79,6 +80,7 @@ class Report(Mapping[str, Any]):
         compensation: Mapping[str, Any] | None = None,
         dead_units: int | None = None,
         trial: Mapping[str, Any] | None = None,
+        protected: Mapping[str, Any] | None = None,
         gradual: Mapping[str, Any] | None = None,
         adapted: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -102,6 +104,7 @@ class Report(Mapping[str, Any]):
                 **({"compensation": compensation} if compensation else {}),
                 **({"dead_units": dead_units} if dead_units else {}),
                 **({"trial": trial} if trial else {}),
+                **({"protected": protected} if protected else {}),
                 **({"gradual": gradual} if gradual else {}),
                 **({"adapted": adapted} if adapted else {}),
             }
@@ -117,7 +120,7 @@ class Report(Mapping[str, Any]):
         file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"can't read the report {str(file)!r}: {error}. It is missing or damaged: run the pruning again"
             ) from error

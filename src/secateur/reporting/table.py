@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.reporting import sentences, sparse
+from secateur.reporting import protected, sentences, sparse
 from secateur.reporting.deeds import title
 from secateur.reporting.figures import Figure, before_and_after, columns, figures
 
@@ -19,8 +19,9 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     """The figures as a table, then the proof, the axes, and the truth about latency, a line each."""
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
     why = [_importances(rows)] if any("importance" in row for row in rows) else []
-    by_layer = sparse.layers(report)
+    by_layer, guarded = sparse.layers(report), protected.table(report)
     lines: list[RenderableType] = [*why, *([] if by_layer is None else [by_layer]), _table(report)]
+    lines += [] if guarded is None else [guarded]
     if proof := sentences.proof(report):
         lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
@@ -29,6 +30,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         sentences.adapted,
         sentences.disinfected,
         sentences.replay,
+        protected.sentence,
         sentences.trial,
         sentences.compensation,
         sentences.dead,

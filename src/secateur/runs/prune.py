@@ -32,7 +32,7 @@ from secateur.provenance import complete_step, note_step, recall
 from secateur.pruning import Result, prune
 from secateur.rebuilding import Rebuilds
 from secateur.reporting import Report, render_page
-from secateur.runs import gradual, several
+from secateur.runs import gradual, protecting, several
 from secateur.runs.origins import Origin
 from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Step, Watch, silent
@@ -127,6 +127,8 @@ def _prune_run(settings: PruneSettings, watch: Watch, directory: RunDirectory, u
     untuned = copy.deepcopy(pruned.model)
     if not stopped(pruned.report):
         histories |= tune(pruned.model, dense, data, settings, watch, unfinished.checkpoints("tuned"), ticket)
+    if "tuned" in histories:
+        pruned = replace(pruned, report=protecting.with_tuned(pruned.report, dense, pruned.model, data, settings))
     models = {"dense": dense, "pruned": untuned, **({"tuned": pruned.model} if "tuned" in histories else {})}
     return finish(models, pruned, histories, data, settings, directory, watch)
 
@@ -246,6 +248,7 @@ def prepare(settings: PruneSettings, watch: Watch = silent) -> tuple[nn.Module, 
                 f"{' and '.join(settings.bounded)} is kept to on a validation split, never on the test split, and "
                 f"{settings.data} has none. Let it return one, or give a budget or a threshold"
             )
+        protecting.check(model, data, settings)
         if settings.train_epochs:
             check_plan(model, data, settings)
         step.note(". ".join([data.description or settings.data, *data.warnings]))
@@ -353,6 +356,7 @@ def prune_model(
         "compensate": how,
         "seed": settings.seed,
         **_choice(settings),
+        **({} if settings.protect is None else {"protect": protecting.guard(data, settings)}),
     }
     if settings.importance == "auto" and settings.threshold is None and settings.schedule == "none":
         given["importance"] = "auto"  # which tries several
@@ -471,6 +475,7 @@ def make_report(
         compensation=bare.get("compensation"),
         dead_units=bare.get("dead_units"),
         trial=bare.get("trial"),
+        protected=bare.get("protected"),
         gradual=bare.get("gradual"),
         adapted=adapted,
     )

@@ -4,7 +4,6 @@ Shape letters: N samples in a batch, C classes, T tokens, H and W pixels.
 """
 
 import math
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -19,19 +18,14 @@ from secateur.errors import TrainingError
 from secateur.inputs import fresh, split_batch
 from secateur.modules import kept_modes, named_parts
 from secateur.objectives import imitation
+from secateur.objectives import is_causal as is_causal
 from secateur.planning.plan import Plan
 from secateur.tuning.features import Given, Outputs, Recorder, output_dims, shapes_of
 from secateur.tuning.stages import sensible
 
 Forward = Callable[[nn.Module, Any], Any]
-CAUSAL = re.compile(r"CausalLM|LMHead")  # classes of transformers that move labels by one themselves
 LEAST = 1e-12  # of a teacher's variance, for features that are constant
 KEEP_ROWS = 3  # how many module names an error lists
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Whether a model's scores at a place speak of the next place's label."""
-    return bool(CAUSAL.search(type(model).__name__))
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from secateur.cli.flags import (
     all_settings,
     every,
 )
-from secateur.config import FloorSettings, GradualSettings, PruneSettings, RunSettings, TrainSettings
+from secateur.config import FloorSettings, GradualSettings, ProtectSettings, PruneSettings, RunSettings, TrainSettings
 
+Protected = Annotated[ProtectSettings, every(Group("What to protect", sort_key=3.2))]
 BitByBit = Annotated[GradualSettings, every(Group("Bit by bit", sort_key=3.5))]
 Training = Annotated[TrainSettings, every(TRAIN_GROUP)]
 Run = Annotated[RunSettings, every(RUN_GROUP)]
 Attacks = Annotated[FloorSettings, every(ROBUST_GROUP)]
-BIT_BY_BIT, TRAINING, ATTACKS = GradualSettings(), TrainSettings(), FloorSettings()
+PROTECTED, BIT_BY_BIT, TRAINING, ATTACKS = ProtectSettings(), GradualSettings(), TrainSettings(), FloorSettings()
 
 
 def prune(
@@ -37,6 +38,7 @@ def prune(
     model: Model = MODEL,
     data: Data = DATA,
     plan: Plan = PLAN,
+    protected: Protected = PROTECTED,
     bit_by_bit: BitByBit = BIT_BY_BIT,
     training: Training = TRAINING,
     attacks: Attacks = ATTACKS,
@@ -71,6 +73,10 @@ def prune(
     secateur prune --model package.module:Net --weights robust.pt --data npz:photos.npz --budget macs=0.5 \\
         --max-robust-drop 2 --adversarial pgd --eps 8/255
 
+    # with a class that must not suffer
+    secateur prune --data imagefolder:photos --budget macs=0.5 \\
+        --protect class:1 --out guarded
+
     # an earlier run again, with one setting changed
     secateur prune --config secateur-run/config.yaml --seed 1 --out second
     ```
@@ -82,5 +88,7 @@ def prune(
     """
     from secateur.runs.prune import prune_run
 
-    settings = all_settings(PruneSettings, config, model, data, plan, bit_by_bit, training, attacks, robust, run)
+    settings = all_settings(
+        PruneSettings, config, model, data, plan, protected, bit_by_bit, training, attacks, robust, run
+    )
     return carried_out(lambda watch: prune_run(settings, overwrite=overwrite, watch=watch), settings.out)
