@@ -88,7 +88,10 @@ def one_seed(options: argparse.Namespace, loader: Any, seed: int) -> dict[str, F
     random = sc.prune(model, data[0][:2], importance="random", **given)
     whole["random units"] = random.model, 0
     whole["random units, protected in the refit"] = refitted(model, random, data, guard), 0
-    images, labels = loader.cifar10("test", options.tests)
+    if options.judge == "test":
+        images, labels = loader.cifar10("test", options.tests)
+    else:
+        images, labels = images[-options.tests :], labels[-options.tests :]
     return {name: measure(net, loader, images, labels, options.protected, kept) for name, (net, kept) in whole.items()}
 
 
@@ -141,7 +144,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=1024, help="training images of the other classes")
     parser.add_argument("--special", type=int, default=512, help="training images of the protected class")
     parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--tests", type=int, default=10_000)
+    parser.add_argument("--tests", type=int, default=10_000, help="images to take figures on")
+    parser.add_argument(
+        "--judge", choices=("test", "train"), default="test", help="train: other training images, to choose settings by"
+    )
     return parser.parse_args()
 
 

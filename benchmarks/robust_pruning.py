@@ -27,7 +27,8 @@ from secateur.tuning import History
 
 SEEDS, BUDGETS = (0, 1, 2), (0.5, 0.25)
 METHODS: dict[str, dict[str, Any]] = {
-    "robust": {"importance": "reconstruction", "adversarial": ADVERSARIAL},
+    "robust": {"importance": "auto", "adversarial": ADVERSARIAL},
+    "robust reconstruction": {"importance": "reconstruction", "adversarial": ADVERSARIAL},
     "robust gate": {"importance": "taylor_gate", "adversarial": ADVERSARIAL},
     "clean": {"importance": "reconstruction"},
     "l2": {"importance": "l2", "adversarial": ADVERSARIAL},
