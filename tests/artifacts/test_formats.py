@@ -21,8 +21,8 @@ ENDINGS = {"directory": "", "file": ".safetensors"}
 def check(version: int, name: str, ending: str) -> nn.Module:
     held = load_file(FORMATS / f"v{version}.safetensors")
     loaded = sc.load(FORMATS / f"v{version}-{name}{ending}")
-    with torch.no_grad():
-        assert torch.equal(loaded(held[f"{name}.input"]), held[f"{name}.output"])
+    with torch.no_grad():  # written on another processor, where a convolution may add in another order
+        torch.testing.assert_close(loaded(held[f"{name}.input"]), held[f"{name}.output"], rtol=1e-5, atol=1e-7)
     return loaded
 
 
