@@ -4,13 +4,14 @@
 
 A small convolutional network on Fashion-MNIST: 10,000 training images, 2,000 others for the choice of the best state,
 the official 10,000 test images for the table alone. The dense network is trained first; every row goes on from it, with
-the same batches, number of steps, optimizer and learning rate. Three seeds: of weights, batches and random masks.
+the same batches, number of steps, optimizer and learning rate. Three seeds: of weights, batches and random masks. With
+``--rows FILE`` seeds that are done are kept there, and not done again. A seed takes two to three minutes of one core.
 """
 
 import argparse
 import copy
+import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,27 @@ def run(seed: int, dense_epochs: int, epochs: int) -> dict[tuple[str, str], floa
     return found
 
 
+def measured(seeds: int, dense_epochs: int, epochs: int, rows: Path | None) -> list[dict[tuple[str, str], float]]:
+    """Every seed's accuracies, those that a file holds from there."""
+    lines = rows.read_text(encoding="utf-8").splitlines() if rows is not None and rows.exists() else []
+    kept: dict[int, list[Any]] = {}
+    for row in map(json.loads, lines):
+        if (row["dense_epochs"], row["epochs"]) == (dense_epochs, epochs):
+            kept[row["seed"]] = row["accuracies"]
+    found: list[dict[tuple[str, str], float]] = []
+    for seed in range(seeds):
+        if seed in kept:
+            found.append({(share, way): value for share, way, value in kept[seed]})
+            continue
+        found.append(run(seed, dense_epochs, epochs))
+        if rows is not None:
+            line: dict[str, Any] = {"seed": seed, "dense_epochs": dense_epochs, "epochs": epochs}
+            line["accuracies"] = [[*key, value] for key, value in found[-1].items()]
+            with rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    return found
+
+
 def check(model: nn.Module, share: str) -> None:
     """That it is as sparse as the table says."""
     wanted = float(share[:-2]) / 100 if "%" in share else {"none": None, "2:4": 0.5}[share]
@@ -153,12 +175,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="what was measured, seed by seed, to be gone on from")
     parser.add_argument("--into", type=Path, help="a page whose results, between two marks, are replaced")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = [run(seed, options.dense_epochs, options.epochs) for seed in range(options.seeds)]
-    command = " ".join(["python benchmarks/sparse_training.py", *sys.argv[1:]])
-    text = f"`{command}`\n\n{setting()}. Mean ± standard deviation over {options.seeds} seeds.\n\n{table(found)}"
+    found = measured(options.seeds, options.dense_epochs, options.epochs, options.rows)
+    asked = {"seeds": options.seeds, "dense-epochs": options.dense_epochs, "epochs": options.epochs}
+    command = " ".join(["python benchmarks/sparse_training.py", *(f"--{name} {n}" for name, n in asked.items())])
+    seeds = f"Seeds: {options.seeds}; mean ± standard deviation where there are several."
+    text = f"`{command}`\n\n{setting()}. {seeds}\n\n{table(found)}"
     if options.into is None:
         print(text)
         return
