@@ -1,6 +1,7 @@
 from . import hub as hub
 from . import importance as importance
 from . import keras as keras
+from . import sparsity as sparsity
 from .adapting import Adapted as Adapted
 from .adapting import adapt as adapt
 from .artifacts import About as About
@@ -34,6 +35,11 @@ from .reallocating import reallocate as reallocate
 from .replaying import Replay as Replay
 from .replaying import replay as replay
 from .reporting import Report as Report
+from .sparsity import NM as NM
+from .sparsity import Block as Block
+from .sparsity import Sparsified as Sparsified
+from .sparsity import Unstructured as Unstructured
+from .sparsity import sparsify as sparsify
 from .tracing import rule as rule
 from .tracing import trace as trace
 from .tuning import tune as tune

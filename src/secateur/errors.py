@@ -11,6 +11,8 @@ SecateurError
 │   ├── UnreachableBudget   the budget asks for less than the model can become
 │   ├── NotGrowable         units of an axis can't be repeated so that the function stays
 │   └── UnreachableBound    nothing can be removed without making the metric worse than allowed
+├── SparsityError           (also a ValueError) arguments to ``sparsify`` that contradict each other or the model
+│   └── PatternError        scores, a share or a shape that a pattern can't do anything with
 ├── SurgeryError            a plan does not fit the model that it is applied to
 ├── RemapError              an optimizer, a copy or a checkpoint does not belong to the model that was pruned
 ├── ProofFailed             the smaller model does not compute what the silenced original computes
@@ -71,6 +73,14 @@ class NotGrowable(PlanError):
 
 class UnreachableBound(PlanError):
     """Nothing can be removed without making the metric on held-out data worse than allowed."""
+
+
+class SparsityError(SecateurError, ValueError):
+    """Arguments to ``sparsify`` that contradict each other or the model."""
+
+
+class PatternError(SparsityError):
+    """Scores, a share or a shape that a pattern can't do anything with."""
 
 
 class SurgeryError(SecateurError):

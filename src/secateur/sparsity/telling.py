@@ -1,0 +1,80 @@
+"""The report of a model that was made sparse."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.calibration.batches import Batch
+from secateur.depth.result import costs
+from secateur.modules import named_tensors
+from secateur.reporting import Report
+from secateur.sparsity.layers import Layers
+from secateur.sparsity.sequential import Step
+
+
+def report_of(
+    model: nn.Module,
+    layers: Layers,
+    steps: Mapping[str, Step],
+    example: Batch | None,
+    told: Mapping[str, Any],
+    seed: int,
+) -> Report:
+    """The report.
+
+    Args:
+        model: the dense one.
+        layers: its weights.
+        steps: what became of each.
+        example: to count MACs on; None where there is none.
+        told: what was asked for.
+    """
+    rows = [_row(name, steps[name]) for name in layers.chosen]
+    figures = _figures(model, example)
+    weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
+    params = figures["params"]
+    return Report(
+        {
+            "version": 1,
+            "command": "sc.sparsify(...)",
+            "seed": seed,
+            "model": type(model).__name__,
+            "dense": figures,
+            "pruned": dict(figures),
+            "environment": {},
+            "sparsity": {
+                **told,
+                "weights": weights,
+                "zeros": zeros,
+                "sparsity": zeros / max(weights, 1),
+                "of_all_parameters": zeros / max(params, 1),
+                "layers": rows,
+                "left": dict(layers.left),
+            },
+        }
+    )
+
+
+def _row(name: str, step: Step) -> dict[str, Any]:
+    weights, kept = step.mask.numel(), int(step.mask.sum())
+    return {
+        "name": name,
+        "shape": list(step.mask.shape),
+        "weights": weights,
+        "zeros": weights - kept,
+        "sparsity": (weights - kept) / weights,
+        "error": step.error,
+        "rows": step.rows,
+        "notes": [*step.notes, *(["nothing is left of it"] if not kept else [])],
+    }
+
+
+def _figures(model: nn.Module, example: Batch | None) -> dict[str, Any]:
+    """What the model costs: the same before and after, as zeros are stored and multiplied like other numbers."""
+    if example is not None:
+        cost = costs(model, example.call)
+        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], "metrics": {}}
+    tensors = {id(t): t for t in named_tensors(model).values()}.values()
+    size = sum(t.numel() * t.element_size() for t in tensors)
+    return {"params": sum(p.numel() for p in model.parameters()), "macs": None, "size_bytes": size, "metrics": {}}
