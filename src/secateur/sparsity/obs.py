@@ -75,18 +75,21 @@ def inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, float]:
     Returns:
         The factor; which features were never other than zero, bool (C,); and the damping.
     """
-    gram = gram.clone()
-    diagonal = gram.diagonal()
-    dead = diagonal == 0
-    mean, damping, added = float(diagonal.mean()) or 1.0, DAMPING, 0.0
-    diagonal[dead] = 1
-    while True:
-        diagonal += damping * mean - added
-        added = damping * mean
-        lower, failed = torch.linalg.cholesky_ex(gram)
-        if not failed:
-            inverse = torch.cholesky_inverse(lower)
-            factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not failed:
-                return factor, dead, damping
+    dead = gram.diagonal() == 0
+    mean, damping = float(gram.diagonal().mean()) or 1.0, DAMPING
+    while (factor := _factor(gram, dead, damping * mean)) is None:
         damping *= 10
+    return factor, dead, damping
+
+
+def _factor(gram: Tensor, dead: Tensor, added: float) -> Tensor | None:
+    """At one damping; None where there is none. A Gram matrix may be large, so no more copies live than must."""
+    matrix = gram.clone()
+    matrix.diagonal()[dead] = 1
+    matrix.diagonal().add_(added)
+    matrix, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        return None
+    matrix = torch.cholesky_inverse(matrix)
+    matrix, failed = torch.linalg.cholesky_ex(matrix, upper=True)
+    return None if failed else matrix

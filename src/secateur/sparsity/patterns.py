@@ -13,6 +13,8 @@ from torch import Tensor
 
 from secateur.errors import PatternError
 
+CELLS = 2**20  # scores whose order is looked at together, as far as rows are looked at by themselves: it takes 30 bytes each
+
 
 @runtime_checkable
 class Pattern(Protocol):
@@ -312,6 +314,11 @@ def _each_row(scores: Tensor, remove: int) -> Tensor:
     """Keep all but so many of each row: by the value of the last that goes, as a sort would take much longer."""
     if not remove or not scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
+    rows = max(CELLS // scores.shape[1], 1)
+    return torch.cat([_without(part, remove) for part in scores.split(rows)])
+
+
+def _without(scores: Tensor, remove: int) -> Tensor:
     last = scores.kthvalue(remove, dim=1, keepdim=True).values
     equal = scores == last
     go = remove - (scores < last).sum(1, keepdim=True)

@@ -3,7 +3,6 @@
 The model's own forward runs with blocks that only note what they are given, and hand on the first of it. So nothing is
 assumed about what blocks take; what is assumed, and checked, is that they hand one tensor from one to the next.
 
-Shape letters: none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +71,7 @@ class Capture:
     def __init__(self, skeleton: Skeleton, blocks: Sequence[tuple[str, nn.Module]]) -> None:
         self.skeleton, self.blocks = skeleton, blocks
         self.form: Callable[[Tensor], Any] | None = None
+        self._blank: list[Tensor] = []  # what blocks give besides, as NaN
         self._known: dict[str, list[Tensor]] = {}
         self._last: Tensor | None = None
 
@@ -131,6 +131,7 @@ class Capture:
                     "load it and prune it in memory"
                 )
             rest = args[1:] if not name else args
+            self._check_apart((rest, kwargs), self.blocks[number][0])
             given = Given(name=name, args=self._once(rest, "a"), kwargs=self._once(kwargs, "k"))
             found[0].given.append(given)
             if number == len(self.blocks) - 1:
@@ -168,19 +169,36 @@ class Capture:
         if isinstance(out, Tensor):
             return lambda tensor: tensor
         kind: Any = type(cast("Sequence[Any]", out))
-        rest = list(cast("Sequence[Any]", out))[1:]
+        rest = tree_map(self._blanked, list(cast("Sequence[Any]", out))[1:])
         return lambda tensor: kind([tensor, *rest])
+
+    def _blanked(self, value: Any) -> Any:
+        """NaN in the place of what a block gives besides the activations: whoever uses it shall be seen."""
+        if not isinstance(value, Tensor):
+            return value
+        self._blank.append(torch.full_like(value, torch.nan) if value.is_floating_point() else torch.zeros_like(value))
+        return self._blank[-1]
+
+    def _check_apart(self, values: Any, path: str) -> None:
+        """Blocks get nothing that other blocks give but the activations."""
+        for leaf in tree_leaves(values):
+            if not isinstance(leaf, Tensor):
+                continue
+            if any(leaf is blank for blank in self._blank) or (leaf.is_floating_point() and bool(leaf.isnan().any())):
+                raise ModelError(
+                    f"{path} takes more than the activations from the blocks before it: load the model and prune it in "
+                    "memory"
+                )
 
 
 def output_of(out: Any, path: str) -> Tensor:
-    """The activations among what a block gives.
+    """The activations among what a block gives: its output, or the first of several.
 
     Raises:
-        ModelError: it gives several tensors, or none.
+        ModelError: that is no tensor.
     """
-    if isinstance(out, Tensor):
-        return out
-    tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-    if isinstance(out, tuple | list) and len(tensors) == 1 and out[0] is tensors[0]:
-        return tensors[0]
-    raise ModelError(f"{path} gives {len(tensors)} tensors, not one: load the model and prune it in memory")
+    if isinstance(out, tuple | list) and out:
+        out = cast("Sequence[Any]", out)[0]
+    if not isinstance(out, Tensor):
+        raise ModelError(f"{path} gives a {type(out).__name__}, not activations: load the model and prune it in memory")
+    return out

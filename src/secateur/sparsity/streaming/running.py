@@ -211,7 +211,7 @@ class Runner:
 
 def release() -> None:
     """Give memory that was freed back to the system, where the C library can; it would count as ours otherwise."""
-    gc.collect()
+    gc.collect(1)  # no long look at all objects: what is ours is young
     with suppress(OSError, AttributeError):
         libc: Any = ctypes.CDLL(None)
         libc.malloc_trim(0)

@@ -22,11 +22,12 @@ from secateur.sparsity.patterns import Pattern, Unstructured
 from secateur.sparsity.pruning import How
 from secateur.sparsity.streaming import journal
 from secateur.sparsity.streaming.activations import PLACES
+from secateur.sparsity.streaming.building import build, find_blocks, outside
 from secateur.sparsity.streaming.checkpoint import Checkpoint, open_checkpoint
 from secateur.sparsity.streaming.publishing import Publication, peak_memory_bytes, report_of
 from secateur.sparsity.streaming.running import Runner, Task
 from secateur.sparsity.streaming.sharing import Group, group
-from secateur.sparsity.streaming.skeleton import Skeleton, build, find_blocks, outside
+from secateur.sparsity.streaming.skeleton import Skeleton
 
 WHOLE = ("global", "owl")
 """Allocations that look at all weights of the dense model first."""
@@ -123,7 +124,7 @@ def sparsify_checkpoint(
     }
     with group() as processes:
         place = Publication(output, source, processes, overwrite=overwrite)
-        skeleton = Skeleton(build(source), source)
+        skeleton = build(source)
         batches = [] if data is None else _batches(skeleton, data, forward)
         told |= {"batches": len(batches), "samples": sum(batch.samples for batch in batches)}
         of = _of(source, batches, {**told, "only": only, "ignore": ignore, "seed": seed}, forward, importance)
