@@ -25,14 +25,21 @@ def card(record: Mapping[str, Any], load: str) -> str:
         f"---\n{_front(about, record, title)}---",
         f"# {title}",
         about.description
-        or "A neural network that [secateur](https://pypi.org/project/secateur/) made smaller: units "
-        "were removed, not masked.",
+        or f"A neural network that [secateur](https://pypi.org/project/secateur/) made {_what(record)}.",
         f"```python\nimport secateur as sc\n\nmodel = {load}\n```",
         _figures(record["figures"]),
         "## How it was made\n\n" + "\n".join(f"- {line}" for line in _made(record)),
         f"## Data\n\n{about.data or record['data']}" if about.data or record["data"] else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(record: Mapping[str, Any]) -> str:
+    """What became of the network."""
+    steps = [done["step"] for done in record["history"]]
+    sparse = "sparse: single weights are zero" if "sparsify" in steps else ""
+    smaller = "smaller: units were removed, not masked" if not sparse or "prune" in steps else ""
+    return " and ".join(part for part in (smaller, sparse) if part)
 
 
 def _front(about: About, record: Mapping[str, Any], title: str) -> str:

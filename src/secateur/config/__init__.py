@@ -41,6 +41,10 @@ from secateur.config.replay import ReplayOptions as ReplayOptions
 from secateur.config.replay import ReplayRunSettings as ReplayRunSettings
 from secateur.config.replay import ReplaySettings as ReplaySettings
 from secateur.config.replay import RetrainedSettings as RetrainedSettings
+from secateur.config.sparsify import SparsePlaceSettings as SparsePlaceSettings
+from secateur.config.sparsify import SparsifySettings as SparsifySettings
+from secateur.config.sparsify import WeightSettings as WeightSettings
+from secateur.config.sparsify import parse_pattern as parse_pattern
 from secateur.config.trained import TrainedSettings as TrainedSettings
 from secateur.config.training import TrainSettings as TrainSettings
 from secateur.config.training import TuneOptions as TuneOptions

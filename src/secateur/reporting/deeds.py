@@ -17,6 +17,7 @@ def deeds(report: Mapping[str, Any]) -> list[str]:
         done += ["shortened"] * bool(depth.get("dropped")) + ["deepened"] * bool(depth.get("inserted"))
     elif (word := _widths(report)) is not None:
         done.append(word)
+    done += ["made sparse"] * bool(report.get("sparsity"))
     return done + ["tuned"] * bool(report.get("tuned"))
 
 
@@ -33,6 +34,8 @@ def title(report: Mapping[str, Any], column: str) -> str:
     depth: Mapping[str, Any] | None = report.get("depth")
     if column == "pruned" and depth:
         return "shorter" if depth.get("dropped") else "deeper"
+    if column == "pruned" and report.get("sparsity"):
+        return "sparse"
     if not wider(report):
         return column
     return {"dense": "before", "pruned": "reallocated" if narrower(report) else "grown"}.get(column, column)
@@ -60,4 +63,4 @@ def _widths(report: Mapping[str, Any]) -> str | None:
     if any(row["after"] < row["before"] for row in rows):
         return "pruned"
     # A report without axes tells of a pruning where it has figures of one.
-    return "pruned" if not rows and "pruned" in columns(report) else None
+    return "pruned" if not rows and "pruned" in columns(report) and not report.get("sparsity") else None

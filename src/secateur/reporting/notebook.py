@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from secateur.reporting import sentences
+from secateur.reporting import sentences, sparse
 from secateur.reporting.deeds import title
 from secateur.reporting.figures import before_and_after, columns, figures
 
@@ -37,6 +37,7 @@ def render(report: Mapping[str, Any]) -> str:
         sentences.dead,
         sentences.held_out,
         sentences.gradual,
+        sparse.sentence,
         sentences.rewrite,
         sentences.latency_per_mac,
         sentences.latency,

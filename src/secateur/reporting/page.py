@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from secateur.reporting import charts, sentences, widths
+from secateur.reporting import charts, sentences, sparse, widths
 from secateur.reporting.charts import Series
 from secateur.reporting.deeds import in_words, title, wider
 from secateur.reporting.figures import (
@@ -35,6 +35,7 @@ _COLUMN_NOTES = {
     "dense": "the network as it was",
     "pruned": "units removed",
     "shorter": "blocks removed",
+    "sparse": "single weights zero",
     "deeper": "blocks added",
     "before": "the network as it was",
     "grown": "units repeated",
@@ -81,6 +82,7 @@ def render_page(
         ("figures", "Before and after", _cards(report) + _table(report)),
         ("proof", "Proof", _proof(report)),
         ("depth", "Blocks", _depth(report)),
+        ("sparsity", "Single weights", sparse.html(report)),
         ("training", "Training curves", _curves(histories or {}, title(report, "pruned"))),
         ("widths", "Width of each axis", _widths(report)),
         ("repeat", "Repeat it, use it", _repeat(report, load, settings)),
@@ -118,9 +120,8 @@ def _style() -> str:
 
 def _header(report: Mapping[str, Any]) -> str:
     status = (report.get("proof") or {}).get("status")
-    badge = {"proved": ("good", "Proved"), "shape-checked": ("bad", "Shape-checked")}.get(
-        str(status), ("bad", "Not proved")
-    )
+    unproved = ("good", "Sparse") if not sentences.proof(report) else ("bad", "Not proved")
+    badge = {"proved": ("good", "Proved"), "shape-checked": ("bad", "Shape-checked")}.get(str(status), unproved)
     return (
         f'<header><p class="eyebrow">secateur report <span class="badge {badge[0]}">{badge[1]}</span></p>'
         f"<h1>{widths.breakable(str(report.get('model') or 'Model'))}</h1>"
@@ -252,6 +253,8 @@ def _proof(report: Mapping[str, Any]) -> str:
         for key, label in named.items()
         if isinstance(proof.get(key), int | float)
     )
+    if not sentences.proof(report):
+        return ""
     mood = "good" if proof.get("status") == "proved" else "bad"
     return f'<p class="lead verdict {mood}">{escape(sentences.proof(report))}</p>' + (
         f'<dl class="facts">{rows}</dl>' if rows else ""

@@ -56,8 +56,10 @@ def latency(report: Mapping[str, Any]) -> str | None:
 
 
 def proof(report: Mapping[str, Any]) -> str:
-    """What was proved, with its numbers."""
+    """What was proved, with its numbers; empty where nothing is to be, as single weights went."""
     found: Mapping[str, Any] = report.get("proof") or {}
+    if not found and report.get("sparsity"):
+        return ""
     status = found.get("status")
     numbers = (
         f"largest difference {scientific(found.get('max_difference'))} at outputs of scale {_scale(found.get('scale'))}"
@@ -227,7 +229,7 @@ def axes(report: Mapping[str, Any]) -> str:
     """How many axes were made narrower, and by how many units."""
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
     if not rows:
-        return "No axis of the model can be pruned."
+        return "" if report.get("sparsity") else "No axis of the model can be pruned."
     before, after = sum(row["before"] for row in rows), sum(row["after"] for row in rows)
     cut = sum(row["after"] < row["before"] for row in rows)
     grown = sum(row["after"] > row["before"] for row in rows)

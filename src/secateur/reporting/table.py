@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.reporting import sentences
+from secateur.reporting import sentences, sparse
 from secateur.reporting.deeds import title
 from secateur.reporting.figures import Figure, before_and_after, columns, figures
 
@@ -19,9 +19,10 @@ def render(report: Mapping[str, Any]) -> RenderableType:
     """The figures as a table, then the proof, the axes, and the truth about latency, a line each."""
     rows: list[Mapping[str, Any]] = list(report.get("axes") or ())
     why = [_importances(rows)] if any("importance" in row for row in rows) else []
-    lines: list[RenderableType] = [*why, _table(report)]
-    proof = sentences.proof(report)
-    lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
+    by_layer = sparse.layers(report)
+    lines: list[RenderableType] = [*why, *([] if by_layer is None else [by_layer]), _table(report)]
+    if proof := sentences.proof(report):
+        lines.append(Text(proof, style="green" if proof.startswith("Proved") else "yellow"))
     if report.get("axes") is not None:
         lines.append(Text(sentences.axes(report)))
     more = (
@@ -33,6 +34,7 @@ def render(report: Mapping[str, Any]) -> RenderableType:
         sentences.held_out,
         sentences.gradual,
         sentences.depth,
+        sparse.sentence,
         sentences.rewrite,
         sentences.latency_per_mac,
     )

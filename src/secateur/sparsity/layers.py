@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from secateur.errors import ModelError, SparsityError
 from secateur.modules import Walk
-from secateur.sparsity.matrices import from_matrix, is_matrix, pattern_shape, to_matrix, transposed
+from secateur.sparsity.matrices import from_matrix, matrix_name, pattern_shape, to_matrix, transposed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,27 +125,33 @@ def _homes(model: nn.Module) -> dict[int, Home]:
 def _why_not(home: Home, *, asked: bool) -> str:
     """Why a weight is left as it is; empty where it can be pruned."""
     for name, module in home:
-        if name.rpartition(".")[2] == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        own = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             if not asked:
                 return "it is an embedding, or tied to one: name it in only= to prune it"
         elif parametrize.is_parametrized(module) or "parametrizations" in name.split("."):
             return "it is parametrized: make it plain first, with torch.nn.utils.parametrize.remove_parametrizations"
-        elif name.rpartition(".")[2] != "weight" or not is_matrix(module):
-            return f"{type(module).__name__} is no linear layer and no convolution"
-    weight = getattr(home[0][1], home[0][0].rpartition(".")[2])
-    if not weight.is_floating_point():
-        return f"its numbers are {str(weight.dtype).removeprefix('torch.')}"
-    return "" if weight.numel() else "it is empty"
+        elif own != matrix_name(module):
+            return f"{own} of {type(module).__name__} is no matrix of a linear layer or a convolution"
+    tensor = _parameter(home)
+    if not tensor.is_floating_point():
+        return f"its numbers are {str(tensor.dtype).removeprefix('torch.')}"
+    return "" if tensor.numel() else "it is empty"
+
+
+def _parameter(home: Home) -> nn.Parameter:
+    name, module = home[0]
+    tensor = module._parameters[name.rpartition(".")[2]]
+    assert tensor is not None
+    return tensor
 
 
 def _layer(home: Home) -> Layer:
-    module = next((m for _, m in home if is_matrix(m)), home[0][1])
-    weight = module._parameters["weight"]
-    assert weight is not None
+    module = next((m for _, m in home if matrix_name(m)), home[0][1])
     return Layer(
         name=home[0][0],
         names=tuple(name for name, _ in home),
-        parameter=weight,
+        parameter=_parameter(home),
         transposed=transposed(module),
         groups=int(getattr(module, "groups", 1)),
     )

@@ -15,10 +15,15 @@ def transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and not isinstance(module, _ConvNd) and hasattr(module, "nf")
 
 
-def is_matrix(module: nn.Module) -> bool:
-    """Whether a layer's ``weight`` is a matrix of outputs by inputs: linear layers and convolutions."""
+def matrix_name(module: nn.Module) -> str:
+    """The parameter of a layer that is a matrix of outputs by inputs; empty where none is.
+
+    That of linear layers and convolutions, and the joint projection of an ``nn.MultiheadAttention``.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return "in_proj_weight"
     plain = isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd)
-    return plain or transposed(module)
+    return "weight" if plain or transposed(module) else ""
 
 
 def to_matrix(weight: Tensor, *, transposed: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ from secateur.sparsity.statistics import Statistics, absorb
 from secateur.tracing.shadow import copied, evaluating
 from secateur.tracing.surroundings import quiet_backends, seed_draws
 
-PLACES = 2**17  # places of a convolution's window, over all the data: neighbouring ones say nearly the same
+PLACES = 2**15  # places of a convolution's window, over all the data: neighbouring ones say nearly the same
 
 
 class Call(Protocol):
@@ -247,13 +247,14 @@ def _count(
     samples: int,
 ) -> None:
     try:
-        slopes = torch.autograd.grad(value, [weights[name] for name in layers], allow_unused=True)
+        given: Any = torch.autograd.grad(value, [weights[name] for name in layers], allow_unused=True)
     except RuntimeError as error:
         raise ScoreError(f"no gradients come from the loss: {error}") from error
+    slopes: Sequence[Tensor | None] = given
     for (name, layer), slope in zip(layers.items(), slopes, strict=True):
-        if slope is not None:
-            own = to_matrix(slope.detach(), transposed=layer.transposed)
-            absorb(found[name], own, samples=samples, fisher=watch.squares.get(name))
+        own = to_matrix((layer.parameter * 0 if slope is None else slope).detach(), transposed=layer.transposed)
+        squares = watch.squares.get(name, own * 0) if watch.fisher else None
+        absorb(found[name], own, samples=samples, fisher=squares)
 
 
 class _Squaring(Watch):

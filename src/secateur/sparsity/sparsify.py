@@ -2,34 +2,31 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 from torch import nn
 
 from secateur import digests
 from secateur.calibration.batches import Batch, Batches, Forward
-from secateur.errors import DataError, PatternError, SparsityError
+from secateur.errors import DataError, SparsityError
 from secateur.modules import Walk
 from secateur.objectives import Loss
 from secateur.progress import progress_bar
 from secateur.provenance import history, note_step, recall, remember
 from secateur.rebuilding import is_keras
-from secateur.sparsity import allocation
-from secateur.sparsity.blocks import block_of
-from secateur.sparsity.criteria import Magnitude, Wanda, WeightCriterion, WeightView, criterion, scored
-from secateur.sparsity.layers import Layer, Layers, check_weights, find_layers
-from secateur.sparsity.passing import Uses, collect, derive, find_uses
+from secateur.sparsity.counting import LABELLED, beforehand, counts
+from secateur.sparsity.criteria import WeightCriterion
+from secateur.sparsity.layers import check_weights, find_layers
+from secateur.sparsity.passing import Uses, find_uses
 from secateur.sparsity.patterns import Pattern, Unstructured
-from secateur.sparsity.pruning import METHODS, How
 from secateur.sparsity.result import Sparsified
 from secateur.sparsity.sequential import Step, Work, carry_out, prune_along
+from secateur.sparsity.settings import check_all_fit, check_pattern, fitting, how_to, named, reached
 from secateur.sparsity.statistics import Statistics
 from secateur.sparsity.telling import report_of
 from secateur.tracing.shadow import check_kind, copied, own_tensor
 
 DEFAULT = 0.5
-LABELLED = frozenset({"gradients", "fisher"})
 
 
 def sparsify(
@@ -95,23 +92,21 @@ def sparsify(
     """
     if is_keras(model):
         raise SparsityError("sparsify takes torch modules; of a Keras model on the torch backend prune units instead")
+    check_pattern(pattern)
     asked = sparsity if sparsity is not None or threshold is not None else (pattern.fixed or DEFAULT)
-    how = _how(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
+    how = how_to(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
     check_kind(Walk(model))
     new = copied(Walk(model), own_tensor).model
     layers = find_layers(new, only, ignore)
     check_weights(layers.chosen)
-    layers = _fitting(layers, pattern)
+    layers = fitting(layers, pattern)
     batches = [] if data is None else _batches(new, data, forward)
     found = find_uses(new, layers.chosen, batches) if batches else Uses()
-    layers = _reached(layers, found, how) if batches else layers
-    if strict and (odd := {n: r for n, r in layers.left.items() if r.startswith(_MISFITS)}):
-        said = "; ".join(f"{name}: {reason}" for name, reason in odd.items())
-        raise SparsityError(
-            f"{len(odd)} weights can't be pruned as asked: {said}. Name them in ignore=, or strict=False"
-        )
-    before = _beforehand(new, layers.chosen, batches, how, found, allocation, loss)
-    remove = None if asked is None else _counts(new, layers.chosen, how, asked, allocation, before)
+    layers = reached(layers, found, how) if batches else layers
+    if strict:
+        check_all_fit(layers)
+    before = beforehand(new, layers.chosen, batches, how, found, allocation, loss)
+    remove = None if asked is None else counts(new, layers.chosen, how, asked, allocation, before)
     used = {n: s for n, s in before.items() if n in found.several or how.needs & LABELLED}
     used = {n: s if n in found.several else replace(s, rows=0, square=None, gram=None) for n, s in used.items()}
     work = Work(layers=layers.chosen, how=how, remove=remove, before=used)
@@ -123,7 +118,7 @@ def sparsify(
     masks = {name: work.done[name].mask for name in layers.chosen}
     told = {
         "pattern": repr(pattern),
-        "importance": _named(importance, how),
+        "importance": named(importance, how),
         "allocation": allocation if threshold is None else "threshold",
         "compensation": compensate,
         "asked": asked,
@@ -136,75 +131,6 @@ def sparsify(
     return Sparsified(model=new, masks=masks, report=report)
 
 
-_MISFITS = ("shape ", "no data", "it is used in parts")
-"""How reasons begin for which a weight that was asked for stays dense."""
-
-
-def _how(
-    pattern: Pattern,
-    sparsity: float | None,
-    threshold: float | None,
-    importance: str | WeightCriterion,
-    allocation: str,
-    compensate: str | None,
-    with_data: bool,
-    seed: int,
-) -> How:
-    """The settings, checked against each other."""
-    if not isinstance(pattern, Pattern):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SparsityError(
-            f"pattern={pattern!r} is no pattern: write sc.Unstructured(), sc.NM(2, 4) or sc.Block(8, 8)"
-        )
-    _check_amount(pattern, sparsity, threshold, allocation)
-    if compensate is not None and compensate not in METHODS:
-        raise SparsityError(f"compensate={compensate!r}: give None or one of {', '.join(map(repr, METHODS))}")
-    rate: WeightCriterion | None
-    if importance == "auto":
-        own = compensate is not None and "sparsegpt" in compensate and threshold is None
-        rate = None if own else Wanda() if with_data else Magnitude()
-    else:
-        rate = criterion(importance, seed)
-    how = How(pattern=pattern, rate=rate, compensate=compensate, threshold=threshold)
-    if (asking := how.needs or (allocation == "owl")) and not with_data:
-        what = f"compensate={compensate!r}" if compensate else "allocation='owl'" if asking is True else f"{rate!r}"
-        raise SparsityError(f"{what} needs calibration data: give data=, batches of inputs")
-    return how
-
-
-def _check_amount(pattern: Pattern, sparsity: float | None, threshold: float | None, allocated: str) -> None:
-    if sparsity is not None and threshold is not None:
-        raise SparsityError(f"sparsity={sparsity} and threshold={threshold}: give one of the two")
-    if threshold is not None and not 0 < threshold < inf:
-        raise SparsityError(
-            f"threshold={threshold}: give a number above 0, such as 0.5 (times each layer's mean score)"
-        )
-    if sparsity is not None and not 0 < sparsity < 1:
-        raise SparsityError(f"sparsity={sparsity}: give the share of the weights that goes, in (0, 1), such as 0.5")
-    if allocated not in allocation.NAMES:
-        raise SparsityError(f"allocation={allocated!r}: give one of {', '.join(map(repr, allocation.NAMES))}")
-    if allocated != "uniform" and (threshold is not None or pattern.fixed is not None):
-        why = "a threshold" if threshold is not None else repr(pattern)
-        raise SparsityError(f"allocation={allocated!r}: {why} says already what each layer loses; leave it out")
-    if pattern.fixed is not None and threshold is not None:
-        raise PatternError(f"{pattern!r} fixes how many weights go: leave threshold={threshold} out")
-    if pattern.fixed is not None and sparsity not in (None, pattern.fixed):
-        raise PatternError(f"{pattern!r} has a sparsity of {pattern.fixed:g}: leave sparsity={sparsity} out")
-
-
-def _fitting(layers: Layers, pattern: Pattern) -> Layers:
-    """Without the weights that the pattern can't divide."""
-    odd = {n: why for n, layer in layers.chosen.items() if (why := pattern.misfit(layer.pattern_shape))}
-    if odd and len(odd) == len(layers.chosen):
-        said = "; ".join(f"{name}: {why}" for name, why in list(odd.items())[:5])
-        raise PatternError(f"{pattern!r} fits no weight: {said}")
-    return _left(layers, {n: f"shape {layers.chosen[n].pattern_shape}: {why}" for n, why in odd.items()})
-
-
-def _left(layers: Layers, reasons: Mapping[str, str]) -> Layers:
-    chosen = {name: layer for name, layer in layers.chosen.items() if name not in reasons}
-    return Layers(chosen=chosen, left={**layers.left, **reasons})
-
-
 def _batches(model: nn.Module, data: Iterable[Any], forward: Forward | None) -> list[Batch]:
     data = list(data) if isinstance(data, Iterator) else data
     batches = [batch for batch in Batches(model, data, forward) if batch.samples]
@@ -213,98 +139,17 @@ def _batches(model: nn.Module, data: Iterable[Any], forward: Forward | None) -> 
     return batches
 
 
-def _reached(layers: Layers, found: Uses, how: How) -> Layers:
-    """Without the weights of which the data say nothing, where the data have to."""
-    if not how.needs:
-        return layers
-    reasons = {name: f"{found.odd[name]}, so its inputs are not known" for name in layers.chosen if name in found.odd}
-    reasons |= {name: "no data come to it" for name in layers.chosen if name not in found.times}
-    if len(reasons) == len(layers.chosen):
-        raise DataError(f"the data reach none of the weights that are to be pruned: {', '.join(reasons)[:300]}")
-    return _left(layers, reasons)
-
-
-def _beforehand(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    batches: Sequence[Batch],
-    how: How,
-    found: Uses,
-    allocated: str,
-    loss: Loss | None,
-) -> dict[str, Statistics]:
-    """What has to be known of the dense model: gradients, inputs for allocation, inputs of weights of several uses."""
-    told: dict[str, Statistics] = {name: Statistics() for name in layers}
-    several = {name: layer for name, layer in layers.items() if name in found.several}
-    with progress_bar("Calibrating", len(batches)) as step:
-        if how.needs & LABELLED:
-            some = how.needs & LABELLED
-            _merge(told, derive(model, layers, batches, some, loss=loss, asking=repr(how.rate), step=step))
-        whole = allocated == "owl" or (allocated == "global" and (how.rate is None or "inputs" in how.needs))
-        if whole:
-            _merge(told, collect(model, layers, batches, frozenset({"inputs"}), step))
-        if several and how.needs & {"inputs", "gram"}:
-            for name in several:
-                told[name] = replace(told[name], rows=0, square=None, gram=None)
-            _merge(told, collect(model, several, batches, how.needs, step))
-    return told
-
-
-def _merge(told: Mapping[str, Statistics], more: Mapping[str, Statistics]) -> None:
-    for name, found in more.items():
-        told[name].merge(found)
-
-
-def _counts(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    how: How,
-    sparsity: float,
-    allocated: str,
-    before: Mapping[str, Statistics],
-) -> dict[str, int]:
-    """How many numbers of each weight go."""
-    if how.pattern.fixed is not None:
-        return {name: how.pattern.removed(layer.shape) for name, layer in layers.items()}
-    shapes = {name: layer.shape for name, layer in layers.items()}
-    count = {name: rows * cols for name, (rows, cols) in shapes.items()}
-    if allocated == "global":
-        rate = how.rate or Wanda()
-        return allocation.ranked(
-            {n: scored(rate, _view(x, before[n])) for n, x in layers.items()}, how.pattern, sparsity
-        )
-    if allocated == "erk":
-        shares = allocation.erk({name: layer.sizes for name, layer in layers.items()}, sparsity)
-    elif allocated == "owl":
-        outliers = {n: allocation.outliers(scored(Wanda(), _view(x, before[n]))) for n, x in layers.items()}
-        shares = allocation.owl(outliers, count, {n: block_of(model, n) for n in layers}, sparsity)
-    else:
-        shares = dict.fromkeys(layers, sparsity)
-    return allocation.counts(shares, shapes, how.pattern, sparsity)
-
-
-def _view(layer: Layer, found: Statistics) -> WeightView:
-    return WeightView(name=layer.name, weight=layer.matrix.float(), groups=layer.groups, statistics=found)
-
-
 def _rest(work: Work) -> None:
     """Prune weights that no data came to: only a criterion without needs is left for them."""
+    missed = [name for name in work.layers if name not in work.done]
+    if missed and work.how.needs:
+        raise DataError(f"the model does not use {', '.join(missed[:5])} in every run alike: name them in ignore=")
     for name, layer in work.layers.items():
         if name not in work.done:
             found = work.before.get(name, Statistics())
             pruned = carry_out(layer, found, work.how, None if work.remove is None else work.remove[name])
             work.done[name] = Step(mask=layer.unfold(pruned.mask), notes=pruned.notes)
             work.step()
-
-
-def _named(importance: str | WeightCriterion, how: How) -> str:
-    if importance == "auto":
-        return "sparsegpt" if how.rate is None else type(how.rate).__name__.lower()
-    if isinstance(importance, str):
-        return importance
-    named: Any = getattr(importance, "__name__", None)
-    text = named if isinstance(named, str) else repr(importance)
-    return type(importance).__name__ if " at 0x" in text else text
 
 
 def _remember(

@@ -11,6 +11,7 @@ from secateur.cli.commands.prune import prune
 from secateur.cli.commands.reallocate import reallocate
 from secateur.cli.commands.replay import replay
 from secateur.cli.commands.results import diff, show, undo
+from secateur.cli.commands.sparsify import sparsify
 from secateur.cli.commands.tune import resume, tune
 from secateur.cli.commands.width import grow
 
@@ -27,6 +28,7 @@ _ALL: tuple[Callable[..., int], ...] = (
     export,
     grow,
     reallocate,
+    sparsify,
     replay,
     diff,
     undo,
