@@ -13,7 +13,9 @@ from torch import Tensor
 
 from secateur.errors import PatternError
 
-CELLS = 2**20  # scores whose order is looked at together, as far as rows are looked at by themselves: it takes 30 bytes each
+CELLS = (
+    2**20
+)  # scores whose order is looked at together, as far as rows are looked at by themselves: it takes 30 bytes each
 
 
 @runtime_checkable

@@ -174,9 +174,7 @@ def _agreed(mine: Order, group: Group) -> Order:
     return Order(stages=[stage for stage in stages if stage.names], odd=found.odd)
 
 
-def _prune(
-    block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Call], work: Pruning, several: bool
-) -> None:
+def _prune(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Call], work: Pruning, several: bool) -> None:
     """Prune the weights of a stage."""
     first, layer = next(iter(layers.items()))
     found, some = Statistics(), list[Tensor]()

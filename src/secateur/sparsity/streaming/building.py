@@ -84,7 +84,9 @@ def find_blocks(model: nn.Module, weights: Mapping[str, int]) -> list[tuple[str,
     lists = _outermost_lists(model)
     held = {path: sum(n for name, n in weights.items() if name.startswith(f"{path}.")) for path in lists}
     if not any(held.values()):
-        raise ModelError(f"{type(model).__name__} has no list of blocks that hold weights to prune: load it, and prune it in memory")
+        raise ModelError(
+            f"{type(model).__name__} has no list of blocks that hold weights to prune: load it, and prune it in memory"
+        )
     if len(several := [path for path, size in held.items() if size]) > 1:
         raise ModelError(
             f"{type(model).__name__} has several lists of blocks with weights to prune ({', '.join(several)}): load it "

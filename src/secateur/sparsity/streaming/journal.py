@@ -86,7 +86,11 @@ def _differences(had: Mapping[str, Any], have: Mapping[str, Any]) -> list[str]:
     for key in dict.fromkeys((*had, *have)):
         old, new = had.get(key), have.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            told += [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k)]
+            told += [
+                f"{k} was {old.get(k)!r}, now {new.get(k)!r}"
+                for k in dict.fromkeys((*old, *new))
+                if old.get(k) != new.get(k)
+            ]
         elif old != new:
             told.append(f"another {key}")
     return told

@@ -40,7 +40,9 @@ class Publication:
         self.unfinished = self.path.with_name(self.path.name + ".unfinished")
         self.processes, self.overwrite, self._shown = processes, overwrite, str(output)
         if same_place(self.path, source.path):
-            raise OutputError(f"output={self._shown!r} is the source, or lies in it, or the other way round: choose another place")
+            raise OutputError(
+                f"output={self._shown!r} is the source, or lies in it, or the other way round: choose another place"
+            )
         if os.path.lexists(self.path) and not self._resumable():
             self._check_replaceable()
 
@@ -54,7 +56,9 @@ class Publication:
         if not any(self.path.iterdir()):
             return
         if not self.overwrite:
-            raise OutputError(f"output={self._shown!r} is there already: choose another place, or replace it by overwrite")
+            raise OutputError(
+                f"output={self._shown!r} is there already: choose another place, or replace it by overwrite"
+            )
         if not (self.path / REPORT).is_file() or not (self.path / "config.json").is_file():
             raise OutputError(
                 f"output={self._shown!r} holds something else than a checkpoint that secateur pruned, so overwrite leaves "

@@ -1,4 +1,4 @@
-"""``sc.sparsify`` of a checkpoint on disk: the model need not fit in """
+"""``sc.sparsify`` of a checkpoint on disk: the model need not fit in"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,12 +15,12 @@ from secateur import digests
 from secateur.calibration.batches import Batch, Batches, Forward
 from secateur.errors import ArtifactError, DataError, SparsityError
 from secateur.reporting import Report
-from secateur.sparsity.sparsify import DEFAULT, LABELLED, _counts, _fitting, _how, _left, _named
+from secateur.sparsity.counting import LABELLED, counts
 from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.layers import Layers, find_layers
 from secateur.sparsity.patterns import Pattern, Unstructured
 from secateur.sparsity.pruning import How
-from secateur.sparsity.streaming import journal
+from secateur.sparsity.settings import DEFAULT, check_all_fit, check_pattern, fitting, how_to, left_out, named
 from secateur.sparsity.streaming.activations import PLACES
 from secateur.sparsity.streaming.building import build, find_blocks, outside
 from secateur.sparsity.streaming.checkpoint import Checkpoint, open_checkpoint
@@ -109,14 +109,15 @@ def sparsify_checkpoint(
         MissingExtra: transformers is not installed.
     """
     begun = time.monotonic()
+    check_pattern(pattern)
     only, ignore = _listed(only), _listed(ignore)
     asked = sparsity if sparsity is not None or threshold is not None else (pattern.fixed or DEFAULT)
-    how = _how(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
+    how = how_to(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
     _check(how, allocation, activations)
     source = open_checkpoint(path)
     told = {
         "pattern": repr(pattern),
-        "importance": _named(importance, how),
+        "importance": named(importance, how),
         "allocation": allocation if threshold is None else "threshold",
         "compensation": compensate,
         "asked": asked,
@@ -135,7 +136,10 @@ def sparsify_checkpoint(
         Runner(task, place.unfinished, done, processes).run()
         report = report_of(source, skeleton, layers, done, told, seed)
         place.publish(report)
-        figures = {"seconds": time.monotonic() - begun, "peak_memory_bytes": max(processes.gathered(peak_memory_bytes()))}
+        figures = {
+            "seconds": time.monotonic() - begun,
+            "peak_memory_bytes": max(processes.gathered(peak_memory_bytes())),
+        }
     return Streamed(path=place.path, report=report.replace(pruned={**report["pruned"], **figures}))
 
 
@@ -182,7 +186,11 @@ def _of(
         "settings": {**settings, "criterion": _code(importance), "forward": _code(forward)},
         "checkpoint": source.digest,
         "data": digests.of_tensors(tensors),
-        "versions": {"secateur": secateur.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "secateur": secateur.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
     }
 
 
@@ -191,7 +199,11 @@ def _code(given: Any) -> str | None:
     if given is None or isinstance(given, str):
         return given
     named = getattr(given, "__qualname__", None)
-    return f"{given.__module__}.{named}" if named else (repr(given) if " at 0x" not in repr(given) else type(given).__qualname__)
+    return (
+        f"{given.__module__}.{named}"
+        if named
+        else (repr(given) if " at 0x" not in repr(given) else type(given).__qualname__)
+    )
 
 
 def _task(
@@ -216,25 +228,25 @@ def _task(
             f"{', '.join(away)} lie outside of the repeated blocks, which alone are pruned from disk to disk: leave "
             "them out of only=, or load the model and prune it in memory"
         )
-    layers = _fitting(_left(found, dict.fromkeys(away, "it lies outside of the repeated blocks")), how.pattern)
-    _check_strict(layers, strict)
+    layers = fitting(left_out(found, dict.fromkeys(away, "it lies outside of the repeated blocks")), how.pattern)
+    if strict:
+        check_all_fit(layers)
     _check_stored(skeleton, layers, blocks)
     if len(batches) < processes.count and batches:
         raise DataError(f"{len(batches)} batches for {processes.count} processes: give each one at least")
-    remove = None if asked is None else _counts(model, layers.chosen, how, asked, allocated, {})
+    remove = None if asked is None else counts(model, layers.chosen, how, asked, allocated, {})
     own = batches[processes.rank :: processes.count]
     task = Task(
-        skeleton=skeleton, blocks=blocks, layers=layers.chosen, how=how, remove=remove, batches=own, total=len(batches), where=where
+        skeleton=skeleton,
+        blocks=blocks,
+        layers=layers.chosen,
+        how=how,
+        remove=remove,
+        batches=own,
+        total=len(batches),
+        where=where,
     )
     return task, layers
-
-
-def _check_strict(layers: Layers, strict: bool) -> None:
-    if strict and (odd := {n: r for n, r in layers.left.items() if r.startswith("shape ")}):
-        said = "; ".join(f"{name}: {reason}" for name, reason in odd.items())
-        raise SparsityError(
-            f"{len(odd)} weights can't be pruned as asked: {said}. Name them in ignore=, or strict=False"
-        )
 
 
 def _check_stored(skeleton: Skeleton, layers: Layers, blocks: list[tuple[str, Any]]) -> None:

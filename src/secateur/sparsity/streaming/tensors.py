@@ -96,9 +96,7 @@ def opened(path: Path) -> TensorFile:
             "or damaged: get it again"
         ) from error
     _check(path, sorted(found.values(), key=lambda entry: (entry.start, entry.size)), PREFIX + length, size)
-    return TensorFile(
-        path=path, entries=found, data=PREFIX + length, size=size, digest=hashlib.sha256(raw).hexdigest()
-    )
+    return TensorFile(path=path, entries=found, data=PREFIX + length, size=size, digest=hashlib.sha256(raw).hexdigest())
 
 
 def _entry(path: Path, name: str, said: dict[str, Any], data: int) -> Entry:
