@@ -36,8 +36,8 @@ def solve(
     the updates so far: for a block of columns at once, or for each group of n of m columns when it is reached.
 
     Args:
-        weight: (O, C), in the precision to calculate in.
-        gram: sums or means of products of inputs, (C, C), in the same.
+        weight: (O, C).
+        gram: sums or means of products of inputs, (C, C), in the precision to calculate in.
         mask: bool (O, C) which weights stay, where that is decided already.
         choose: decides otherwise.
         columns: so many are decided upon together at least; a block is a multiple of them.
@@ -48,8 +48,9 @@ def solve(
         The new weight, the mask, and the share of the diagonal's mean that was added to it: more than `DAMPING` where
         that left the matrix without a Cholesky factor.
     """
-    dense, weight, keep = weight, weight.clone(), torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
-    factor, dead, damping = inverse_factor(gram)
+    factor, dead, damping = inverse_factor(gram)  # first: it takes most memory
+    dense, weight = weight, weight.to(gram.dtype, copy=True)
+    keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     weight[:, dead] = 0  # no input ever came here, so nothing is lost: these go first
     width = max(columns, block // columns * columns)
     for start in range(0, weight.shape[1], width):
@@ -66,7 +67,8 @@ def solve(
             errors[:, k] = gone / scale[k]
             part[:, k:] -= errors[:, k : k + 1] * own[k, k:]
         weight[:, stop:] -= errors @ factor[start:stop, stop:]
-    return torch.where(dead, dense, weight) * keep, keep, damping
+    weight[:, dead] = dense[:, dead].to(weight)
+    return weight.mul_(keep), keep, damping
 
 
 def inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -30,7 +30,7 @@ def report_of(
         example: to count MACs on; None where there is none.
         told: what was asked for.
     """
-    rows = [_row(name, steps[name]) for name in layers.chosen]
+    rows = [row_of(name, steps[name]) for name in layers.chosen]
     figures = _figures(model, example)
     weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
     params = figures["params"]
@@ -56,7 +56,8 @@ def report_of(
     )
 
 
-def _row(name: str, step: Step) -> dict[str, Any]:
+def row_of(name: str, step: Step) -> dict[str, Any]:
+    """What became of one weight, as plain data."""
     weights, kept = step.mask.numel(), int(step.mask.sum())
     return {
         "name": name,

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from secateur.calibration.contraction import Contraction, Product
 from secateur.calibration.watching import Key, Watch
 from secateur.errors import DataError
+from secateur.memory import release
 from secateur.sparsity.layers import Layer
 from secateur.sparsity.passing import PLACES, Call, check_sound, is_whole, rows_of
 from secateur.sparsity.pruning import How
 from secateur.sparsity.sequential import Step, carry_out
 from secateur.sparsity.statistics import Statistics
 from secateur.sparsity.streaming.sharing import Group
+from secateur.sparsity.telling import row_of
 from secateur.tracing.surroundings import seed_draws
 
 MEASURED = 2**10  # rows by which an output's error is measured
@@ -62,7 +64,7 @@ class Pruning:
         remove: how many numbers of each go, by full name; None where a threshold says it.
         group: the processes of the run.
         batches: how many there are, over all processes.
-        done: what became of each weight, by full name.
+        done: rows of the report on each weight, by full name.
         left: why others stay dense.
     """
 
@@ -70,7 +72,7 @@ class Pruning:
     remove: Mapping[str, int] | None
     group: Group
     batches: int
-    done: dict[str, Step] = field(default_factory=dict[str, Step])
+    done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     left: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -117,6 +119,7 @@ def find_order(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Ca
         seen |= watch.times.keys()
         if layers.keys() <= seen:
             break
+    release()
     return found
 
 
@@ -186,6 +189,7 @@ def _prune(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Call],
                 call.run(block)
         except _Enough:
             pass
+    release()
     _filled(found, layer, "gram" in work.how.needs)
     work.group.add_up(found)
     check_sound({layer.name: found}, "a batch")
@@ -239,12 +243,17 @@ def _filled(found: Statistics, layer: Layer, gram: bool) -> None:
     found.gram = torch.zeros(groups, columns, columns, dtype=torch.float64) if gram else None
 
 
-def _finished(layer: Layer, found: Statistics, work: Pruning, some: Sequence[Tensor] = ()) -> Step:
-    """Prune one weight, and say what became of it."""
+def _finished(layer: Layer, found: Statistics, work: Pruning, some: Sequence[Tensor] = ()) -> dict[str, Any]:
+    """Prune one weight, and say what became of it; the mask is in the weight, and not kept."""
     dense = layer.matrix.clone()
     pruned = carry_out(layer, found, work.how, None if work.remove is None else work.remove[layer.name])
+    mask, notes = layer.unfold(pruned.mask), pruned.notes
+    del pruned
     error = _error(layer, dense, some) if some else None
-    return Step(mask=layer.unfold(pruned.mask), error=error, rows=found.rows, notes=pruned.notes)
+    row = row_of(layer.name, Step(mask=mask, error=error, rows=found.rows, notes=notes))
+    del mask, dense
+    release()
+    return row
 
 
 def _error(layer: Layer, dense: Tensor, some: Sequence[Tensor]) -> float:

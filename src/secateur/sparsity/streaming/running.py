@@ -1,18 +1,14 @@
 """The run through a checkpoint: block after block loaded, pruned, written, and run to give the next one its inputs."""
 
-import ctypes
-import gc
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
 from torch import Tensor, nn
 
 from secateur import digests
 from secateur.calibration.batches import Batch
 from secateur.errors import ArtifactError
+from secateur.memory import release
 from secateur.progress import progress_bar
 from secateur.sparsity.layers import Layer, check_weights
 from secateur.sparsity.pruning import How
@@ -25,7 +21,6 @@ from secateur.sparsity.streaming.output import Output
 from secateur.sparsity.streaming.sharing import Group
 from secateur.sparsity.streaming.skeleton import Skeleton
 from secateur.sparsity.streaming.tensors import Entry
-from secateur.sparsity.telling import _row
 from secateur.tracing.surroundings import quiet_backends
 
 
@@ -148,6 +143,7 @@ class Runner:
         task.skeleton.load(path, block)
         layers = self._layers(path, block)
         check_weights({layer.name: layer for layer in layers.values()})
+        release()
         work = Pruning(how=task.how, remove=task.remove, group=self.group, batches=task.total)
         prune_block(block, layers, self._calls(number), work)
         if self.group.main:
@@ -177,7 +173,7 @@ class Runner:
             else:
                 self.output.copy(entry)
         self.output.sync({entry.file.name for entry in entries.values()})
-        rows = [_row(name, step) for name, step in work.done.items()]
+        rows = list(work.done.values())
         self.done.blocks.append(
             journal.Entry(path=path, digest=self._digest(path, block), rows=rows, left=dict(work.left))
         )
@@ -207,11 +203,3 @@ class Runner:
                 self.hidden.put(call.number, advanced(self.task.blocks[number][1], call))
         self.task.skeleton.empty()
         release()
-
-
-def release() -> None:
-    """Give memory that was freed back to the system, where the C library can; it would count as ours otherwise."""
-    gc.collect(1)  # no long look at all objects: what is ours is young
-    with suppress(OSError, AttributeError):
-        libc: Any = ctypes.CDLL(None)
-        libc.malloc_trim(0)
