@@ -28,7 +28,7 @@ SIZES = {
     "150M": {"hidden_size": 768, "intermediate_size": 2112, "layers": 20, "heads": 12, "kv": 4, "vocab": 16000},
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "layers": 6, "heads": 4, "kv": 2, "vocab": 512},
 }
-POLL_S = 0.05
+POLL_S = 0.2
 HEAD = """# A model larger than memory, pruned from disk to disk
 
 `{command}`
@@ -41,9 +41,10 @@ units, {heads} heads with {kv} for keys and values, {vocab:,} tokens; {params:,}
 "Peak" is the largest resident set of the process (VmHWM, Python, torch and transformers included, its children's
 added), read from the outside every {poll:.0f} ms. "Base" is the same of a process that only imports what is needed and
 builds the model without weights. "Killed" runs got SIGKILL twice, in the middle of a block, and were started
-again with the same call; their time is that of all three lives, and "same bytes" compares every file of the two results.
+again with the same call: their time and peak are those of all three lives, and "same bytes" compares every file of the
+two results. Times are minutes of the processor and, in brackets, of the wall clock, on a machine that did other work.
 
-| method | peak | of the checkpoint | allowed | base | seconds | seconds, killed twice | peak, killed | blocks done at the kills | same bytes |
+| method | peak | of the checkpoint | allowed | base | time | killed: time | peak | after blocks | same bytes |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 TAIL = """
@@ -58,11 +59,13 @@ class Life:
     Attributes:
         peak: bytes.
         seconds: of the wall clock.
+        cpu: seconds of the processor.
         done: blocks that were done when it ended.
     """
 
     peak: int
     seconds: float
+    cpu: float
     done: int
 
 
@@ -150,7 +153,7 @@ def lived(args: argparse.Namespace, method: str, to: Path, kill_at: int | None =
     child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"})
     reached: float | None = None
     last = begun
-    while child.poll() is None:
+    while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
         peak = max(peak, sum(_peak(pid) for pid in _family(child.pid)))
         if kill_at is not None and time.monotonic() - last > 0.5:
             last = time.monotonic()
@@ -159,9 +162,11 @@ def lived(args: argparse.Namespace, method: str, to: Path, kill_at: int | None =
             elif reached is not None and last - reached > args.into:
                 child.send_signal(signal.SIGKILL)
         time.sleep(POLL_S)
+    child.returncode = os.waitstatus_to_exitcode(ended[1])
     if child.returncode != (0 if kill_at is None else -signal.SIGKILL):
         raise SystemExit(f"{' '.join(command)} ended with {child.returncode}")
-    return Life(peak=peak, seconds=time.monotonic() - begun, done=_done(journal))
+    cpu = ended[2].ru_utime + ended[2].ru_stime
+    return Life(peak=peak, seconds=time.monotonic() - begun, cpu=cpu, done=_done(journal))
 
 
 def _done(journal: Path) -> int:
@@ -213,8 +218,7 @@ def compare(args: argparse.Namespace, method: str) -> dict[str, Any]:
     row = {
         "method": method,
         "base": base.peak,
-        "peak": at_once.peak,
-        "seconds": at_once.seconds,
+        "at_once": asdict(at_once),
         "killed": [asdict(life) for life in lives],
         "same": digests(whole) == digests(killed),
         "checked": check(args.folder / "dense", whole),
@@ -231,7 +235,7 @@ def check(dense: Path, sparse: Path) -> dict[str, Any]:
     zeros: dict[str, list[int]] = {}
     changed_outside = 0
     for file in sorted(sparse.glob("*.safetensors")):
-        with safe_open(file, "pt") as new, safe_open(dense / file.name, "pt") as old:  # pyright: ignore[reportUnknownVariableType]
+        with safe_open(file, "pt") as new, safe_open(dense / file.name, "pt") as old:
             for name in new.keys():  # noqa: SIM118
                 tensor = new.get_tensor(name)
                 inside = name.endswith("_proj.weight")
@@ -243,21 +247,31 @@ def check(dense: Path, sparse: Path) -> dict[str, Any]:
 
 
 def told(method: str, what: str, life: Life) -> None:
-    print(method, what, f"peak {life.peak / 2**20:.0f} MiB, {life.seconds:.0f} s, {life.done} blocks", flush=True)
+    print(
+        method,
+        what,
+        f"peak {life.peak / 1e6:.0f} MB, {life.cpu:.0f} s of {life.seconds:.0f}, {life.done} blocks",
+        flush=True,
+    )
 
 
 def table(rows: Sequence[dict[str, Any]], size: int) -> str:
     """One line for each method."""
     lines: list[str] = []
     for row in rows:
-        killed = row["killed"]
+        killed, once = row["killed"], row["at_once"]
         lines.append(
-            f"| {row['method']} | {row['peak'] / 1e6:.0f} MB | {row['peak'] / size:.1%} | "
-            f"{METHODS[row['method']][1]:.0%} | {row['base'] / 1e6:.0f} MB | {row['seconds']:.0f} | "
-            f"{sum(life['seconds'] for life in killed):.0f} | {max(life['peak'] for life in killed) / 1e6:.0f} MB | "
-            f"{killed[0]['done']} and {killed[1]['done']} | {'yes' if row['same'] else 'NO'} |"
+            f"| {row['method']} | {once['peak'] / 1e6:.0f} MB | {once['peak'] / size:.1%} | "
+            f"{METHODS[row['method']][1]:.0%} | {row['base'] / 1e6:.0f} MB | {_times([once])} | {_times(killed)} | "
+            f"{max(life['peak'] for life in killed) / 1e6:.0f} MB | {killed[0]['done']} and {killed[1]['done']} | "
+            f"{'yes' if row['same'] else 'NO'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _times(lives: Sequence[dict[str, Any]]) -> str:
+    cpu, wall = (sum(life[key] for life in lives) / 60 for key in ("cpu", "seconds"))
+    return f"{cpu:.1f} ({wall:.0f})"
 
 
 def remarks(rows: Sequence[dict[str, Any]]) -> str:
@@ -288,7 +302,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="1.5B")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64, help="of a batch, which is one sequence")
+    parser.add_argument("--tokens", type=int, default=32, help="of a batch, which is one sequence")
     parser.add_argument("--activations", choices=("memory", "disk"), default="memory")
     parser.add_argument("--into", type=float, default=5.0, help="seconds into a block at which a process is killed")
     parser.add_argument("--rows", type=Path, help="where rows are appended; methods that are there are not done again")
@@ -308,7 +322,8 @@ def main() -> None:
 
 def measured(args: argparse.Namespace) -> None:
     """All methods, and what came of them."""
-    rows = [json.loads(line) for line in args.rows.read_text().splitlines()] if args.rows and args.rows.exists() else []
+    known = args.rows.read_text().splitlines() if args.rows and args.rows.exists() else []
+    rows: list[dict[str, Any]] = [json.loads(line) for line in known]
     if not (args.folder / "dense").exists():
         subprocess.run(
             [sys.executable, __file__, "--folder", str(args.folder), "--size", args.size, "--make"], check=True

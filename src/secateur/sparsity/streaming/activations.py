@@ -12,6 +12,7 @@ from torch import Tensor
 
 from secateur.errors import SparsityError
 from secateur.sparsity.streaming.output import told
+from secateur.sparsity.streaming.tensors import bytes_of
 
 PLACES = ("memory", "disk")
 
@@ -63,7 +64,7 @@ class OnDisk:
         """The tensor that was put there."""
         start, dtype, shape = self._where[number]
         raw = torch.empty(shape.numel() * dtype.itemsize, dtype=torch.uint8)
-        room, done = memoryview(raw.numpy()), 0
+        room, done = bytes_of(raw), 0
         while done < len(room):
             got = os.preadv(self._file, [room[done:]], start + done)
             assert got, f"{self.path} was cut off"
@@ -77,7 +78,7 @@ class OnDisk:
             OutputError: the disk is full.
         """
         tensor = tensor.detach().cpu().contiguous()
-        raw = memoryview(tensor.flatten().view(torch.uint8).numpy())
+        raw = bytes_of(tensor)
         start, dtype, shape = self._where.get(number, (self._end, tensor.dtype, tensor.shape))
         if (dtype, shape) != (tensor.dtype, tensor.shape):
             raise SparsityError(f"a block turns {dtype} {tuple(shape)} into {tensor.dtype} {tuple(tensor.shape)}")

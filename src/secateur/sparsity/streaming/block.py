@@ -7,13 +7,13 @@ Shape letters: G groups, R rows, K features of a group with the window.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.contraction import Contraction, Product
+from secateur.calibration.contraction import Contraction
 from secateur.calibration.watching import Key, Watch
 from secateur.errors import DataError
 from secateur.memory import release
@@ -22,37 +22,12 @@ from secateur.sparsity.passing import PLACES, Call, check_sound, is_whole, rows_
 from secateur.sparsity.pruning import How
 from secateur.sparsity.sequential import Step, carry_out
 from secateur.sparsity.statistics import Statistics
+from secateur.sparsity.streaming.order import Order, agreed, find_order
 from secateur.sparsity.streaming.sharing import Group
 from secateur.sparsity.telling import row_of
 from secateur.tracing.surroundings import seed_draws
 
 MEASURED = 2**10  # rows by which an output's error is measured
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Weights of a block that are pruned together, since they are given the same inputs.
-
-    Attributes:
-        names: within the block, in the order of their uses.
-        several: a run uses it more than once, and all uses count.
-    """
-
-    names: tuple[str, ...]
-    several: bool = False
-
-
-@dataclass(kw_only=True)
-class Order:
-    """In which order the weights of a block are pruned.
-
-    Attributes:
-        stages: one after the other.
-        odd: weights whose use is no product with the matrix as it is.
-    """
-
-    stages: list[Stage] = field(default_factory=list[Stage])
-    odd: list[str] = field(default_factory=list[str])
 
 
 @dataclass(kw_only=True)
@@ -92,7 +67,7 @@ def prune_block(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[C
     Raises:
         DataError: NaN or infinite activations.
     """
-    order = _agreed(find_order(block, layers, calls), work.group) if work.how.needs else Order()
+    order = agreed(find_order(block, layers, calls), work.group) if work.how.needs else Order()
     work.left |= {layers[n].name: "it is used in parts, or the other way round" for n in order.odd}
     for stage in order.stages:
         _prune(block, {name: layers[name] for name in stage.names}, calls, work, stage.several)
@@ -103,78 +78,6 @@ def prune_block(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[C
             work.left[layer.name] = "no data come to it"
         else:
             work.done[layer.name] = _finished(layer, Statistics(), work)
-
-
-def find_order(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Call]) -> Order:
-    """Run the block on the first batch, and on more until every weight was reached."""
-    found, seen = Order(), set[str]()
-    for call in calls:
-        watch = _Noting(block, layers)
-        seed_draws()
-        with watch:
-            call.run(block)
-        stages = [replace(s, names=tuple(n for n in s.names if n not in seen)) for s in watch.found()]
-        found.stages += [stage for stage in stages if stage.names]
-        found.odd += [name for name in watch.odd if name not in found.odd]
-        seen |= watch.times.keys()
-        if layers.keys() <= seen:
-            break
-    release()
-    return found
-
-
-class _Noting(Watch):
-    """Notes which weights are used, in which order, and which of them on the same inputs."""
-
-    def __init__(self, model: nn.Module, layers: Mapping[str, Layer]) -> None:
-        super().__init__(model)
-        self.layers = layers
-        self.times: dict[str, int] = {}
-        self.odd: dict[str, None] = {}
-        self.stages: list[list[str]] = []
-        self.inputs: tuple[Any, ...] = ()
-        self.held: Tensor | None = None  # so that nothing else comes to lie in its memory
-
-    def used(self, key: Key, number: int, found: Contraction, compute: Callable[[], Tensor]) -> Tensor:
-        if (layer := self.layers.get(key[0])) is not None:
-            self.times[key[0]] = key[1] + 1
-            if not is_whole(found, layer):
-                self.odd.setdefault(key[0])
-            elif key[1] == 0:
-                self._note(key[0], found)
-        return compute()
-
-    def _note(self, name: str, found: Contraction) -> None:
-        x = found.x
-        inputs = (x.data_ptr(), x.dtype, x.shape, x.stride(), x._version)
-        if isinstance(found, Product) and self.held is not None and inputs == self.inputs:
-            self.stages[-1].append(name)
-        else:
-            self.stages.append([name])
-        self.inputs, self.held = inputs, x if isinstance(found, Product) else None
-
-    def found(self) -> list[Stage]:
-        """The stages; weights of several uses each have one of their own."""
-        stages: list[Stage] = []
-        for names in self.stages:
-            sound = [name for name in names if name not in self.odd]
-            stages += [Stage(names=(n,), several=True) for n in sound if self.times[n] > 1]
-            if once := tuple(n for n in sound if self.times[n] == 1):
-                stages.append(Stage(names=once))
-        return stages
-
-
-def _agreed(mine: Order, group: Group) -> Order:
-    """The first process's order, and then what others saw that it did not."""
-    orders: list[Order] = group.gathered(mine)
-    found, seen = Order(), set[str]()
-    for order in orders:
-        stages = [replace(s, names=tuple(n for n in s.names if n not in seen)) for s in order.stages]
-        found.stages += [stage for stage in stages if stage.names]
-        found.odd += [name for name in order.odd if name not in found.odd]
-        seen |= {name for stage in order.stages for name in stage.names}
-    stages = [replace(s, names=tuple(n for n in s.names if n not in found.odd)) for s in found.stages]
-    return Order(stages=[stage for stage in stages if stage.names], odd=found.odd)
 
 
 def _prune(block: nn.Module, layers: Mapping[str, Layer], calls: Sequence[Call], work: Pruning, several: bool) -> None:

@@ -1,6 +1,6 @@
 """The model that a checkpoint says it is of, built by transformers without weights; and where its blocks are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,8 @@ def build(checkpoint: Checkpoint) -> Skeleton:
                 model = given.AutoModelForCausalLM.from_config(config, dtype=floating(checkpoint))
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(
-            f"transformers {given.__version__} can't build the model of {str(checkpoint.path / 'config.json')!r}: {error}"
+            f"transformers {given.__version__} can't build the model of {str(checkpoint.path)!r}: {error}. Its "
+            "code must be part of transformers"
         ) from error
     model.tie_weights()
     return Skeleton(model, checkpoint, _names(model, checkpoint))
@@ -63,7 +64,7 @@ def _say_no_cache(config: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """The default dtype as it was, whatever the building does."""
     dtype = torch.get_default_dtype()
     try:

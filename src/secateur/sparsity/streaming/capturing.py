@@ -127,8 +127,8 @@ class Capture:
                 found.append(Captured(hidden=hidden.detach().clone()))
             elif not found or hidden is not self._last:
                 raise ModelError(
-                    f"{type(self.skeleton.model).__name__} does something to the activations before {self.blocks[number][0]}: "
-                    "load it and prune it in memory"
+                    f"{type(self.skeleton.model).__name__} does something to the activations before "
+                    f"{self.blocks[number][0]}: load it and prune it in memory"
                 )
             rest = args[1:] if not name else args
             self._check_apart((rest, kwargs), self.blocks[number][0])

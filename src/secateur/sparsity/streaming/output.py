@@ -11,13 +11,12 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from secateur.errors import OutputError
 from secateur.files import flush
 from secateur.sparsity.streaming.checkpoint import Checkpoint
-from secateur.sparsity.streaming.tensors import Entry, TensorFile, read_into
+from secateur.sparsity.streaming.tensors import Entry, TensorFile, bytes_of, read_into
 
 CHUNK = 2**23  # bytes that are copied at once
 
@@ -75,10 +74,10 @@ class Output:
         Raises:
             OutputError: they can't be written.
         """
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        assert raw.numel() == entry.size, f"{entry.name}: {raw.numel()} bytes for {entry.size}"
+        raw = bytes_of(tensor.detach().cpu().contiguous())
+        assert len(raw) == entry.size, f"{entry.name}: {len(raw)} bytes for {entry.size}"
         with told(self.work), _open(self.work / entry.file.name) as handle:
-            _write_all(handle, memoryview(raw.numpy()), entry.start)
+            _write_all(handle, raw, entry.start)
 
     def copy(self, entry: Entry) -> None:
         """Copy a tensor as it is.

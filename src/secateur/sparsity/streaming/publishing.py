@@ -61,8 +61,8 @@ class Publication:
             )
         if not (self.path / REPORT).is_file() or not (self.path / "config.json").is_file():
             raise OutputError(
-                f"output={self._shown!r} holds something else than a checkpoint that secateur pruned, so overwrite leaves "
-                "it alone: move it away, or choose another place"
+                f"output={self._shown!r} holds something else than a checkpoint that secateur pruned, so overwrite "
+                "leaves it alone: move it away, or choose another place"
             )
 
     def finished(self, of: Mapping[str, Any]) -> bool:

@@ -114,8 +114,8 @@ def _matched(walk: Walk, checkpoint: Checkpoint, names: Mapping[str, str]) -> di
         told += [f"{len(odd)} have other shapes ({'; '.join(odd[:3])})"] if odd else []
         raise ArtifactError(
             f"the checkpoint {str(checkpoint.path)!r} does not fit {type(walk.model).__name__}: {', '.join(told)}. Its "
-            "config.json is of another model, or transformers lays the weights out anew when it loads them (as those of "
-            "experts): then load it, and prune it in memory"
+            "config.json is of another model, or transformers lays weights out anew when it loads them (of "
+            "experts, say): then load it, and prune it in memory"
         )
     return found
 

@@ -13,21 +13,21 @@ from torch.utils._pytree import tree_leaves
 import secateur
 from secateur import digests
 from secateur.calibration.batches import Batch, Batches, Forward
-from secateur.errors import ArtifactError, DataError, SparsityError
+from secateur.errors import DataError, SparsityError
 from secateur.reporting import Report
-from secateur.sparsity.counting import LABELLED, counts
+from secateur.sparsity.counting import LABELLED
 from secateur.sparsity.criteria import WeightCriterion
-from secateur.sparsity.layers import Layers, find_layers
 from secateur.sparsity.patterns import Pattern, Unstructured
 from secateur.sparsity.pruning import How
-from secateur.sparsity.settings import DEFAULT, check_all_fit, check_pattern, fitting, how_to, left_out, named
+from secateur.sparsity.settings import DEFAULT, check_pattern, how_to, named
 from secateur.sparsity.streaming.activations import PLACES
-from secateur.sparsity.streaming.building import build, find_blocks, outside
+from secateur.sparsity.streaming.building import build
 from secateur.sparsity.streaming.checkpoint import Checkpoint, open_checkpoint
 from secateur.sparsity.streaming.publishing import Publication, peak_memory_bytes, report_of
-from secateur.sparsity.streaming.running import Runner, Task
-from secateur.sparsity.streaming.sharing import Group, group
+from secateur.sparsity.streaming.running import Runner
+from secateur.sparsity.streaming.sharing import group
 from secateur.sparsity.streaming.skeleton import Skeleton
+from secateur.sparsity.streaming.tasks import task_of
 
 WHOLE = ("global", "owl")
 """Allocations that look at all weights of the dense model first."""
@@ -131,7 +131,7 @@ def sparsify_checkpoint(
         of = _of(source, batches, {**told, "only": only, "ignore": ignore, "seed": seed}, forward, importance)
         if place.finished(of):
             return Streamed(path=place.path, report=Report.load(place.path))
-        task, layers = _task(skeleton, how, asked, allocation, only, ignore, strict, batches, processes, activations)
+        task, layers = task_of(skeleton, how, asked, allocation, only, ignore, strict, batches, processes, activations)
         done = place.begin(of)
         Runner(task, place.unfinished, done, processes).run()
         report = report_of(source, skeleton, layers, done, told, seed)
@@ -204,73 +204,6 @@ def _code(given: Any) -> str | None:
         if named
         else (repr(given) if " at 0x" not in repr(given) else type(given).__qualname__)
     )
-
-
-def _task(
-    skeleton: Skeleton,
-    how: How,
-    asked: float | None,
-    allocated: str,
-    only: list[str],
-    ignore: list[str],
-    strict: bool,
-    batches: list[Batch],
-    processes: Group,
-    where: str,
-) -> tuple[Task, Layers]:
-    """Which weights are pruned, and by how many numbers each."""
-    model = skeleton.model
-    found = find_layers(model, only, ignore)
-    blocks = find_blocks(model, {name: layer.parameter.numel() for name, layer in found.chosen.items()})
-    away = outside(found.chosen, blocks)
-    if away and only:
-        raise SparsityError(
-            f"{', '.join(away)} lie outside of the repeated blocks, which alone are pruned from disk to disk: leave "
-            "them out of only=, or load the model and prune it in memory"
-        )
-    layers = fitting(left_out(found, dict.fromkeys(away, "it lies outside of the repeated blocks")), how.pattern)
-    if strict:
-        check_all_fit(layers)
-    _check_stored(skeleton, layers, blocks)
-    if len(batches) < processes.count and batches:
-        raise DataError(f"{len(batches)} batches for {processes.count} processes: give each one at least")
-    remove = None if asked is None else counts(model, layers.chosen, how, asked, allocated, {})
-    own = batches[processes.rank :: processes.count]
-    task = Task(
-        skeleton=skeleton,
-        blocks=blocks,
-        layers=layers.chosen,
-        how=how,
-        remove=remove,
-        batches=own,
-        total=len(batches),
-        where=where,
-    )
-    return task, layers
-
-
-def _check_stored(skeleton: Skeleton, layers: Layers, blocks: list[tuple[str, Any]]) -> None:
-    """Weights are stored in the dtype that is computed with, and are nobody else's too."""
-    wanted = str(skeleton.dtype).removeprefix("torch.")
-    kinds = {n: skeleton.entries[n].dtype for n in layers.chosen}
-    most = max(set(kinds.values()), key=lambda kind: list(kinds.values()).count(kind))
-    known = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    if odd := [f"{n} is {kind}" for n, kind in kinds.items() if known.get(kind) != wanted]:
-        raise ArtifactError(
-            f"weights to prune must be {wanted}, as most of the checkpoint is: {len(odd)} are not ({', '.join(odd[:3])}; "
-            f"most are {most}). Save the checkpoint in one of float32, float16, bfloat16"
-        )
-    shared = [
-        f"{layer.name} = {name}"
-        for layer in layers.chosen.values()
-        for name in layer.names[1:]
-        if not any(layer.name.startswith(f"{p}.") and name.startswith(f"{p}.") for p, _ in blocks)
-    ]
-    if shared:
-        raise SparsityError(
-            f"weights that blocks share can't be pruned block by block: {', '.join(shared[:3])}. Name them in ignore=, "
-            "or load the model and prune it in memory"
-        )
 
 
 def _listed(given: Iterable[str]) -> list[str]:

@@ -136,8 +136,14 @@ def read(entry: Entry) -> Tensor:
             f"in {', '.join(DTYPES)}"
         )
     raw = torch.empty(entry.size, dtype=torch.uint8)
-    read_into(entry, memoryview(raw.numpy()))
+    read_into(entry, bytes_of(raw))
     return raw.view(DTYPES[entry.dtype]).view(entry.shape)
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, not copied."""
+    raw: Any = tensor.flatten().view(torch.uint8).numpy()
+    return memoryview(raw)
 
 
 def read_into(entry: Entry, room: memoryview, offset: int = 0) -> None:
