@@ -87,10 +87,16 @@ def _run_and_exit(forward: Callable[[], Any], timeout: float) -> None:
         os._exit(status)
 
 
+def release() -> None:
+    """Give freed memory back to the system, where the C library can: what it keeps counts as the process's."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _forget_the_past() -> None:
     """Give freed memory back, then start the record of the largest resident set anew; best effort."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    release()
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 
 PATIENCE_S = 1.0  # work that is over sooner shows nothing
 _terminal = threading.Lock()  # held by the bar that is on screen; work within work shows none of its own
@@ -20,14 +20,16 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None = None) -> Generator[Advance]:
+def progress_bar(label: str, total: int | None = None, *, counted: bool = False) -> Generator[Advance]:
     """Gives a function to be called after each step.
 
     Args:
         total: how many steps there will be, None where nobody knows yet.
+        counted: say how many steps are done, in numbers.
     """
     console = Console(stderr=True)
-    bar = Progress(console=console, transient=True)
+    columns = (*Progress.get_default_columns(), *([MofNCompleteColumn()] if counted else []))
+    bar = Progress(*columns, console=console, transient=True)
     task, started, begun = bar.add_task(label, total=total), time.monotonic(), False
 
     def advance(done: int | None = None, total: int | None = None) -> None:

@@ -95,7 +95,7 @@ class Wanda:
 
     def __call__(self, view: WeightView) -> Tensor:
         """Score a weight, -> (O, C)."""
-        return view.weight.abs() * view.input_norm
+        return view.weight.abs().mul_(view.input_norm)  # in place: weights may be large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +224,6 @@ def scored(rate: WeightCriterion, view: WeightView) -> Tensor:
         got = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         wanted = tuple(view.weight.shape)
         raise ScoreError(f"{rate!r} gave {got} for {view.name}; scores are a float tensor of shape {wanted}")
-    if not bool(given.isfinite().all()):
+    if given.numel() and not all(bool(end.isfinite()) for end in given.aminmax()):  # no copies, and NaN spreads
         raise ScoreError(f"{rate!r} gave NaN or infinite scores for {view.name}")
     return given.detach()

@@ -193,7 +193,8 @@ def check_weights(layers: Mapping[str, Layer]) -> None:
     absent = [name for name, layer in layers.items() if layer.parameter.is_meta]
     if absent:
         raise ModelError(f"{', '.join(absent[:5])} are on the meta device: load the weights first")
-    bad = [name for name, layer in layers.items() if not bool(layer.parameter.detach().isfinite().all())]
+    ends = {name: layer.parameter.detach().aminmax() for name, layer in layers.items()}
+    bad = [name for name, (low, high) in ends.items() if not (low.isfinite() and high.isfinite())]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ModelError(f"NaN or infinite weights in {', '.join(bad[:5])}{more}: load sound weights")

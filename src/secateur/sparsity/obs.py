@@ -36,8 +36,8 @@ def solve(
     the updates so far: for a block of columns at once, or for each group of n of m columns when it is reached.
 
     Args:
-        weight: (O, C), in the precision to calculate in.
-        gram: sums or means of products of inputs, (C, C), in the same.
+        weight: (O, C).
+        gram: sums or means of products of inputs, (C, C), in the precision to calculate in.
         mask: bool (O, C) which weights stay, where that is decided already.
         choose: decides otherwise.
         columns: so many are decided upon together at least; a block is a multiple of them.
@@ -48,8 +48,9 @@ def solve(
         The new weight, the mask, and the share of the diagonal's mean that was added to it: more than `DAMPING` where
         that left the matrix without a Cholesky factor.
     """
-    dense, weight, keep = weight, weight.clone(), torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
-    factor, dead, damping = inverse_factor(gram)
+    factor, dead, damping = inverse_factor(gram)  # first: it takes most memory
+    dense, weight = weight, weight.to(gram.dtype, copy=True)
+    keep = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
     weight[:, dead] = 0  # no input ever came here, so nothing is lost: these go first
     width = max(columns, block // columns * columns)
     for start in range(0, weight.shape[1], width):
@@ -66,7 +67,8 @@ def solve(
             errors[:, k] = gone / scale[k]
             part[:, k:] -= errors[:, k : k + 1] * own[k, k:]
         weight[:, stop:] -= errors @ factor[start:stop, stop:]
-    return torch.where(dead, dense, weight) * keep, keep, damping
+    weight[:, dead] = dense[:, dead].to(weight)
+    return weight.mul_(keep), keep, damping
 
 
 def inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -75,18 +77,21 @@ def inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, float]:
     Returns:
         The factor; which features were never other than zero, bool (C,); and the damping.
     """
-    gram = gram.clone()
-    diagonal = gram.diagonal()
-    dead = diagonal == 0
-    mean, damping, added = float(diagonal.mean()) or 1.0, DAMPING, 0.0
-    diagonal[dead] = 1
-    while True:
-        diagonal += damping * mean - added
-        added = damping * mean
-        lower, failed = torch.linalg.cholesky_ex(gram)
-        if not failed:
-            inverse = torch.cholesky_inverse(lower)
-            factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not failed:
-                return factor, dead, damping
+    dead = gram.diagonal() == 0
+    mean, damping = float(gram.diagonal().mean()) or 1.0, DAMPING
+    while (factor := _factor(gram, dead, damping * mean)) is None:
         damping *= 10
+    return factor, dead, damping
+
+
+def _factor(gram: Tensor, dead: Tensor, added: float) -> Tensor | None:
+    """At one damping; None where there is none. A Gram matrix may be large, so no more copies live than must."""
+    matrix = gram.clone()
+    matrix.diagonal()[dead] = 1
+    matrix.diagonal().add_(added)
+    matrix, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        return None
+    matrix = torch.cholesky_inverse(matrix)
+    matrix, failed = torch.linalg.cholesky_ex(matrix, upper=True)
+    return None if failed else matrix

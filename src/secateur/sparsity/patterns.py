@@ -13,6 +13,8 @@ from torch import Tensor
 
 from secateur.errors import PatternError
 
+CELLS = 2**17  # scores that are ordered together where rows are apart: each takes thirty bytes meanwhile
+
 
 @runtime_checkable
 class Pattern(Protocol):
@@ -312,6 +314,14 @@ def _each_row(scores: Tensor, remove: int) -> Tensor:
     """Keep all but so many of each row: by the value of the last that goes, as a sort would take much longer."""
     if not remove or not scores.numel():
         return torch.ones_like(scores, dtype=torch.bool)
+    rows = max(CELLS // scores.shape[1], 1)
+    keep = torch.empty_like(scores, dtype=torch.bool)
+    for part, own in zip(scores.split(rows), keep.split(rows), strict=True):
+        own.copy_(_without(part, remove))
+    return keep
+
+
+def _without(scores: Tensor, remove: int) -> Tensor:
     last = scores.kthvalue(remove, dim=1, keepdim=True).values
     equal = scores == last
     go = remove - (scores < last).sum(1, keepdim=True)

@@ -82,16 +82,15 @@ def prune_weight(view: WeightView, how: How, remove: int | None = None) -> Prune
         return Pruned(weight=_masked(view.weight, mask), mask=mask)
     gram = view.statistics.gram
     assert gram is not None
-    dense = view.weight.to(gram)
     notes = _short(view)
     if "sparsegpt" in how.compensate:
-        weight, mask, more = _surgery(dense, gram, mask, how.pattern, remove)
+        weight, mask, more = _surgery(view.weight, gram, mask, how.pattern, remove)
         notes += more
     else:
         assert mask is not None
-        weight = dense * mask
+        weight = view.weight.to(gram) * mask
     if "alps" in how.compensate:
-        weight = by_groups(refining.refine, len(gram), (weight, dense, mask), gram)
+        weight = by_groups(refining.refine, len(gram), (weight, view.weight.to(gram), mask), gram)
     return Pruned(weight=_masked(weight, mask), mask=mask, notes=notes)
 
 
@@ -161,7 +160,7 @@ def _surgery(
         masks.append(kept)
         damped = max(damped, damping)
     notes = (f"no Cholesky factor at a damping of 1 %: damped by {damped:.0%}",) if damped > obs.DAMPING else ()
-    return torch.cat(weights), torch.cat(masks), notes
+    return (*((weights[0], masks[0]) if len(masks) == 1 else (torch.cat(weights), torch.cat(masks))), notes)
 
 
 def by_groups(function: Any, groups: int, matrices: tuple[Tensor, ...], gram: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from secateur.sparsity.passing import Uses
 from secateur.sparsity.patterns import Pattern
 from secateur.sparsity.pruning import METHODS, How
 
+DEFAULT = 0.5  # the sparsity where nothing else is said
 _MISFITS = ("shape ", "no data", "it is used in parts")
 """How reasons begin for which a weight that was asked for stays dense."""
 
@@ -81,10 +82,11 @@ def fitting(layers: Layers, pattern: Pattern) -> Layers:
     if odd and len(odd) == len(layers.chosen):
         said = "; ".join(f"{name}: {why}" for name, why in list(odd.items())[:5])
         raise PatternError(f"{pattern!r} fits no weight: {said}")
-    return _left(layers, {n: f"shape {layers.chosen[n].pattern_shape}: {why}" for n, why in odd.items()})
+    return left_out(layers, {n: f"shape {layers.chosen[n].pattern_shape}: {why}" for n, why in odd.items()})
 
 
-def _left(layers: Layers, reasons: Mapping[str, str]) -> Layers:
+def left_out(layers: Layers, reasons: Mapping[str, str]) -> Layers:
+    """Without some of the weights, for reasons."""
     chosen = {name: layer for name, layer in layers.chosen.items() if name not in reasons}
     return Layers(chosen=chosen, left={**layers.left, **reasons})
 
@@ -97,7 +99,7 @@ def reached(layers: Layers, found: Uses, how: How) -> Layers:
     reasons |= {name: "no data come to it" for name in layers.chosen if name not in found.times}
     if len(reasons) == len(layers.chosen):
         raise DataError(f"the data reach none of the weights that are to be pruned: {', '.join(reasons)[:300]}")
-    return _left(layers, reasons)
+    return left_out(layers, reasons)
 
 
 def check_all_fit(layers: Layers) -> None:

@@ -1,7 +1,8 @@
 """``sc.sparsify``: single weights of a trained model become zero."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -21,15 +22,17 @@ from secateur.sparsity.passing import Uses, find_uses
 from secateur.sparsity.patterns import Pattern, Unstructured
 from secateur.sparsity.result import Sparsified
 from secateur.sparsity.sequential import Step, Work, carry_out, prune_along
-from secateur.sparsity.settings import check_all_fit, check_pattern, fitting, how_to, named, reached
+from secateur.sparsity.settings import DEFAULT, check_all_fit, check_pattern, fitting, how_to, named, reached
 from secateur.sparsity.statistics import Statistics
 from secateur.sparsity.telling import report_of
 from secateur.tracing.shadow import check_kind, copied, own_tensor
 from secateur.zeros import sparse_after
 
-DEFAULT = 0.5
+if TYPE_CHECKING:
+    from secateur.sparsity.streaming import Streamed
 
 
+@overload
 def sparsify(
     model: nn.Module,
     *,
@@ -46,7 +49,47 @@ def sparsify(
     ignore: Iterable[str] = (),
     strict: bool = False,
     seed: int = 0,
-) -> Sparsified:
+) -> Sparsified: ...
+@overload
+def sparsify(
+    model: str | Path,
+    *,
+    output: str | Path,
+    pattern: Pattern = Unstructured(),  # noqa: B008
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    importance: str | WeightCriterion = "auto",
+    allocation: str = "uniform",
+    data: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    compensate: str | None = None,
+    only: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    strict: bool = False,
+    seed: int = 0,
+    activations: str = "memory",
+    overwrite: bool = False,
+) -> "Streamed": ...
+def sparsify(
+    model: nn.Module | str | Path,
+    *,
+    pattern: Pattern = Unstructured(),  # noqa: B008
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    importance: str | WeightCriterion = "auto",
+    allocation: str = "uniform",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
+    compensate: str | None = None,
+    only: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    strict: bool = False,
+    seed: int = 0,
+    output: str | Path | None = None,
+    activations: str = "memory",
+    overwrite: bool = False,
+) -> "Sparsified | Streamed":
     """A model of the same shapes in which weights that contribute least are zero. The model given is untouched.
 
     Weights are those of linear layers, convolutions and transformers' ``Conv1D``; embeddings, norms and biases stay as
@@ -54,8 +97,11 @@ def sparsify(
     inputs that the pruned ones before it give; one forward pass is enough, all batches side by side. A weight that a
     run uses several times is pruned at its first use, by what all of its uses are given in the dense model.
 
+    A path in the place of the model is that of a checkpoint, which is pruned from disk to disk with about one block of
+    it in memory at a time; see `secateur.sparsity.streaming.sparsify_checkpoint`.
+
     Args:
-        model: any module, trained.
+        model: any module, trained; or the folder of a checkpoint.
         pattern: which weights may go together: ``Unstructured()``, ``NM(2, 4)``, ``Block(16, 16)``.
         sparsity: share of the weights that goes, in (0, 1), over all layers that are pruned, to within one weight (or
             block); 0.5 where nothing else is said. An `NM` pattern fixes it.
@@ -75,6 +121,9 @@ def sparsify(
         strict: raise where a weight can't be pruned as asked (its shape, its use, no data come to it); otherwise it
             stays dense, and the report says why.
         seed: of "random".
+        output: of a checkpoint: the folder of the pruned one.
+        activations: of a checkpoint: those between two blocks are kept in "memory", or on "disk".
+        overwrite: of a checkpoint: replace an earlier result, and start anew where a run was not finished.
 
     Raises:
         SparsityError: arguments that contradict each other or the model, all such weights named.
@@ -91,6 +140,33 @@ def sparsify(
         >>> result.sparsity, {name: int(mask.sum()) for name, mask in result.masks.items()}
         (0.5, {'0.weight': 32, '2.weight': 16})
     """
+    if isinstance(model, str | Path):
+        from secateur.sparsity.streaming import sparsify_checkpoint
+
+        if output is None or loss is not None:
+            raise SparsityError("a checkpoint is pruned to output=, another folder, and without loss=")
+        return sparsify_checkpoint(
+            model,
+            output=output,
+            pattern=pattern,
+            sparsity=sparsity,
+            threshold=threshold,
+            importance=importance,
+            allocation=allocation,
+            data=data,
+            forward=forward,
+            compensate=compensate,
+            only=only,
+            ignore=ignore,
+            strict=strict,
+            seed=seed,
+            activations=activations,
+            overwrite=overwrite,
+        )
+    if output is not None:
+        raise SparsityError(
+            "output= is for a checkpoint, named by its path; a model in memory is returned, to be saved"
+        )
     if is_keras(model):
         raise SparsityError("sparsify takes torch modules; of a Keras model on the torch backend prune units instead")
     check_pattern(pattern)

@@ -26,7 +26,7 @@ def report_of(
         steps: what became of each.
         told: what was asked for.
     """
-    rows = [_row(name, steps[name]) for name in layers.chosen]
+    rows = [row_of(name, steps[name]) for name in layers.chosen]
     figures = _figures(model)
     weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
     params = figures["params"]
@@ -52,7 +52,8 @@ def report_of(
     )
 
 
-def _row(name: str, step: Step) -> dict[str, Any]:
+def row_of(name: str, step: Step) -> dict[str, Any]:
+    """What became of one weight, as plain data."""
     weights, kept = step.mask.numel(), int(step.mask.sum())
     return {
         "name": name,
