@@ -128,6 +128,7 @@ def disinfect(
         names: tuple[Method, ...] = METHODS if method == "auto" else (method,)
         rankings = [rank(name, original, graph, used, seed=seed, **how) for name in names]
         choices = [(r, _going(original, graph, r, held, least, planning)) for r in rankings]
+        choices = [choice for choice in choices if choice[1]] or choices  # who suspects nothing has no say
         ranking, gone = min(choices, key=lambda c: _left(original, graph, c[1], held, triggers, planning))
     result = _removed(model, inputs, graph, ranking, gone, seed, planning)
     final, history = copy.deepcopy(result.model).eval(), None
