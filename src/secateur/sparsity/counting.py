@@ -46,6 +46,13 @@ def beforehand(
     return told
 
 
+def passed_on(before: Mapping[str, Statistics], found: Uses) -> dict[str, Statistics]:
+    """What is still of use when weights are pruned one after another: gradients, and inputs of weights of several uses;
+    the inputs of others come anew, from the pruned part.
+    """
+    return {n: s if n in found.several else replace(s, rows=0, square=None, gram=None) for n, s in before.items()}
+
+
 def _merge(told: Mapping[str, Statistics], more: Mapping[str, Statistics]) -> None:
     for name, found in more.items():
         told[name].merge(found)
