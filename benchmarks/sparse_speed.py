@@ -216,13 +216,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="where the figures are written")
+    parser.add_argument("--only", default="", help="layers whose name holds this, on the CPU")
     asked = parser.parse_args()
     if asked.device == "cpu":
         import sparse_speed_cpu
 
         torch.set_num_threads(1)
         print(sparse_speed_cpu.header())
-        _finish(sparse_speed_cpu.on_cpu(), asked.json)
+        _finish(sparse_speed_cpu.on_cpu(asked.only), asked.json)
         return
     print("| dtype | tokens | variant | eager ms | x dense | graph ms | x dense | off | |\n" + "| --- " * 9 + "|")
     _finish(on_cuda(), asked.json)

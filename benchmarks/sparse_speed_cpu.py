@@ -57,12 +57,12 @@ def _seconds(call: Callable[[], Any], *, warm: bool = False) -> float:
     return time.process_time() - start
 
 
-def on_cpu() -> dict[str, Any]:
-    """All rows, and the machine that they were measured on."""
+def on_cpu(only: str = "") -> dict[str, Any]:
+    """All rows of layers whose name holds a text, and the machine that they were measured on."""
     started = time.monotonic()
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
-    for name, make, inputs in cases():
+    for name, make, inputs in (case for case in cases() if only in case[0]):
         for size in BLOCKS:
             for share in SHARES:
                 layer = make()
