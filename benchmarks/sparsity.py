@@ -56,11 +56,9 @@ ALLOCATED_AT = "70 %"
 OF_IMAGES: dict[str, Arguments] = {
     "random": {"importance": "random"},
     "magnitude": {"importance": "magnitude"},
-    "magnitude, global": {"importance": "magnitude", "allocation": "global"},
-    "wanda": {"importance": "wanda"},
     "sparsegpt": {"compensate": "sparsegpt"},
     "sparsegpt+alps": {"compensate": "sparsegpt+alps"},
-    "magnitude, alps": {"importance": "magnitude", "compensate": "alps"},
+    "magnitude, global": {"importance": "magnitude", "allocation": "global"},
     "magnitude, global, alps": {"importance": "magnitude", "allocation": "global", "compensate": "alps"},
 }
 
@@ -155,13 +153,18 @@ def run(bench: Bench, rows: Rows, seeds: int, split: str) -> None:
     key = {"bench": bench.name, "split": split}
     if rows.known(**key, method="dense") is None:
         rows.add({**key, "pattern": "", "method": "dense", "seed": 0, "metric": bench.judge(net, split)})
-    for seed in range(seeds):
-        data = bench.data(seed)
-        for pattern, methods in bench.tried.items():
-            for method, arguments in methods.items():
+    data = [bench.data(seed) for seed in range(seeds)]
+    for pattern, methods in bench.tried.items():
+        for method, arguments in methods.items():
+            for seed in range(1 if is_blind(method) else seeds):
                 own = {**key, "pattern": pattern, "method": method, "seed": seed}
-                if rows.known(**own) is None and not (seed and method.split(",")[0] in FIXED and "alps" not in method):
-                    rows.add({**own, **one(bench, net, data, {**bench.how[pattern], **arguments}, seed, split)})
+                if rows.known(**own) is None:
+                    rows.add({**own, **one(bench, net, data[seed], {**bench.how[pattern], **arguments}, seed, split)})
+
+
+def is_blind(method: str) -> bool:
+    """Whether calibration data make no difference."""
+    return method.split(",")[0] in FIXED and "alps" not in method
 
 
 def one(bench: Bench, net: nn.Module, data: list[Any], arguments: Arguments, seed: int, split: str) -> dict[str, Any]:
@@ -200,32 +203,33 @@ def stored(model: nn.Module, example: Tensor) -> int:
 # ---------------------------------------------------------------------- telling
 
 
-def table(rows: Sequence[dict[str, Any]], patterns: Iterable[str], methods: Iterable[str], more: str) -> str:
+def table(
+    rows: Sequence[dict[str, Any]], patterns: Iterable[str], methods: Iterable[str], seeds: int, more: str = ""
+) -> str:
     """A line for each method, a column for each pattern: mean and spread over calibration seeds."""
     columns = list(patterns)
-    lines = [
-        f"| method | {' | '.join(columns)} |{more and f' {more} |'}",
-        "| --- |" + " ---: |" * (len(columns) + bool(more)),
-    ]
+    heads = ["method", *columns, *([more] if more else [])]
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for method in methods:
         own = [r for r in rows if r["method"] == method and "metric" in r]
-        cells = [spread([r["metric"] for r in own if r["pattern"] == column]) for column in columns]
-        ratio = [r["ratio"] for r in rows if r.get("method") == method and "ratio" in r]
+        wanted = 1 if is_blind(method) else seeds
+        cells = [spread([r["metric"] for r in own if r["pattern"] == column], wanted) for column in columns]
+        ratio = [r["ratio"] for r in rows if r["method"] == method and "ratio" in r]
         end = f" {ratio[-1]:.3f} |" if ratio else " |" if more else ""
-        if any(cells):
-            lines.append(f"| {method} | {' | '.join(cells)} |{end}")
+        lines.append(f"| {method} | {' | '.join(cells)} |{end}")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation; one value as it is."""
+def spread(values: Sequence[float], wanted: int) -> str:
+    """Mean and standard deviation, and how many seeds these are of where not all were run; one value as it is."""
     if not values:
-        return ""
+        return "not run"
     digits = 0 if mean(values) >= 1000 else 2
-    return f"{mean(values):,.{digits}f}" + (f" ± {stdev(values):,.{digits}f}" if len(values) > 1 else "")
+    said = f"{mean(values):,.{digits}f}" + (f" ± {stdev(values):,.{digits}f}" if len(values) > 1 else "")
+    return said if len(values) == wanted else f"{said} ({len(values)} of {wanted} seeds)"
 
 
-def tell(rows: Rows, split: str) -> str:
+def tell(rows: Rows, split: str, seeds: int) -> str:
     """The tables of a page."""
     own = [row for row in rows.rows if row.get("split", split) == split]
     found = [row for row in own if row["bench"] == "llama"]
@@ -234,11 +238,11 @@ def tell(rows: Rows, split: str) -> str:
     parts = [
         setting(),
         f"Llama, perplexity; dense {dense[0]:.2f}:",
-        table(found, PATTERNS, METHODS, ""),
+        table(found, PATTERNS, METHODS, seeds),
         "Other allocations, perplexity:",
-        table(found, [ALLOCATED_AT], ["wanda", *ALLOCATED], ""),
+        table(found, [ALLOCATED_AT], ["wanda", *ALLOCATED], seeds),
         f"ResNet-56, accuracy in %; dense {dense[1]:.2f}:",
-        table(seen, [f"{CIFAR_SPARSITY:.0%}"], OF_IMAGES, "file, of the dense one's"),
+        table(seen, [f"{CIFAR_SPARSITY:.0%}"], OF_IMAGES, seeds, "file, of the dense one's"),
     ]
     return "\n\n".join(parts)
 
@@ -267,7 +271,7 @@ def main() -> None:
             run(bench(), rows, args.seeds, args.split)
     if "sizes" in args.what:
         sizes(rows)
-    text = tell(rows, args.split)
+    text = tell(rows, args.split, args.seeds)
     if args.out is None:
         print(text)
     else:

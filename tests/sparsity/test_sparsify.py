@@ -33,6 +33,7 @@ def test_every_pattern_with_every_compensation(pattern: Any, compensate: str | N
     for name, mask in result.masks.items():
         weight = result.model.get_parameter(name)
         assert torch.equal(weight != 0, mask)
+        assert not bool(weight[~mask].signbit().any())  # all bits are zero
         if pattern == sc.NM(2, 4):
             assert bool((mask.unflatten(1, (-1, 4)).sum(-1) == 2).all())
         if pattern == sc.Block(2, 2):
@@ -153,6 +154,19 @@ def test_everything_is_left_as_it_was():
     )
     assert all(p.requires_grad and p.grad is None for m in (model, result.model) for p in m.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in result.model.modules())
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_wherever_it_is_called(mode: Any):
+    for how in ({"importance": "fisher"}, {"compensate": "sparsegpt"}):
+        wanted = sc.sparsify(net(), data=LABELLED, **how)
+        with mode():
+            result = sc.sparsify(net(), data=LABELLED, **how)
+            again = result.apply(net())
+        for name, parameter in result.model.named_parameters():
+            assert torch.equal(parameter, wanted.model.get_parameter(name))
+            assert not parameter.is_inference()
+            assert not again.get_parameter(name).is_inference()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

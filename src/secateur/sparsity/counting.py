@@ -11,8 +11,9 @@ from secateur.progress import progress_bar
 from secateur.sparsity import allocation
 from secateur.sparsity.blocks import block_of
 from secateur.sparsity.criteria import Wanda, WeightView, scored
+from secateur.sparsity.gradients import derive
 from secateur.sparsity.layers import Layer
-from secateur.sparsity.passing import Uses, collect, derive
+from secateur.sparsity.passing import Uses, collect
 from secateur.sparsity.pruning import How
 from secateur.sparsity.statistics import Statistics
 
@@ -43,6 +44,13 @@ def beforehand(
                 told[name] = replace(told[name], rows=0, square=None, gram=None)
             _merge(told, collect(model, several, batches, how.needs, step))
     return told
+
+
+def passed_on(before: Mapping[str, Statistics], found: Uses) -> dict[str, Statistics]:
+    """What is still of use when weights are pruned one after another: gradients, and inputs of weights of several uses;
+    the inputs of others come anew, from the pruned part.
+    """
+    return {n: s if n in found.several else replace(s, rows=0, square=None, gram=None) for n, s in before.items()}
 
 
 def _merge(told: Mapping[str, Statistics], more: Mapping[str, Statistics]) -> None:

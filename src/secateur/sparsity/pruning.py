@@ -79,7 +79,7 @@ def prune_weight(view: WeightView, how: How, remove: int | None = None) -> Prune
     mask = None if how.rate is None else _mask(view, how, how.rate, remove)
     if how.compensate is None:
         assert mask is not None
-        return Pruned(weight=view.weight * mask, mask=mask)
+        return Pruned(weight=_masked(view.weight, mask), mask=mask)
     gram = view.statistics.gram
     assert gram is not None
     notes = _short(view)
@@ -91,7 +91,12 @@ def prune_weight(view: WeightView, how: How, remove: int | None = None) -> Prune
         weight = view.weight.to(gram) * mask
     if "alps" in how.compensate:
         weight = by_groups(refining.refine, len(gram), (weight, view.weight.to(gram), mask), gram)
-    return Pruned(weight=weight, mask=mask, notes=notes)
+    return Pruned(weight=_masked(weight, mask), mask=mask, notes=notes)
+
+
+def _masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """Zero off the mask, and no negative zero, whose bits would have to be stored."""
+    return weight.masked_fill(~mask, 0.0)
 
 
 def _mask(view: WeightView, how: How, rate: WeightCriterion, remove: int | None) -> Tensor:

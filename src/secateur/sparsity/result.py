@@ -70,9 +70,9 @@ def with_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     ]
     if odd:
         raise SparsityError(f"these masks do not fit {type(model).__name__}: {', '.join(odd[:5])}")
-    new = copied(Walk(model), own_tensor).model
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # the result shall train, wherever it is made
+        new = copied(Walk(model), own_tensor).model
         for name, parameter in named_parameters(new).items():
             if name in masks:
-                parameter.mul_(masks[name].to(parameter.device))
+                parameter.masked_fill_(~masks[name].to(parameter.device), 0.0)
     return new

@@ -1,10 +1,10 @@
 """``sc.sparsify``: single weights of a trained model become zero."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import nn
 
 from secateur import digests
@@ -15,7 +15,7 @@ from secateur.objectives import Loss
 from secateur.progress import progress_bar
 from secateur.provenance import history, note_step, recall, remember
 from secateur.rebuilding import is_keras
-from secateur.sparsity.counting import LABELLED, beforehand, counts
+from secateur.sparsity.counting import beforehand, counts, passed_on
 from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.layers import check_weights, find_layers
 from secateur.sparsity.passing import Uses, find_uses
@@ -171,40 +171,35 @@ def sparsify(
     check_pattern(pattern)
     asked = sparsity if sparsity is not None or threshold is not None else (pattern.fixed or DEFAULT)
     how = how_to(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
-    check_kind(Walk(model))
-    new = copied(Walk(model), own_tensor).model
-    layers = find_layers(new, only, ignore)
-    check_weights(layers.chosen)
-    layers = fitting(layers, pattern)
-    batches = [] if data is None else _batches(new, data, forward)
-    found = find_uses(new, layers.chosen, batches) if batches else Uses()
-    layers = reached(layers, found, how) if batches else layers
-    if strict:
-        check_all_fit(layers)
-    before = beforehand(new, layers.chosen, batches, how, found, allocation, loss)
-    remove = None if asked is None else counts(new, layers.chosen, how, asked, allocation, before)
-    used = {n: s for n, s in before.items() if n in found.several or how.needs & LABELLED}
-    used = {n: s if n in found.several else replace(s, rows=0, square=None, gram=None) for n, s in used.items()}
-    work = Work(layers=layers.chosen, how=how, remove=remove, before=used)
-    with progress_bar("Sparsifying", len(layers.chosen)) as step:
-        work.step = step
-        if batches:
-            prune_along(new, batches, work, found)
-        _rest(work)
-    masks = {name: work.done[name].mask for name in layers.chosen}
-    told = {
-        "pattern": repr(pattern),
-        "importance": named(importance, how),
-        "allocation": allocation if threshold is None else "threshold",
-        "compensation": compensate,
-        "asked": asked,
-        "threshold": threshold,
-        "batches": len(batches),
-        "samples": sum(batch.samples for batch in batches),
-    }
-    report = report_of(model, layers, work.done, batches[0] if batches and forward is None else None, told, seed)
-    _remember(model, new, report, batches, forward, seed)
-    return Sparsified(model=new, masks=masks, report=report)
+    with torch.inference_mode(False):  # the result shall train, wherever it is made
+        check_kind(Walk(model))
+        new = copied(Walk(model), own_tensor).model
+        layers = find_layers(new, only, ignore)
+        check_weights(layers.chosen)
+        layers = fitting(layers, pattern)
+        batches = [] if data is None else _batches(new, data, forward)
+        found = find_uses(new, layers.chosen, batches) if batches else Uses()
+        layers = reached(layers, found, how) if batches else layers
+        if strict:
+            check_all_fit(layers)
+        before = beforehand(new, layers.chosen, batches, how, found, allocation, loss)
+        remove = None if asked is None else counts(new, layers.chosen, how, asked, allocation, before)
+        work = Work(layers=layers.chosen, how=how, remove=remove, before=passed_on(before, found))
+        _carry_out(new, batches, work, found)
+        masks = {name: work.done[name].mask for name in layers.chosen}
+        told = {
+            "pattern": repr(pattern),
+            "importance": named(importance, how),
+            "allocation": allocation if threshold is None else "threshold",
+            "compensation": compensate,
+            "asked": asked,
+            "threshold": threshold,
+            "batches": len(batches),
+            "samples": sum(batch.samples for batch in batches),
+        }
+        report = report_of(model, layers, work.done, told, seed)
+        _remember(model, new, report, batches, forward, seed)
+        return Sparsified(model=new, masks=masks, report=report)
 
 
 def _batches(model: nn.Module, data: Iterable[Any], forward: Forward | None) -> list[Batch]:
@@ -213,6 +208,15 @@ def _batches(model: nn.Module, data: Iterable[Any], forward: Forward | None) -> 
     if not batches:
         raise DataError("data holds no sample: pass at least one batch (a generator that was used up is empty)")
     return batches
+
+
+def _carry_out(model: nn.Module, batches: Sequence[Batch], work: Work, found: Uses) -> None:
+    """Prune all weights in place."""
+    with progress_bar("Sparsifying", len(work.layers)) as step:
+        work.step = step
+        if batches:
+            prune_along(model, batches, work, found)
+        _rest(work)
 
 
 def _rest(work: Work) -> None:

@@ -5,8 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from secateur.calibration.batches import Batch
-from secateur.depth.result import costs
 from secateur.modules import named_tensors
 from secateur.reporting import Report
 from secateur.sparsity.layers import Layers
@@ -17,7 +15,6 @@ def report_of(
     model: nn.Module,
     layers: Layers,
     steps: Mapping[str, Step],
-    example: Batch | None,
     told: Mapping[str, Any],
     seed: int,
 ) -> Report:
@@ -27,11 +24,10 @@ def report_of(
         model: the dense one.
         layers: its weights.
         steps: what became of each.
-        example: to count MACs on; None where there is none.
         told: what was asked for.
     """
     rows = [row_of(name, steps[name]) for name in layers.chosen]
-    figures = _figures(model, example)
+    figures = _figures(model)
     weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
     params = figures["params"]
     return Report(
@@ -71,11 +67,8 @@ def row_of(name: str, step: Step) -> dict[str, Any]:
     }
 
 
-def _figures(model: nn.Module, example: Batch | None) -> dict[str, Any]:
+def _figures(model: nn.Module) -> dict[str, Any]:
     """What the model costs: the same before and after, as zeros are stored and multiplied like other numbers."""
-    if example is not None:
-        cost = costs(model, example.call)
-        return {"params": cost["params"], "macs": cost["macs"], "size_bytes": cost["bytes"], "metrics": {}}
     tensors = {id(t): t for t in named_tensors(model).values()}.values()
     size = sum(t.numel() * t.element_size() for t in tensors)
     return {"params": sum(p.numel() for p in model.parameters()), "macs": None, "size_bytes": size, "metrics": {}}

@@ -1,4 +1,4 @@
-"""Shards that are missing, truncated or of another model, disks that fill up: clear errors, and nothing half-written."""
+"""Shards that are missing, truncated or of another model, full disks: clear errors, nothing half-written."""
 
 import errno
 import json

@@ -53,7 +53,7 @@ def test_a_llama(way: str, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen", "bloom", "neox"])
 def test_other_models(kind: str, tmp_path: Path):
-    """Tied heads, Conv1D, windows that differ from block to block, attention masks of blocks' own, other names on disk."""
+    """Tied heads, Conv1D, windows that differ from block to block, masks of blocks' own, other names on disk."""
     check_equal(model_of(kind), tmp_path, compensate="sparsegpt")
 
 
