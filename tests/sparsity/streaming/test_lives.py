@@ -1,10 +1,12 @@
 """A run that is killed goes on where it stood, with the same bytes; several processes prune as one."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,48 @@ from safetensors.torch import load_file
 
 import secateur as sc
 from secateur.errors import ArtifactError, OutputError
+from support import streamed
 from support.several import environment
 from support.streamed import contents, model_of, prune, tokens, written
 
 
-def lived(name: str, folder: Path, *launcher: str) -> int:
-    command = [sys.executable, *launcher, "-m", "support.streamed", name, str(folder)]
-    done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
-    return done.returncode
+def forked(names: list[str], folder: Path, environments: list[dict[str, str]]) -> list[int]:
+    """Run scenarios in children of this process, side by side; gives how each ended."""
+    children: list[int] = []
+    for name, variables in zip(names, environments, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads; the children take no lock of theirs
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.environ.update(variables)
+                getattr(streamed, name)(folder)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def launched(name: str, folder: Path, port: int) -> None:
+    """The same under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    log = folder / f"{name}.log"
+    with log.open("w") as file:
+        child = subprocess.Popen(
+            [*command, "-m", "support.streamed", name, str(folder)],
+            env=environment(),
+            cwd=folder,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        assert child.wait(timeout=280) == 0, log.read_text()[-3000:]
+    except BaseException:
+        os.killpg(child.pid, signal.SIGKILL)  # the launcher's children too
+        raise
 
 
 @pytest.fixture
@@ -35,7 +70,7 @@ def test_killed_twice_and_resumed_to_the_same_bytes(dense: Path):
     prune(dense, "whole")
     (dense / "kill-at").write_text("1")
     for done in (1, 2):
-        assert lived("killed", dense) == -signal.SIGKILL
+        assert forked(["killed"], dense, [{}]) == [-signal.SIGKILL]
         assert not (dense / "killed").exists()
         journal = json.loads((dense / "killed.unfinished" / "journal.json").read_text())
         assert len(journal["blocks"]) == done
@@ -116,14 +151,19 @@ def test_killed_between_the_result_and_saying_so(dense: Path, monkeypatch: pytes
     assert not (dense / "sparse.unfinished").exists()
 
 
-def test_two_processes_prune_as_one(dense: Path):
+@pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=pytest.mark.heavy)])
+def test_two_processes_prune_as_one(dense: Path, launcher: str):
     """Each has two of the four batches; sums are added up in float64."""
     for way in ("wanda", "sparsegpt"):
         prune(dense, f"one-{way}", compensate=None if way == "wanda" else way)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    lived("shared", dense, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
+    if launcher == "torchrun":
+        launched("shared", dense, port)
+    else:
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        assert forked(["shared"] * 2, dense, [{"RANK": str(rank), **common} for rank in (0, 1)]) == [0, 0]
     assert {(dense / f"seen-by-{rank}.txt").read_text() for rank in (0, 1)} == {"2"}
     for way in ("wanda", "sparsegpt"):
         one, two = (loaded(dense / name) for name in (f"one-{way}", f"by-{way}"))

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
 from torch import distributed
 
 from secateur.sparsity.statistics import Statistics
+
+_begun = count()  # groups that this process has begun; as many in each process
 
 
 class Group:
@@ -60,7 +63,9 @@ def group() -> Generator[Group]:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
     begin = several and distributed.is_available() and not distributed.is_initialized()
     if begin:
-        distributed.init_process_group("gloo")
+        store, rank, number = next(distributed.rendezvous("env://"))
+        own = distributed.PrefixStore(f"secateur-{next(_begun)}", store)  # what an earlier group left there is not ours
+        distributed.init_process_group("gloo", store=own, rank=rank, world_size=number)
     try:
         yield Group()
     finally:
