@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Shards that are missing, truncated or of another model, full disks: clear errors, and nothing half-written."""
-=======
-"""Shards that are missing, truncated or of another model, full disks: clear errors, nothing half-written."""
->>>>>>> streaming
 
 import errno
 import json

@@ -67,13 +67,8 @@ def _check_stored(skeleton: Skeleton, layers: Layers) -> None:
     known = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     if odd := [f"{n} is {kind}" for n, kind in kinds.items() if known.get(kind) != wanted]:
         raise ArtifactError(
-<<<<<<< HEAD
             f"weights to prune must be {wanted}, as most of the checkpoint is; {len(odd)} are not: "
             f"{', '.join(odd[:3])}. Save the checkpoint in one of float32, float16, bfloat16"
-=======
-            f"weights to prune must be {wanted}, as most of the checkpoint is; {len(odd)} are not: {', '.join(odd[:3])}"
-            ". Save the checkpoint in one of float32, float16, bfloat16"
->>>>>>> streaming
         )
 
 
