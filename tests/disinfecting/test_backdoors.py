@@ -63,7 +63,13 @@ def test_a_clean_network_is_not_accused_and_loses_nothing(clean: Clean, unseen: 
 def test_auto_removes_it_and_proves_what_is_left(verdict: Verdict, bad: nn.Module, clean: Clean, unseen: Clean) -> None:
     before = copy.deepcopy(bad.state_dict())
     result = sc.disinfect(
-        bad, data=[(clean.x, clean.y)], find=verdict, trigger=corner, target=TARGET, test=[(unseen.x, unseen.y)]
+        bad,
+        data=[(clean.x, clean.y)],
+        find=verdict,
+        max_drop=4.0,
+        trigger=corner,
+        target=TARGET,
+        test=[(unseen.x, unseen.y)],
     )
     assert result.method in ("clp", "anp", "fine-pruning")
     assert result.proof.status == "proved"

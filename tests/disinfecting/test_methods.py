@@ -42,6 +42,14 @@ def test_a_class_is_suspected_only_by_index_ratio_and_success_together() -> None
     weak = judge({"patch": [_trigger(k, n, 0.7) for k, n in enumerate(norms)]})
     assert not weak.found
     assert weak.suspected == []
+    # logarithms to base 2: median 2, deviations 2, 0.8, 0, 0.6, 1, their median 0.8
+    less = [2.0**power for power in (0, 1.2, 2, 2.6, 3)]
+    assert anomaly(torch.tensor(less))[0] == pytest.approx(2 / (1.4826 * 0.8))
+    one, other = ([_trigger(k, n) for k, n in enumerate(norms)] for norms in (less, [n / 9 for n in less]))
+    turned = [_trigger(k, n) for k, n in enumerate(less[::-1])]
+    assert not judge({"patch": one}).found
+    assert judge({"patch": one, "blend": other}).target == 0
+    assert not judge({"patch": one, "blend": turned}).found
     wide = [1.0, 3.0, 30.0, 300.0, 3000.0]  # a ratio of 3, but norms differ by more all over
     assert not judge({"patch": [_trigger(k, n) for k, n in enumerate(wide)]}).found
 

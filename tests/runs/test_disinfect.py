@@ -39,19 +39,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(**others: object) -> DisinfectSettings:
-    given = {
-        "model": "support.poisoned:build",
-        "weights": Path("bad.safetensors"),
-        "samples": 200,
-        "method": "fine-pruning",
-    }
-    given |= {
-        "max_drop": 5.0,
-        "tune_epochs": 1,
-        "search_steps": 2,
-        "trigger": "support.poisoned:corner",
-        "target": TARGET,
-    }
+    given = {"model": "support.poisoned:build", "weights": Path("bad.safetensors"), "samples": 200, "tune_epochs": 1}
+    given |= {"method": "fine-pruning", "max_drop": 5.0, "search_steps": 2}
+    given |= {"trigger": "support.poisoned:corner", "target": TARGET}
     return DisinfectSettings(**{**given, **others})  # pyright: ignore[reportArgumentType]
 
 

@@ -22,7 +22,7 @@ from secateur.disinfecting.clean import Clean, attack_success, scores_of
 from secateur.disinfecting.triggers import Trigger
 from secateur.progress import progress_bar
 
-START = -1.0  # of the mask, before the sigmoid: opacity 0.27
+START = {"patch": -3.0, "blend": -1.0}  # of the mask, before the sigmoid: opacity 0.05 and 0.27
 BETAS = (0.5, 0.9)  # of Adam, as in the paper
 RISE = 1.15  # of lambda, a step
 
@@ -112,7 +112,7 @@ class _Search:
         self.form, (self.low, self.high) = form, bounds
         self.largest = float(torch.Size(shape).numel())
         noise = [0.1 * torch.randn(classes, *size, generator=generator) for size in (shape, sample)]
-        self.free = [noise[0].add(START).to(x).requires_grad_(), noise[1].to(x).requires_grad_()]
+        self.free = [noise[0].add(START[form]).to(x).requires_grad_(), noise[1].to(x).requires_grad_()]
         self.best = self.full(float("inf"))
         self.kept = [leaf.detach().clone() for leaf in self.free]
 

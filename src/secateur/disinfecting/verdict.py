@@ -19,6 +19,7 @@ from secateur.rebuilding import as_module
 from secateur.tracing.shadow import separate
 
 INDEX = 2.0  # anomaly index from which a class is suspected, as in the paper
+AGREED = 1.5  # anomaly index from which a class is suspected that is the least in all forms
 RATIO = 1.5  # the next class needs a trigger that is larger by at least this factor
 SUCCESS = 0.75  # share of held-out samples that a suspected trigger has to work on
 SPREAD = 0.1  # least deviation of logarithms that counts: 10 %, the noise of a short search
@@ -49,10 +50,14 @@ class Verdict:
 
     @property
     def suspected(self) -> list[Trigger]:
-        """The triggers of the suspected class, one of each form, the most anomalous first."""
+        """The triggers of the suspected class, of each form in which it stands out, the most anomalous first."""
         if self.target is None or self.trigger is None:
             return []
-        others = [found[self.target] for form, found in self.triggers.items() if form != self.trigger.form]
+        others = [
+            found[self.target]
+            for form, found in self.triggers.items()
+            if form != self.trigger.form and int(self.norms[form].argmin()) == self.target and self.ratio[form] >= RATIO
+        ]
         return [self.trigger, *(t for t in others if t.success >= SUCCESS)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,8 +107,9 @@ def judge(triggers: Mapping[str, Sequence[Trigger]]) -> Verdict:
     norms = {form: torch.tensor([t.norm for t in found]) for form, found in triggers.items()}
     figures = {form: anomaly(values) for form, values in norms.items()}
     least = {form: found[int(norms[form].argmin())] for form, found in triggers.items()}
-    suspected = [f for f, (index, ratio) in figures.items() if index >= INDEX and ratio >= RATIO]
-    suspected = [form for form in suspected if least[form].success >= SUCCESS]
+    apart = [f for f, (_, ratio) in figures.items() if ratio >= RATIO and least[f].success >= SUCCESS]
+    agreed = len(figures) > 1 and len(apart) == len(figures) and len({least[f].target for f in apart}) == 1
+    suspected = [form for form in apart if figures[form][0] >= (AGREED if agreed else INDEX)]
     worst = max(suspected, key=lambda form: figures[form][0], default=None)
     return Verdict(
         found=worst is not None,
@@ -129,7 +135,8 @@ def find_backdoor(
     """Look for a backdoor without knowing its trigger, by inverting one for every class.
 
     A class is suspected where its trigger's anomaly index is at least 2, the next class needs one that is larger by
-    half at least, and the trigger works on three quarters of the samples that the search did not see. What is found is
+    half at least, and the trigger works on three quarters of the samples that the search did not see; an index of 1.5
+    is enough where both forms say so of the same class. What is found is
     the class and a trigger that works, not the attacker's own.
 
     Args:
