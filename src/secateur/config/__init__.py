@@ -49,6 +49,7 @@ from secateur.config.replay import ReplayRunSettings as ReplayRunSettings
 from secateur.config.replay import ReplaySettings as ReplaySettings
 from secateur.config.replay import RetrainedSettings as RetrainedSettings
 from secateur.config.robust import RobustSettings as RobustSettings
+from secateur.config.sparsify import CheckpointSettings as CheckpointSettings
 from secateur.config.sparsify import SparsePlaceSettings as SparsePlaceSettings
 from secateur.config.sparsify import SparsifySettings as SparsifySettings
 from secateur.config.sparsify import WeightSettings as WeightSettings

@@ -9,6 +9,7 @@ from typing import Literal
 from secateur.config.base import CommandSettings, Settings
 from secateur.config.common import DataSettings, ModelSettings, ResultSettings, data_problems
 from secateur.config.prune import PruneSettings, like
+from secateur.config.spelling import plain
 from secateur.errors import ConfigError, PatternError
 from secateur.sparsity.patterns import NM, Block, Pattern, Unstructured
 
@@ -48,6 +49,23 @@ class WeightSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(Settings):
+    """A checkpoint on disk in the place of a network: it need not fit in memory.
+
+    Args:
+        checkpoint: folder of a language model in the layout of transformers, with safetensors. It is pruned block by
+            block to the output directory; a run that was stopped goes on when the same command is given again.
+        tokens: calibration data of it: a .npy file of whole numbers, samples by tokens. Without it weights are scored
+            by themselves.
+        activations: where those between two blocks are kept meanwhile: "memory" or "disk".
+    """
+
+    checkpoint: Path | None = None
+    tokens: Path | None = None
+    activations: Literal["memory", "disk"] = "memory"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparsePlaceSettings(ResultSettings):
     """Where and with what; see `ResultSettings`.
 
@@ -60,7 +78,9 @@ class SparsePlaceSettings(ResultSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparsifySettings(SparsePlaceSettings, WeightSettings, DataSettings, ModelSettings, CommandSettings):
+class SparsifySettings(
+    SparsePlaceSettings, WeightSettings, DataSettings, CheckpointSettings, ModelSettings, CommandSettings
+):
     """All settings of ``secateur sparsify``; each is described at the class that it comes from.
 
     Raises:
@@ -72,11 +92,12 @@ class SparsifySettings(SparsePlaceSettings, WeightSettings, DataSettings, ModelS
     """
 
     COMMAND = "sparsify"
-    SECTIONS = (ModelSettings, DataSettings, WeightSettings, SparsePlaceSettings)
+    SECTIONS = (ModelSettings, CheckpointSettings, DataSettings, WeightSettings, SparsePlaceSettings)
 
     def problems(self) -> Iterable[str]:
         """What contradicts each other or lies out of range."""
         yield from data_problems(self)
+        yield from self._checkpoint_problems()
         try:
             fixed = parse_pattern(self.pattern).fixed
         except ConfigError as error:
@@ -96,6 +117,20 @@ class SparsifySettings(SparsePlaceSettings, WeightSettings, DataSettings, ModelS
             value = getattr(self, name)
             if value is not None and value < (name == "calibration"):
                 yield f"{name}={value} must be at least {int(name == 'calibration')}"
+
+    def _checkpoint_problems(self) -> Iterable[str]:
+        """What does not go with a checkpoint, or not without one."""
+        if self.checkpoint is None:
+            if self.tokens is not None:
+                yield f"tokens={self.tokens} are for a checkpoint: give checkpoint too"
+            return
+        defaults = self.defaults()
+        alone = ("model", "weights", "data", "batch_size", "train_epochs", "device")
+        if given := [name for name in alone if plain(getattr(self, name)) != defaults[name]]:
+            yield (
+                f"checkpoint={self.checkpoint} given together with {', '.join(given)}: it has weights of its own, "
+                "samples of tokens for data, which pass one by one, and is pruned on the CPU"
+            )
 
     def training(self) -> PruneSettings:
         """The settings of a run that gets its network and data in the same way."""

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from secateur.cli.ending import carried_out
+from secateur.cli.ending import DONE, carried_out, interrupted, output
 from secateur.cli.flags import (
     CHANGE_GROUP,
     DATA,
     MODEL,
+    MODEL_GROUP,
     RUN_GROUP,
     Data,
     File,
@@ -15,16 +16,19 @@ from secateur.cli.flags import (
     all_settings,
     every,
 )
-from secateur.config import SparsePlaceSettings, SparsifySettings, WeightSettings
+from secateur.cli.terminal import Terminal
+from secateur.config import CheckpointSettings, SparsePlaceSettings, SparsifySettings, WeightSettings
 
 Weights = Annotated[WeightSettings, every(CHANGE_GROUP)]
 Place = Annotated[SparsePlaceSettings, every(RUN_GROUP)]
-WEIGHTS, PLACE = WeightSettings(), SparsePlaceSettings()
+Checkpoint = Annotated[CheckpointSettings, every(MODEL_GROUP)]
+WEIGHTS, PLACE, CHECKPOINT = WeightSettings(), SparsePlaceSettings(), CheckpointSettings()
 
 
 def sparsify(
     *,
     model: Model = MODEL,
+    source: Checkpoint = CHECKPOINT,
     data: Data = DATA,
     which: Weights = WEIGHTS,
     place: Place = PLACE,
@@ -49,6 +53,9 @@ def sparsify(
     # all weights below half of their layer's mean
     secateur sparsify --model mynets:ResNet --weights trained.pt --data mydata:loaders \\
         --importance magnitude --threshold 0.5
+
+    # a language model on disk that is larger than memory, to another folder; the same command goes on after a kill
+    secateur sparsify --checkpoint llama --tokens calibration.npy --compensate sparsegpt --out llama-sparse
     ```
 
     Args:
@@ -56,7 +63,23 @@ def sparsify(
         overwrite: replace an earlier run in the output directory.
         debug: show the whole traceback of an error.
     """
+    settings = all_settings(SparsifySettings, config, model, source, data, which, place)
+    if settings.checkpoint is not None:
+        return streamed(settings, overwrite=overwrite)
     from secateur.runs.sparsify import sparsify_run
 
-    settings = all_settings(SparsifySettings, config, model, data, which, place)
     return carried_out(lambda watch: sparsify_run(settings, overwrite=overwrite, watch=watch), settings.out)
+
+
+def streamed(settings: SparsifySettings, *, overwrite: bool) -> int:
+    """Prune a checkpoint from disk to disk and show what came of it; the exit code."""
+    from secateur.runs.checkpoint import checkpoint_run
+
+    terminal = Terminal(output())
+    try:
+        result = checkpoint_run(settings, overwrite=overwrite, watch=terminal.watch)
+    except KeyboardInterrupt:
+        return interrupted(terminal, "Go on with the same command")
+    output().print(result)
+    output().print(f"Saved in {settings.out}", soft_wrap=True)
+    return DONE
