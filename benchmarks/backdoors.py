@@ -192,7 +192,7 @@ def table(file: Path) -> None:
     keys = dict.fromkeys((r["data"], r["attack"], r["method"], r.get("found")) for r in rows)
     for key in keys:
         same = [r for r in rows if (r["data"], r["attack"], r["method"], r.get("found")) == key]
-        name = key[2] + {None: "", True: " + found trigger" if key[2] != "auto" else "", False: ""}[key[3]]
+        name = key[2] + {None: "", True: " + trigger search" if key[2] != "auto" else "", False: ""}[key[3]]
         before = [spread([r["untuned"][k] for r in same]) if "untuned" in same[0] else "" for k in (0, 1)]
         weighs = [f"{statistics.mean(r[k] for r in same):,.0f}" for k in ("params", "macs", "bytes")]
         cells = [spread([r[k] for r in same]) for k in ("accuracy", "attack_success")]

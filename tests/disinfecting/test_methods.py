@@ -39,9 +39,10 @@ def test_a_class_is_suspected_only_by_index_ratio_and_success_together() -> None
     near = [8.0, 5.2, 8.5, 9.0, 7.5]  # an index above 2, but the next is only 1.44 times as large
     assert anomaly(torch.tensor(near))[0] > 2
     assert not judge({"patch": [_trigger(k, n) for k, n in enumerate(near)]}).found
+    assert [t.target for t in judge({"patch": [_trigger(k, n) for k, n in enumerate(near)]}).least] == [1]
     weak = judge({"patch": [_trigger(k, n, 0.7) for k, n in enumerate(norms)]})
     assert not weak.found
-    assert weak.suspected == []
+    assert weak.suspected == weak.least == []
     # logarithms to base 2: median 2, deviations 2, 0.8, 0, 0.6, 1, their median 0.8
     less = [2.0**power for power in (0, 1.2, 2, 2.6, 3)]
     assert anomaly(torch.tensor(less))[0] == pytest.approx(2 / (1.4826 * 0.8))

@@ -68,7 +68,7 @@ def disinfect(
     A trigger is searched for (`find_backdoor`); units are ranked by how suspicious they are to a method, and go, the
     most suspicious first, as long as the accuracy on held-out samples stays within ``max_drop``. What is left is proved
     as by `prune`, and tuned on the clean samples; three in ten of them carry the trigger that was found, with their own
-    labels.
+    labels. Where a method is named and no class stands out, that is the least trigger of each form.
     The model given is untouched.
 
     Args:
@@ -118,7 +118,7 @@ def disinfect(
     verdict = find if isinstance(find, Verdict) else None
     if find is True:
         verdict = find_backdoor(original, clean, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
-    triggers = verdict.suspected if verdict is not None else []
+    triggers = [] if verdict is None else verdict.suspected or (verdict.least if method != "auto" else [])
     inputs = used.x[:2] if args is None else args
     graph = trace(original, inputs)
     ranking, gone = None, list[tuple[str, int]]()

@@ -60,6 +60,12 @@ class Verdict:
         ]
         return [self.trigger, *(t for t in others if t.success >= SUCCESS)]
 
+    @property
+    def least(self) -> list[Trigger]:
+        """The least trigger of each form, whether a class stands out or not; those that work."""
+        found = [triggers[int(self.norms[form].argmin())] for form, triggers in self.triggers.items()]
+        return [trigger for trigger in found if trigger.success >= SUCCESS]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the tensors of triggers."""
         return {
