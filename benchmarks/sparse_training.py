@@ -5,14 +5,14 @@
 A small convolutional network on Fashion-MNIST: 10,000 training images, 2,000 others for the choice of the best state,
 the official 10,000 test images for the table alone. The dense network is trained first; every row goes on from it, with
 the same batches, number of steps, optimizer and learning rate. Three seeds: of weights, batches and random masks. With
-``--rows FILE`` seeds that are done are kept there, and not done again. A seed takes two to three minutes of one core.
+``--rows FILE`` rows that are done are kept there, and not done again. A seed takes two to three minutes of one core.
 """
 
 import argparse
 import copy
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ TRAIN, VALIDATION, BATCH = 10_000, 2_000, 128
 RATE = 1e-3
 IGNORE = ("0", "10")  # the first layer, which has one input channel, and the last one
 NM = sc.NM(2, 4)
+Way = tuple[str, str]
+"""A sparsity, and how it was come to."""
+Found = dict[Way, float]
 Make = Callable[[nn.Module, int, int], tuple[nn.Module, Sequence[Callback] | None]]
 """From the dense network, a seed and a number of steps to a network, and how it is trained on; None for not at all."""
 
@@ -81,9 +84,9 @@ def straight(decay: float) -> Make:
     return lambda dense, seed, steps: (copy.deepcopy(dense), [StraightThrough(NM, decay=decay, ignore=IGNORE)])
 
 
-def rows() -> dict[tuple[str, str], Make]:
+def rows() -> dict[Way, Make]:
     """Every row of the table: its sparsity and its way."""
-    found: dict[tuple[str, str], Make] = {
+    found: dict[Way, Make] = {
         ("none", "as trained"): lambda dense, seed, steps: (copy.deepcopy(dense), None),
         ("none", "trained on"): lambda dense, seed, steps: (copy.deepcopy(dense), ()),
     }
@@ -109,14 +112,15 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     return 100 * evaluate(model, batches)["accuracy"]
 
 
-def run(seed: int, dense_epochs: int, epochs: int) -> dict[tuple[str, str], float]:
-    """The test accuracy of every row."""
+def run(seed: int, dense_epochs: int, epochs: int, done: Collection[Way]) -> Iterator[tuple[Way, float]]:
+    """The test accuracy of every row that is not done."""
     torch.manual_seed(seed)
     train, validation, test = images(seed)
     dense = network()
     tune(dense, train, validation, epochs=dense_epochs, lr=RATE, optimizer="adamw", seed=seed, device="cpu")
-    found: dict[tuple[str, str], float] = {}
     for (share, way), make in rows().items():
+        if (share, way) in done:
+            continue
         model, callbacks = make(dense, seed, epochs * -(-TRAIN // BATCH))
         if callbacks is not None:
             tune(
@@ -124,29 +128,26 @@ def run(seed: int, dense_epochs: int, epochs: int) -> dict[tuple[str, str], floa
                 callbacks=callbacks,
             )  # fmt: skip
         check(model, share)
-        found[share, way] = accuracy(model, test)
-        print(f"seed {seed}: {share}, {way}: {found[share, way]:.2f} %", flush=True)
-    return found
+        yield (share, way), accuracy(model, test)
 
 
-def measured(seeds: int, dense_epochs: int, epochs: int, rows: Path | None) -> list[dict[tuple[str, str], float]]:
-    """Every seed's accuracies, those that a file holds from there."""
-    lines = rows.read_text(encoding="utf-8").splitlines() if rows is not None and rows.exists() else []
-    kept: dict[int, list[Any]] = {}
+def measured(seeds: int, settings: tuple[int, int], file: Path | None, *, only_kept: bool) -> dict[int, Found]:
+    """Every seed's accuracies; rows that a file holds are from there, others go into it."""
+    found: dict[int, Found] = {seed: {} for seed in range(seeds)}
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
     for row in map(json.loads, lines):
-        if (row["dense_epochs"], row["epochs"]) == (dense_epochs, epochs):
-            kept[row["seed"]] = row["accuracies"]
-    found: list[dict[tuple[str, str], float]] = []
-    for seed in range(seeds):
-        if seed in kept:
-            found.append({(share, way): value for share, way, value in kept[seed]})
+        if row["settings"] == list(settings) and row["seed"] in found:
+            found[row["seed"]][row["share"], row["way"]] = row["accuracy"]
+    for seed, own in found.items():
+        if only_kept or len(own) == len(rows()):
             continue
-        found.append(run(seed, dense_epochs, epochs))
-        if rows is not None:
-            line: dict[str, Any] = {"seed": seed, "dense_epochs": dense_epochs, "epochs": epochs}
-            line["accuracies"] = [[*key, value] for key, value in found[-1].items()]
-            with rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        for (share, way), value in run(seed, *settings, done=tuple(own)):
+            own[share, way] = value
+            print(f"seed {seed}: {share}, {way}: {value:.2f} %", flush=True)
+            if file is not None:
+                row = {"seed": seed, "settings": settings, "share": share, "way": way, "accuracy": value}
+                with file.open("a", encoding="utf-8") as kept:
+                    kept.write(json.dumps(row) + "\n")
     return found
 
 
@@ -162,11 +163,12 @@ def check(model: nn.Module, share: str) -> None:
     assert not broken_patterns(model)
 
 
-def table(found: Sequence[dict[tuple[str, str], float]]) -> str:
+def table(found: Mapping[int, Found]) -> str:
     """Mean and standard deviation over seeds."""
-    text = "| sparsity | way | test accuracy, % |\n| --- | --- | --- |\n"
-    for share, way in found[0]:
-        text += f"| {share} | {way} | {spread([each[share, way] for each in found])} |\n"
+    text = "| sparsity | way | test accuracy, % | seeds |\n| --- | --- | --- | --- |\n"
+    for share, way in rows():
+        values = [own[share, way] for own in found.values() if (share, way) in own]
+        text += f"| {share} | {way} | {spread(values) if values else '-'} | {len(values)} |\n"
     return text
 
 
@@ -175,15 +177,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rows", type=Path, help="what was measured, seed by seed, to be gone on from")
+    parser.add_argument("--rows", type=Path, help="what was measured, row by row, to be gone on from")
+    parser.add_argument("--only-kept", action="store_true", help="measure nothing, make the table of --rows")
     parser.add_argument("--into", type=Path, help="a page whose results, between two marks, are replaced")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = measured(options.seeds, options.dense_epochs, options.epochs, options.rows)
+    settings = options.dense_epochs, options.epochs
+    found = measured(options.seeds, settings, options.rows, only_kept=options.only_kept)
     asked = {"seeds": options.seeds, "dense-epochs": options.dense_epochs, "epochs": options.epochs}
     command = " ".join(["python benchmarks/sparse_training.py", *(f"--{name} {n}" for name, n in asked.items())])
-    seeds = f"Seeds: {options.seeds}; mean ± standard deviation where there are several."
-    text = f"`{command}`\n\n{setting()}. {seeds}\n\n{table(found)}"
+    text = f"`{command}`\n\n{setting()}. Mean ± standard deviation over seeds.\n\n{table(found)}"
     if options.into is None:
         print(text)
         return
