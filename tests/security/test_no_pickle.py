@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,9 +89,9 @@ def test_the_search_passes_what_is_safe() -> None:
 
 def heard(folder: Path, *what: str) -> dict[str, list[str]]:
     """What an audit hook in a process of its own heard of each load."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, folder, FORMATS, *what], capture_output=True, text=True, check=False, timeout=250
-    )
+    ours = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}  # where the script finds `support`
+    asked = [sys.executable, SCRIPT, folder, FORMATS, *what]
+    done = subprocess.run(asked, env=ours, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 

@@ -245,6 +245,7 @@ def test_a_teacher_sees_what_the_labels_are_compared_at(method):
     assert float((seen[0] - x).abs().max()) <= 0.1 + 1e-6
 
 
+@pytest.mark.usefixtures("accelerate_anew")
 def test_half_precision():
     model = net()
     options: dict[str, Any] = {"epochs": 3, "lr": 0.05, "device": "cpu", "precision": "bf16"}

@@ -499,6 +499,7 @@ def test_channels_last_stays() -> None:
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.usefixtures("accelerate_anew")
 def test_mixed_precision_leaves_forward_alone_and_may_change_from_run_to_run() -> None:
     model = net()
     train(model, batches(), precision="bf16")
