@@ -165,7 +165,9 @@ def test_a_network_beside_itself_is_within_noise() -> None:
     assert not comparison.paying
     verdicts = {comparison.clean.verdict, comparison.strongest["linf"].verdict, comparison.endurance["linf"].verdict}
     assert verdicts == {"within noise"}
-    assert "made no difference that can be told from noise" in found.sentences[0]
+    assert not comparison.broken("linf")
+    assert found.sentences[0].count("made no difference that can be told from noise") == 2
+    assert "Over radii from" in found.sentences[0]
 
 
 def test_where_both_are_broken_smaller_radii_tell() -> None:
@@ -177,9 +179,8 @@ def test_where_both_are_broken_smaller_radii_tell() -> None:
     found = sc.robustness(narrow, [(inputs, labels)], eps=0.5, dense=model, corruptions=False, **LIGHT)
     comparison = found.comparison
     assert comparison is not None
-    difference, overall = comparison.attacked("linf")
-    assert overall
-    assert difference.verdict == "worse"
+    assert comparison.broken("linf")
+    assert comparison.endurance["linf"].verdict == "worse"
     assert "both networks are broken: 0.0 % and 0.0 % of 50 samples" in found.sentences[0]
     assert found.sentences[0].endswith("Pruning hurt.")
 

@@ -106,12 +106,9 @@ class Comparison:
         """The groups that pay more for the change than the average, beyond chance."""
         return tuple(group for group in self.groups if group.pays)
 
-    def attacked(self, norm: str) -> tuple[Difference, bool]:
-        """The difference under attack that says most: at the whole radius, or over all radii where attacks break both
-        networks at the whole one; and whether it is the one over all radii.
-        """
-        at = self.strongest[norm]
-        return (self.endurance[norm], True) if max(at.before, at.after) < BROKEN else (at, False)
+    def broken(self, norm: str) -> bool:
+        """Whether attacks at the whole radius leave so little of both networks that nothing can be compared there."""
+        return max(self.strongest[norm].before, self.strongest[norm].after) < BROKEN
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

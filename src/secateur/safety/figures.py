@@ -23,6 +23,7 @@ class Attacked:
         accuracy: under each attack by itself, in [0, 1].
         strongest: share of samples that withstand all of them, those within smaller balls included.
         radii: accuracy under PGD within smaller balls, by radius in pixel units.
+        endurance: mean accuracy over those radii and the whole one.
         signs: of masked gradients, in sentences; empty where nothing speaks for them.
     """
 
@@ -30,6 +31,7 @@ class Attacked:
     accuracy: Mapping[str, float]
     strongest: float
     radii: Mapping[float, float]
+    endurance: float
     signs: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,6 +40,7 @@ class Attacked:
             "eps": self.threat.eps,
             "accuracy": dict(self.accuracy),
             "strongest": self.strongest,
+            "endurance": self.endurance,
             "radii": [{"eps": eps, "accuracy": value} for eps, value in self.radii.items()],
             "signs_of_masking": list(self.signs),
         }
@@ -99,6 +102,7 @@ def _attacked(exam: Exam, threat: Threat, record: Record) -> Attacked:
         accuracy={name: _mean(record[f"{threat.norm}.{name}"]) for name in exam.attacks},
         strongest=_mean(withstood(exam, threat.norm, record)),
         radii={threat.eps * share: _mean(record[f"{threat.norm}.radius.{k}"]) for k, share in enumerate(RADII)},
+        endurance=_mean(endurance(exam, threat.norm, record)),
         signs=signs(record, threat.norm),
     )
 

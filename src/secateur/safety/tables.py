@@ -53,6 +53,8 @@ def rows(networks: list[Figures], comparison: Comparison | None) -> Iterator[Row
             yield f"{TITLES[name]}, {ball(attacked.threat)}", [side.accuracy[name] for side in sides], None
         strongest = comparison and comparison.strongest[norm]
         yield f"strongest, {ball(attacked.threat)}", [side.strongest for side in sides], strongest
+        endurance = comparison and comparison.endurance[norm]
+        yield "  mean over all radii", [side.endurance for side in sides], endurance
         for eps in reversed(attacked.radii):
             label = f"  within {radius(eps, attacked.threat)} (PGD)"
             yield label, [side.radii[eps] for side in sides], None

@@ -110,20 +110,20 @@ def _deed(name: str) -> str:
 
 
 def _under_attack(deed: str, attacked: Attacked, comparison: Comparison, norm: str, samples: int) -> str:
-    difference, overall = comparison.attacked(norm)
-    if not overall:
-        return (
-            f"Under attack ({ball(attacked.threat)}, the worst of all attacks on each of {samples} samples): "
-            f"{_moved(deed, difference, 'accuracy')}"
+    """What attacks do at the whole radius, and over all radii, which tell more where few samples are left at that."""
+    at, threat = comparison.strongest[norm], attacked.threat
+    if comparison.broken(norm):
+        first = (
+            f"Under attack ({ball(threat)}) both networks are broken: {percent(at.before)} and {percent(at.after)} of "
+            f"{samples} samples withstand it, so this radius tells nothing about {deed.lower()}."
         )
-    at, least = comparison.strongest[norm], min(attacked.radii)
-    return (
-        f"Under attack ({ball(attacked.threat)}) both networks are broken: {percent(at.before)} and "
-        f"{percent(at.after)} of {samples} samples withstand it, so this radius tells nothing about "
-        f"{deed.lower()}. Over radii from "
-        f"{radius(least, attacked.threat)} to {radius(attacked.threat.eps, attacked.threat)}: "
-        f"{_moved(deed, difference, 'mean accuracy')}"
-    )
+    else:
+        first = (
+            f"Under attack ({ball(threat)}, the worst of all attacks on each of {samples} samples): "
+            f"{_moved(deed, at, 'accuracy')}"
+        )
+    span = f"from {radius(min(attacked.radii), threat)} to {radius(threat.eps, threat)}"
+    return f"{first} Over radii {span}: {_moved(deed, comparison.endurance[norm], 'mean accuracy')}"
 
 
 def _moved(deed: str, difference: Difference, what: str) -> str:
