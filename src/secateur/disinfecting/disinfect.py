@@ -101,6 +101,7 @@ def disinfect(
         TraceError, NothingToPrune, ProofFailed, TrainingError: as `prune` and `tune`.
 
     Example:
+        >>> import torch
         >>> import secateur as sc
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))

@@ -32,6 +32,8 @@ class GradualSparsity(MaskedTraining):
     In `secateur.tune` it is a callback: ``sc.tune(model, train, callbacks=[GradualSparsity(0.8, end=1000)])``. States
     from before the end are no candidates for the best one. In a loop of your own:
 
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     >>> with GradualSparsity(0.75, end=4, every=1).on(net) as gradual:
