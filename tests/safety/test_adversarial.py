@@ -66,7 +66,7 @@ def test_batches_without_such_inputs_are_refused() -> None:
 
 
 def test_pixels_outside_the_bounds_are_refused() -> None:
-    with pytest.raises(DataError, match=r"from -2.25 to .* bounds=\(0.0, 1.0\): say how"):
+    with pytest.raises(DataError, match=r"between -2.25 and .* bounds=\(0.0, 1.0\): if they were scaled"):
         attack(net(), data()[0], lambda model, batch: model(batch[0]).sum(), Adversarial())
 
 
@@ -126,7 +126,7 @@ def test_trades_moves_answers_away_from_those_at_the_inputs() -> None:
 
 
 def test_a_batch_that_fails_is_named() -> None:
-    with pytest.raises(DataError, match="batch 1 of the data: the pixels"):
+    with pytest.raises(DataError, match="batch 1 of the data: inputs lie between"):
         attacked(net(), [data()[0], (data()[0][0] * 100, data()[0][1])], WIDE)
 
 

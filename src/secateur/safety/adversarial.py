@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.modules import kept_modes
-from secateur.safety.inputs import check_bounds, opened
+from secateur.safety.inputs import AUGMENTED, check_bounds, opened
 from secateur.safety.threat import Norm, Scale, Threat
 
 Method = Literal["pgd", "trades"]
@@ -131,7 +131,7 @@ def attack(
     with kept_modes(model), torch.inference_mode(False), torch.enable_grad():
         model.eval()
         pixels = threat.pixels(inputs).detach()
-        check_bounds(threat, pixels)
+        check_bounds(threat, pixels, AUGMENTED)
         points = _close(threat, pixels, generator) if close else threat.start(pixels, generator)
         for _ in range(settings.steps if steps is None else steps):
             points = points.detach().requires_grad_()

@@ -13,7 +13,8 @@ from torch.utils._pytree import MappingKey, SequenceKey, TreeSpec, tree_flatten_
 from secateur.errors import DataError
 from secateur.safety.threat import Threat
 
-SLACK = 0.05  # of the bounds' width, by which pixels may lie outside: augmentation and rounding
+ROUNDING = 1e-3  # share of the bounds' width by which pixels may lie outside
+AUGMENTED = 0.05  # the same where data augmentation made them
 
 
 def opened(batch: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -60,18 +61,26 @@ def _plain(batch: Any) -> Any:
     return dict(cast("Mapping[str, Any]", batch)) if isinstance(batch, Mapping) else batch
 
 
-def check_bounds(threat: Threat, pixels: Tensor) -> None:
+def check_bounds(threat: Threat, pixels: Tensor, slack: float = ROUNDING) -> None:
     """Refuse pixels that lie outside the bounds: an attack would clip them, and spoil inputs that nobody attacked.
+
+    Args:
+        threat: its bounds, and how inputs were scaled.
+        pixels: once scaling is undone, of any shape.
+        slack: share of the bounds' width by which they may lie outside.
 
     Raises:
         DataError: saying what normalise= or bounds= should be.
     """
-    low, high = threat.bounds
+    (low, high), room = threat.bounds, slack * (threat.bounds[1] - threat.bounds[0])
     least, most = (float(value) for value in pixels.aminmax())
-    slack = SLACK * (high - low)
-    if least < low - slack or most > high + slack:
-        raise DataError(
-            f"the pixels go from {least:.3g} to {most:.3g}, outside bounds={threat.bounds}: say how the inputs were "
-            f"scaled by normalise=(mean, std), input = (pixel - mean) / std, or give the bounds of your pixels, such "
-            f"as bounds=(0, 255) with eps in the same unit"
-        )
+    if low - room <= least and most <= high + room:
+        return
+    if threat.normalise is None:
+        cure = f"if they were scaled, give normalise=(mean, std), else bounds=({least:.4g}, {most:.4g}) or wider"
+        raise DataError(f"inputs lie between {least:.3g} and {most:.3g}, out of bounds={threat.bounds}: {cure}")
+    raise DataError(
+        f"inputs, once normalise={threat.normalise} is undone as input * std + mean, lie between {least:.3g} and "
+        f"{most:.3g}, out of bounds={threat.bounds}: give the mean and deviation that they were really scaled with, in "
+        "the unit of the bounds"
+    )

@@ -16,8 +16,9 @@ from secateur.safety.corruption import CORRUPTIONS, unfit
 from secateur.safety.examining import Exam, Record, examine
 from secateur.safety.figures import figures
 from secateur.safety.hunt import Scores
+from secateur.safety.inputs import check_bounds
 from secateur.safety.result import Robustness
-from secateur.safety.samples import Forward, Samples, as_scores, check_bounds, check_classes, gather, groups_of
+from secateur.safety.samples import Forward, Samples, as_scores, check_classes, gather, groups_of
 from secateur.safety.threat import Norm, Scale, Threat
 
 SAMPLES = 1000
@@ -164,7 +165,7 @@ def examine_all(
     device = next((t.device for t in named_tensors(next(iter(networks.values()))).values()), torch.device("cpu"))
     asked = checked_attacks(attacks)
     given = gather(data, samples, device)
-    check_bounds(given.inputs, threats[0])
+    check_bounds(threats[0], threats[0].pixels(given.inputs))
     with _at_rest(networks.values(), seed):
         scores = {name: as_scores(model, given.name, forward) for name, model in networks.items()}
         count = min(check_classes(scores[name], given, model) for name, model in networks.items())

@@ -15,10 +15,8 @@ from secateur.errors import DataError
 from secateur.inputs import split_batch
 from secateur.objectives import logits_of
 from secateur.safety.hunt import Scores
-from secateur.safety.threat import Threat
 
 Forward = Callable[[nn.Module, Tensor], Any]
-ROUNDING = 1e-3  # share of the range by which a pixel may lie out of bounds
 _FORM = "An attack changes one tensor of floating-point numbers"
 
 
@@ -103,27 +101,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return "nothing" if value is None else f"a {type(value).__name__}"
-
-
-def check_bounds(inputs: Tensor, threat: Threat) -> None:
-    """See whether inputs are pixels once their scaling is undone.
-
-    Raises:
-        DataError: they lie out of bounds.
-    """
-    pixels = threat.pixels(inputs)
-    (low, high), slack = threat.bounds, ROUNDING * (threat.bounds[1] - threat.bounds[0])
-    least, most = float(pixels.min()), float(pixels.max())
-    if low - slack <= least and most <= high + slack:
-        return
-    if threat.normalise is None:
-        cure = f"if they were scaled, give normalise=(mean, std), else bounds=({least:.4g}, {most:.4g}) or wider"
-        raise DataError(f"inputs lie between {least:.3g} and {most:.3g}, out of bounds={threat.bounds}: {cure}")
-    raise DataError(
-        f"inputs, once normalise={threat.normalise} is undone as input * std + mean, lie between {least:.3g} and "
-        f"{most:.3g}, out of bounds={threat.bounds}: give the mean and deviation that they were really scaled with, in "
-        "the unit of the bounds"
-    )
 
 
 def as_scores(model: nn.Module, name: str | None, forward: Forward | None) -> Scores:
