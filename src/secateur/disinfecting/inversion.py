@@ -3,15 +3,16 @@
 Wang et al. 2019, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P: mask and
 pattern by gradient descent on cross-entropy plus lambda times the L1 norm of the mask, lambda rising while the attack
 succeeds and falling while it does not.
-Differs: all classes share a batch, so that a step costs one pass; few samples and steps; and besides the paper's
-patches there is a blend, with one opacity for the whole input, because triggers laid thinly over all of an image (Chen
-et al. 2017, "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", arXiv:1712.05526) have no small
-mask.
+Differs: all classes share a batch, so that a step costs one pass; few samples and steps. Opacities are the leaves
+themselves, clamped to [0, 1], where the paper has a tanh of its leaves: places fall to exactly 0, so that a patch of
+few places is found where many faint ones used to be. What was kept from a lucky draw of samples is strengthened until
+it works on nearly all of them. And besides the paper's patches there is a blend, with one opacity for the whole input,
+because triggers laid thinly over all of an image (Chen et al. 2017, "Targeted Backdoor Attacks on Deep Learning Systems
+Using Data Poisoning", arXiv:1712.05526) have no small mask.
 
 Shape letters: N samples a class, K classes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,9 +23,12 @@ from secateur.disinfecting.clean import Clean, attack_success, scores_of
 from secateur.disinfecting.triggers import Trigger
 from secateur.progress import progress_bar
 
-START = {"patch": -3.0, "blend": -1.0}  # of the mask, before the sigmoid: opacity 0.05 and 0.27
+START = {"patch": 0.05, "blend": 0.27}  # opacity of the mask
+PACE = {"patch": 0.5, "blend": 0.1}  # learning rate of the mask, by that of the pattern
 BETAS = (0.5, 0.9)  # of Adam, as in the paper
 RISE = 1.15  # of lambda, a step
+SETTLED = 0.9  # share of all samples of the search that a trigger is strengthened for
+STRONGER, STRONGEST = 1.1, 2.0  # by which factor at a time, and at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class Inversion:
         steps: of gradient descent, from 1.
         samples: N, drawn anew for every step, from 1.
         goal: share of these that a trigger has to lead to its class before it counts, in (0, 1].
-        lr: of Adam, above 0.
+        lr: of Adam, above 0; of the pattern before the sigmoid. That of the mask is smaller.
         weight: lambda at first: cross-entropy that a hundredth of the largest mask costs, above 0.
     """
 
@@ -80,7 +84,8 @@ def invert(
     """
     generator = torch.Generator().manual_seed(seed)
     search = _Search(clean.x, classes, form, bounds, generator)
-    optimizer = torch.optim.Adam(search.free, lr=how.lr, betas=BETAS)
+    rates = [{"params": [search.mask], "lr": how.lr * PACE[form]}, {"params": [search.raw], "lr": how.lr}]
+    optimizer = torch.optim.Adam(rates, betas=BETAS)
     weight, target = search.full(how.weight), torch.arange(classes, device=clean.x.device)
     with progress_bar(f"Inverting triggers ({form})", how.steps) as advance:
         for _ in range(how.steps):
@@ -91,13 +96,24 @@ def invert(
             reached = (scores.argmax(2) == target[:, None]).float().mean(1) >= how.goal
             search.note(reached)
             total = losses.reshape(classes, -1).mean(1) + weight * 100 * search.norms() / search.largest
-            gradients = torch.autograd.grad(total.sum(), search.free)
-            for leaf, gradient in zip(search.free, gradients, strict=True):
-                leaf.grad = gradient
+            search.mask.grad, search.raw.grad = torch.autograd.grad(total.sum(), (search.mask, search.raw))
             optimizer.step()
+            search.mask.data.clamp_(0, 1)
             weight = torch.where(reached, weight * RISE, weight / RISE)
             advance()
-    return [search.trigger(k, lambda t, k=k: attack_success(model, held, t, k)) for k in range(classes)]
+    found = [search.trigger(k) for k in range(classes)]
+    settled = [_settled(model, trigger, clean) for trigger in found]
+    return [replace(t, success=attack_success(model, held, t, t.target)) for t in settled]
+
+
+def _settled(model: nn.Module, trigger: Trigger, clean: Clean) -> Trigger:
+    """The trigger, made stronger as far as it has to be to work on nearly all samples of the search."""
+    strength, stronger = 1.0, trigger
+    while attack_success(model, clean, stronger, trigger.target) < SETTLED and strength < STRONGEST:
+        strength *= STRONGER
+        mask = (trigger.mask * strength).clamp_max(1)
+        stronger = replace(trigger, mask=mask, norm=trigger.norm * float(mask.sum() / trigger.mask.sum()))
+    return stronger
 
 
 class _Search:
@@ -111,39 +127,39 @@ class _Search:
         shape = opacities if form == "patch" else (1,) * len(opacities)
         self.form, (self.low, self.high) = form, bounds
         self.largest = float(torch.Size(shape).numel())
-        noise = [0.1 * torch.randn(classes, *size, generator=generator) for size in (shape, sample)]
-        self.free = [noise[0].add(START[form]).to(x).requires_grad_(), noise[1].to(x).requires_grad_()]
+        noise = [torch.randn(classes, *size, generator=generator) for size in (shape, sample)]
+        self.mask = (START[form] * (1 + 0.1 * noise[0])).clamp(0, 1).to(x).requires_grad_()
+        self.raw = (0.1 * noise[1]).to(x).requires_grad_()
         self.best = self.full(float("inf"))
-        self.kept = [leaf.detach().clone() for leaf in self.free]
+        self.kept = [leaf.detach().clone() for leaf in (self.mask, self.raw)]
 
     def full(self, value: float) -> Tensor:
         """The same number for every class, (K,)."""
-        return torch.full((len(self.free[0]),), value, device=self.free[0].device)
+        return torch.full((len(self.mask),), value, device=self.mask.device)
 
     def norms(self) -> Tensor:
         """How large the masks are, (K,)."""
-        return self.free[0].sigmoid().flatten(1).sum(1)
+        return self.mask.flatten(1).sum(1)
 
     def pattern(self, raw: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * raw.sigmoid()
 
     def stamped(self, x: Tensor) -> Tensor:
         """The samples with the trigger of every class, (K, N, ...)."""
-        mask = self.free[0].sigmoid()[:, None]
-        return (1 - mask) * x[None] + mask * self.pattern(self.free[1])[:, None]
+        mask = self.mask[:, None]
+        return (1 - mask) * x[None] + mask * self.pattern(self.raw)[:, None]
 
     def note(self, reached: Tensor) -> None:
         """Keep the least triggers that did what they should."""
         norms = self.norms().detach()
         better = reached & (norms < self.best)
         self.best = torch.where(better, norms, self.best)
-        for kept, leaf in zip(self.kept, self.free, strict=True):
+        for kept, leaf in zip(self.kept, (self.mask, self.raw), strict=True):
             kept[better] = leaf.detach()[better]
 
-    def trigger(self, k: int, success: Callable[[Trigger], float]) -> Trigger:
+    def trigger(self, k: int) -> Trigger:
         """What was kept for one class."""
         pattern = self.pattern(self.kept[1][k])
-        mask = self.kept[0][k].sigmoid().expand(pattern.shape).contiguous()
+        mask = self.kept[0][k].expand(pattern.shape).contiguous()
         norm = min(float(self.best[k]), self.largest)
-        found = Trigger(target=k, form=self.form, norm=norm, success=0.0, mask=mask, pattern=pattern)
-        return replace(found, success=success(found))
+        return Trigger(target=k, form=self.form, norm=norm, success=0.0, mask=mask, pattern=pattern)

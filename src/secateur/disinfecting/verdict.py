@@ -19,8 +19,8 @@ from secateur.rebuilding import as_module
 from secateur.tracing.shadow import separate
 
 INDEX = 2.0  # anomaly index from which a class is suspected, as in the paper
-AGREED = 1.5  # anomaly index from which a class is suspected that is the least in all forms
 RATIO = 1.5  # the next class needs a trigger that is larger by at least this factor
+AGREED_INDEX, AGREED_RATIO = 1.5, 1.3  # the same for a class that is the least in all forms
 SUCCESS = 0.75  # share of held-out samples that a suspected trigger has to work on
 SPREAD = 0.1  # least deviation of logarithms that counts: 10 %, the noise of a short search
 MAD = 1.4826  # a normal distribution's standard deviation, by its median absolute deviation
@@ -56,7 +56,9 @@ class Verdict:
         others = [
             found[self.target]
             for form, found in self.triggers.items()
-            if form != self.trigger.form and int(self.norms[form].argmin()) == self.target and self.ratio[form] >= RATIO
+            if form != self.trigger.form
+            and int(self.norms[form].argmin()) == self.target
+            and self.ratio[form] >= AGREED_RATIO
         ]
         return [self.trigger, *(t for t in others if t.success >= SUCCESS)]
 
@@ -113,9 +115,16 @@ def judge(triggers: Mapping[str, Sequence[Trigger]]) -> Verdict:
     norms = {form: torch.tensor([t.norm for t in found]) for form, found in triggers.items()}
     figures = {form: anomaly(values) for form, values in norms.items()}
     least = {form: found[int(norms[form].argmin())] for form, found in triggers.items()}
-    apart = [f for f, (_, ratio) in figures.items() if ratio >= RATIO and least[f].success >= SUCCESS]
-    agreed = len(figures) > 1 and len(apart) == len(figures) and len({least[f].target for f in apart}) == 1
-    suspected = [form for form in apart if figures[form][0] >= (AGREED if agreed else INDEX)]
+    agreed = len(figures) > 1 and len({trigger.target for trigger in least.values()}) == 1
+    agreed = agreed and all(
+        least[form].success >= SUCCESS and ratio >= AGREED_RATIO for form, (_, ratio) in figures.items()
+    )
+    lowest, nearest = (AGREED_INDEX, AGREED_RATIO) if agreed else (INDEX, RATIO)
+    suspected = [
+        form
+        for form, (index, ratio) in figures.items()
+        if index >= lowest and ratio >= nearest and least[form].success >= SUCCESS
+    ]
     worst = max(suspected, key=lambda form: figures[form][0], default=None)
     return Verdict(
         found=worst is not None,
@@ -141,9 +150,9 @@ def find_backdoor(
     """Look for a backdoor without knowing its trigger, by inverting one for every class.
 
     A class is suspected where its trigger's anomaly index is at least 2, the next class needs one that is larger by
-    half at least, and the trigger works on three quarters of the samples that the search did not see; an index of 1.5
-    is enough where both forms say so of the same class. What is found is
-    the class and a trigger that works, not the attacker's own.
+    half at least, and the trigger works on three quarters of the samples that the search did not see; where both forms
+    name the same class, an index of 1.5 and a factor of 1.3 are enough. What is found is the class and a trigger that
+    works, not the attacker's own.
 
     Args:
         model: a classifier of one tensor of inputs; it stays as it is.
