@@ -21,7 +21,7 @@ class BackdoorSettings(Settings):
             clean inputs; "random" and "none" are controls.
         samples: how many samples of the training split the defence uses; they must be clean.
         heldout: fraction of these that nothing is learnt from, by which is chosen, in (0, 1).
-        max_drop: accuracy that removal may cost on them before tuning, in percentage points.
+        max_drop: accuracy that removal may cost on all clean samples before tuning, in percentage points.
         search_steps: of gradient descent on triggers; less is faster, and finds larger ones.
         tune_epochs: epochs of tuning on the samples after removal, 0 for none.
         tune_lr: highest learning rate of that.

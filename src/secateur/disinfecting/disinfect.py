@@ -66,9 +66,9 @@ def disinfect(
     """Remove what a backdoor lives in, with a few clean samples: a smaller network, proved, then tuned.
 
     A trigger is searched for (`find_backdoor`); units are ranked by how suspicious they are to a method, and go, the
-    most suspicious first, as long as the accuracy on held-out samples stays within ``max_drop``. What is left is proved
-    as by `prune`, and tuned on the clean samples; three in ten of them carry the trigger that was found, with their own
-    labels. Where a method is named and no class stands out, that is the least trigger of each form.
+    most suspicious first, as long as the accuracy on all clean samples stays within ``max_drop``. What is left is
+    proved as by `prune`, and tuned on the clean samples; three in ten of them carry the trigger that was found, with
+    their own labels. Where a method is named and no class stands out, that is the least trigger of each form.
     The model given is untouched.
 
     Args:
@@ -78,8 +78,8 @@ def disinfect(
         method: "clp" (channel Lipschitzness), "anp" (adversarial neuron perturbation), "fine-pruning" (dormant units),
             "random" and "none" (controls); "auto" searches for a trigger, removes nothing where there is none, and else
             takes the method whose removal leaves the trigger the least success on held-out samples.
-        heldout: share of the samples that nothing is learnt from, by which is chosen, in (0, 1).
-        max_drop: accuracy that removal may cost on these before tuning, in percentage points, from 0.
+        heldout: share of the samples that nothing is learnt from, by which methods and epochs are chosen, in (0, 1).
+        max_drop: accuracy that removal may cost on all clean samples before tuning, in percentage points, from 0.
         find: whether to search for a trigger with a method that was named, for the report and for the tuning; or what
             `find_backdoor` gave, which is not searched for again then.
         trigger: the real one, where it is known: a function of inputs; for the report alone, nothing is chosen by it.
@@ -125,10 +125,10 @@ def disinfect(
     ranking, gone = None, list[tuple[str, int]]()
     if method != "auto" or triggers:
         how: dict[str, Any] = {"cutoffs": cutoffs or Cutoffs(), "perturbation": perturbation or Perturbation()}
-        least = accuracy(original, held) - max_drop / 100
+        least = accuracy(original, clean) - max_drop / 100
         names: tuple[Method, ...] = METHODS if method == "auto" else (method,)
         rankings = [rank(name, original, graph, used, seed=seed, **how) for name in names]
-        choices = [(r, _going(original, graph, r, held, least, planning)) for r in rankings]
+        choices = [(r, _going(original, graph, r, clean, least, planning)) for r in rankings]
         choices = [choice for choice in choices if choice[1]] or choices  # who suspects nothing has no say
         ranking, gone = min(choices, key=lambda c: _left(original, graph, c[1], held, triggers, planning))
     result = _removed(model, inputs, graph, ranking, gone, seed, planning)
@@ -161,11 +161,11 @@ def _check(
 
 
 def _going(
-    model: nn.Module, graph: Graph, ranking: Ranking, held: Clean, least: float, planning: Mapping[str, Any]
+    model: nn.Module, graph: Graph, ranking: Ranking, clean: Clean, least: float, planning: Mapping[str, Any]
 ) -> list[tuple[str, int]]:
     """The units that go by one method."""
     order = suspects(graph, ranking.scores, ranking.cutoff, **planning)
-    return most(model, graph, order, accuracy_on(held), least, **planning)
+    return most(model, graph, order, accuracy_on(clean), least, **planning)
 
 
 def _left(
