@@ -23,8 +23,8 @@ from secateur.fit import check_device, check_fit
 from secateur.runs import several
 from secateur.runs.origins import Origin, origin
 from secateur.runs.prune import Outcome, finish, named_data, pruned_once, stopped
-from secateur.runs.prune import train as run_training
 from secateur.runs.steps import Watch, silent
+from secateur.runs.training import train as run_training
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.strict import read_json
 from secateur.tuning import History

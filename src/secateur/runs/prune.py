@@ -6,20 +6,20 @@ lets it be taken up again lies beside that place until then.
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from secateur import artifacts, digests
 from secateur.adapting.passes import same_pass
-from secateur.config import PruneSettings, TrainedSettings, TrainingSettings, TuneSettings, attack_of
+from secateur.config import PruneSettings, TrainedSettings, TrainingSettings, attack_of
 from secateur.data import Data, load_data
-from secateur.errors import ConfigError, DataError, Diverged, SecateurError
+from secateur.errors import DataError, SecateurError
 from secateur.files import RunDirectory, write_json, write_text
 from secateur.fit import Moved, check_device, check_fit, example
 from secateur.importance import criterion, score
@@ -27,7 +27,7 @@ from secateur.importance.protocols import needs
 from secateur.importance.scoring import AUTO
 from secateur.measuring import measure_all
 from secateur.models import build_model, build_record
-from secateur.planning import Plan, plan
+from secateur.planning import plan
 from secateur.provenance import complete_step, note_step, recall
 from secateur.pruning import Result, prune
 from secateur.rebuilding import Rebuilds
@@ -36,13 +36,12 @@ from secateur.runs import gradual, protecting, several
 from secateur.runs.origins import Origin
 from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Step, Watch, silent
+from secateur.runs.training import cut_short, train
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.safety.batches import alternating, attacked
 from secateur.timing.settling import Clock
 from secateur.tracing import trace
-from secateur.tuning import Callback, Distillation, Epoch, History, Rewind, Search, evaluate
-from secateur.tuning import tune as fine_tune
-from secateur.tuning.choosing import Rate
+from secateur.tuning import History, Rewind, evaluate
 
 CALIBRATION_BATCHES = 32  # of training data, that criteria look at
 KERAS_FILE = "model.keras"  # in the directory of a run on a Keras model: the result, plain Keras
@@ -563,109 +562,6 @@ def load_code(out: Path, build: Mapping[str, Any] | None, *, rewritten: bool) ->
     )
 
 
-def train(
-    model: nn.Module,
-    data: Data,
-    settings: TrainingSettings,
-    watch: Watch,
-    title: str,
-    *,
-    epochs: int,
-    lr: float | Literal["auto", "search"] | None,
-    teacher: nn.Module | None = None,
-    checkpoints: Path | None = None,
-    callbacks: Sequence[Callback] = (),
-    keep: bool = False,
-    **other: Any,
-) -> History:
-    """Train a network in place, as the settings say; it is left in eval mode.
-
-    Args:
-        keep: end with the best state where the loss explodes, and say so in the history's ``failed``.
-        other: of `secateur.tuning.tune`, in place of what the settings say.
-    """
-    with watch(title) as step:
-
-        def show(row: Epoch) -> None:
-            seen = row.validation_accuracy if row.validation_accuracy is not None else row.train_accuracy
-            what = "validation accuracy" if row.validation_accuracy is not None else "training accuracy"
-            step.note(
-                f"epoch {row.epoch} of {epochs}, loss {row.train_loss:.3g}"
-                + (f", {what} {100 * seen:.1f} %" if seen is not None else "")
-                + (f", under attack {100 * row.robust_accuracy:.1f} %" if row.robust_accuracy is not None else "")
-            )
-
-        try:
-            history = fine_tune(
-                model,
-                data.train,
-                data.validation,
-                epochs=epochs,
-                lr=_rate(lr, settings, checkpoints),
-                optimizer=settings.optimizer,
-                weight_decay=settings.weight_decay,
-                teacher=_lessons(model, teacher, settings),
-                device=settings.device,
-                seed=settings.seed,
-                checkpoints=checkpoints,
-                callbacks=callbacks,
-                **{**settings.options(), **_attacks(settings, data), **other},
-                every=settings.checkpoint_every,
-                on_epoch=show,
-                progress=step.advance,
-            )
-        except Diverged as error:
-            if not keep or error.history is None:
-                raise
-            history = error.history
-        if data.validation is not None and history.epochs:
-            step.note(_kept(history, epochs))
-    model.eval()
-    return history
-
-
-def _attacks(settings: TrainingSettings, data: Data) -> dict[str, Any]:
-    """The attack that a training withstands, as `tune` takes it; nothing where none was asked for."""
-    if not isinstance(settings, PruneSettings | TuneSettings) or settings.adversarial == "none":
-        return {}
-    return {"adversarial": attack_of(settings, settings, data.scaled)}
-
-
-def _rate(lr: float | str | None, settings: TrainingSettings, checkpoints: Path | None) -> Rate:
-    """The learning rate as `tune` takes it; a search keeps its trials with the checkpoints."""
-    if lr == "search":
-        storage = None if checkpoints is None else checkpoints / "search.log"
-        return Search(seconds=settings.search_seconds, storage=storage, seed=settings.seed)
-    return "auto" if lr == "auto" else float(lr or 0.0)
-
-
-def _lessons(model: nn.Module, teacher: nn.Module | None, settings: TrainingSettings) -> Distillation | None:
-    """What the teacher is asked for; None where there is none, or nothing is asked.
-
-    Raises:
-        ConfigError: features of a network that was pruned more than once.
-    """
-    if teacher is None or not (settings.distill or settings.features):
-        return None
-    plans = [change for change in recall(model, "plans") or () if isinstance(change, Plan)]
-    if settings.features and len(plans) > 1:
-        raise ConfigError(
-            "features can be compared with the dense network's after one pruning of widths only: leave them out"
-        )
-    plan = plans[0] if len(plans) == 1 else None
-    return Distillation(teacher, plan, weight=settings.distill, features=settings.features)
-
-
-def _kept(history: History, epochs: int) -> str:
-    """Which epoch's state a network was left in."""
-    if not history.best_epoch:
-        return f"none of {len(history.epochs)} epochs was better than the state before"
-    best = history.epochs[history.best_epoch - 1]
-    score = "" if best.validation_accuracy is None else f", validation accuracy {100 * best.validation_accuracy:.1f} %"
-    robust = "" if best.robust_accuracy is None else f", under attack {100 * best.robust_accuracy:.1f} %"
-    return f"kept epoch {best.epoch} of {epochs}{score}{robust}"
-
-
 def stopped(report: Report) -> str:
     """Words on a search, or on a pruning in steps, that Ctrl-C ended."""
     if steps := gradual.interrupted(report):
@@ -677,16 +573,6 @@ def stopped(report: Report) -> str:
         f"the search within {found['setting']}={found['bound']:g} was stopped after {found['rounds']} rounds; kept is "
         f"the smallest network so far that keeps to it, not tuned; resuming begins this search anew"
     )
-
-
-def cut_short(histories: Mapping[str, History], settings: TrainingSettings) -> str:
-    """Words on a fine-tuning that Ctrl-C, or a loss that exploded, ended; empty if nothing did."""
-    tuned = histories.get("tuned")
-    if tuned is None or not (tuned.interrupted or tuned.failed):
-        return ""
-    kept = f"its state after epoch {tuned.best_epoch}" if tuned.best_epoch else "the pruned network before tuning"
-    how = "ended in an error" if tuned.failed else "was stopped"
-    return f"the fine-tuning {how} after {len(tuned.epochs)} of {settings.epochs} epochs; kept is {kept}"
 
 
 def _advice(report: Report, data: Data) -> str:

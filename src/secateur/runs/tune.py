@@ -21,9 +21,10 @@ from secateur.models import build_model
 from secateur.provenance import note_step, recall
 from secateur.reporting import Report, render_page
 from secateur.runs import several
-from secateur.runs.prune import compare, cut_short, described, fitting_data, load_code, train
+from secateur.runs.prune import compare, described, fitting_data, load_code
 from secateur.runs.robust import with_robustness
 from secateur.runs.steps import Watch, silent
+from secateur.runs.training import cut_short, train
 from secateur.runs.unfinished import Unfinished, carried_through
 from secateur.tuning import FINE_TUNING, History
 from secateur.zeros import sparsity_of

@@ -1,6 +1,6 @@
 """The report of a model that was made sparse."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -27,16 +27,35 @@ def report_of(
         told: what was asked for.
     """
     rows = [row_of(name, steps[name]) for name in layers.chosen]
-    figures = _figures(model)
+    return assembled(type(model).__name__, _figures(model), rows, layers.left, told, seed)
+
+
+def assembled(
+    model: str,
+    figures: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    left: Mapping[str, str],
+    told: Mapping[str, Any],
+    seed: int,
+) -> Report:
+    """A report of what was made sparse, from disk or in memory.
+
+    Args:
+        model: the name of its class.
+        figures: of the dense model; zeros change none of them.
+        rows: of `row_of`.
+        left: weights that stay dense, and why.
+        told: what was asked for.
+        seed: of all that was random.
+    """
     weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
-    params = figures["params"]
     return Report(
         {
             "version": 1,
             "command": "sc.sparsify(...)",
             "seed": seed,
-            "model": type(model).__name__,
-            "dense": figures,
+            "model": model,
+            "dense": dict(figures),
             "pruned": dict(figures),
             "environment": {},
             "sparsity": {
@@ -44,9 +63,9 @@ def report_of(
                 "weights": weights,
                 "zeros": zeros,
                 "sparsity": zeros / max(weights, 1),
-                "of_all_parameters": zeros / max(params, 1),
-                "layers": rows,
-                "left": dict(layers.left),
+                "of_all_parameters": zeros / max(figures["params"], 1),
+                "layers": list(rows),
+                "left": dict(left),
             },
         }
     )

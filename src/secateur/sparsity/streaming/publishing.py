@@ -17,6 +17,7 @@ from secateur.sparsity.streaming.checkpoint import Checkpoint, same_place
 from secateur.sparsity.streaming.output import told
 from secateur.sparsity.streaming.sharing import Group
 from secateur.sparsity.streaming.skeleton import Skeleton
+from secateur.sparsity.telling import assembled
 
 REPORT = "report.json"
 OF = "of.json"  # beside the journal of a run that is complete but for its name
@@ -131,27 +132,7 @@ def report_of(
     left = {**layers.left, **{name: why for entry in done.blocks for name, why in entry.left.items()}}
     params = sum(p.numel() for p in skeleton.model.parameters())
     figures = {"params": params, "macs": None, "size_bytes": source.size, "metrics": {}}
-    weights, zeros = (sum(row[key] for row in rows) for key in ("weights", "zeros"))
-    return Report(
-        {
-            "version": 1,
-            "command": "sc.sparsify(...)",
-            "seed": seed,
-            "model": type(skeleton.model).__name__,
-            "dense": figures,
-            "pruned": dict(figures),
-            "environment": {},
-            "sparsity": {
-                **said,
-                "weights": weights,
-                "zeros": zeros,
-                "sparsity": zeros / max(weights, 1),
-                "of_all_parameters": zeros / max(params, 1),
-                "layers": rows,
-                "left": left,
-            },
-        }
-    )
+    return assembled(type(skeleton.model).__name__, figures, rows, left, said, seed)
 
 
 def peak_memory_bytes() -> int:
