@@ -84,6 +84,11 @@ def one_seed(options: argparse.Namespace, loader: Any, seed: int) -> dict[str, F
     whole["pruned"] = plain.model, 0
     kept = sc.prune(model, data[0][:2], importance=options.importance, protect=guard, **given)
     whole["pruned, protected"] = kept.model, kept.report["protected"]["kept"]
+    for share in options.dial:
+        less = sc.prune(
+            model, data[0][:2], importance=options.importance, protect=Protect(special, share=share), **given
+        )
+        whole[f"pruned, protected, share={share:g}"] = less.model, less.report["protected"]["kept"]
     whole["pruned, protected in the refit only"] = refitted(model, plain, data, guard), 0
     random = sc.prune(model, data[0][:2], importance="random", **given)
     whole["random units"] = random.model, 0
@@ -144,6 +149,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=1024, help="training images of the other classes")
     parser.add_argument("--special", type=int, default=512, help="training images of the protected class")
     parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument(
+        "--dial", type=float, nargs="*", default=[0.1, 0.2, 0.3], help="other shares"
+    )
     parser.add_argument("--tests", type=int, default=10_000, help="images to take figures on")
     parser.add_argument(
         "--judge", choices=("test", "train"), default="test", help="train: other training images, to choose settings by"
