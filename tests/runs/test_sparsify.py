@@ -111,3 +111,13 @@ def test_nothing_is_left_of_what_fails(place: Path, capsys: pytest.CaptureFixtur
 def test_settings_that_contradict_each_other(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         SparsifySettings(**settings)  # type: ignore[arg-type]
+
+
+def test_what_stays_is_refitted_unless_told_otherwise(place: Path) -> None:
+    assert main(["sparsify", *NET, "--out", "a"]) == 0
+    assert main(["sparsify", *NET, "--compensate", "none", "--out", "b"]) == 0
+    refitted, left = (json.loads((place / name / "report.json").read_text())["sparsity"] for name in "ab")
+    assert refitted["compensation"] == "alps"
+    assert left["compensation"] is None
+    assert all(x["error"] <= y["error"] for x, y in zip(refitted["layers"][:1], left["layers"][:1], strict=True))
+    assert SparsifySettings(checkpoint=Path("a")).compensation is None

@@ -28,7 +28,8 @@ class WeightSettings(Settings):
         allocation: how much each layer loses: "uniform", all alike; "global", one ranking of all weights; "erk", less
             in small layers; "owl", less where wanda's scores have more outliers.
         compensate: how the weights that stay make up for those that went, on the same data: "sparsegpt" updates them
-            column by column, "alps" refits them on their places, "sparsegpt+alps" does both, "none" leaves them.
+            column by column, "alps" refits them on their places, "sparsegpt+alps" does both, "none" leaves them. "auto"
+            is alps; of a checkpoint none, which takes the least memory.
         calibration: training samples that scores and compensation look at, at most.
         only: weights or modules to prune, by name or pattern; no others.
         ignore: weights or modules to leave alone, by name or pattern.
@@ -41,7 +42,7 @@ class WeightSettings(Settings):
     threshold: float | None = None
     importance: Literal["auto", "magnitude", "wanda", "ria", "taylor", "fisher", "random"] = "auto"
     allocation: Literal["uniform", "global", "erk", "owl"] = "uniform"
-    compensate: Literal["none", "sparsegpt", "alps", "sparsegpt+alps"] = "none"
+    compensate: Literal["auto", "none", "sparsegpt", "alps", "sparsegpt+alps"] = "auto"
     calibration: int = 1024
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -131,6 +132,13 @@ class SparsifySettings(
                 f"checkpoint={self.checkpoint} given together with {', '.join(given)}: it has weights of its own, "
                 "samples of tokens for data, which pass one by one, and is pruned on the CPU"
             )
+
+    @property
+    def compensation(self) -> Literal["sparsegpt", "alps", "sparsegpt+alps"] | None:
+        """As ``sc.sparsify`` takes it."""
+        if self.compensate == "auto":
+            return "alps" if self.checkpoint is None else None
+        return None if self.compensate == "none" else self.compensate
 
     def training(self) -> PruneSettings:
         """The settings of a run that gets its network and data in the same way."""

@@ -36,7 +36,7 @@ def checkpoint_run(settings: SparsifySettings, *, overwrite: bool = False, watch
             threshold=settings.threshold,
             importance=settings.importance,
             allocation=settings.allocation,
-            compensate=None if settings.compensate == "none" else settings.compensate,
+            compensate=settings.compensation,
             only=settings.only,
             ignore=settings.ignore,
             strict=settings.strict,

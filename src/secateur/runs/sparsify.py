@@ -65,7 +65,7 @@ def _how(settings: SparsifySettings, data: Data) -> dict[str, Any]:
         "threshold": settings.threshold,
         "importance": settings.importance,
         "allocation": settings.allocation,
-        "compensate": None if settings.compensate == "none" else settings.compensate,
+        "compensate": settings.compensation,
         "data": list(Moved(First(data.calibration, settings.calibration), settings.device)),
         "only": settings.only,
         "ignore": settings.ignore,

@@ -305,7 +305,7 @@ def _written(path: Path) -> dict[str, Any] | None:
         record = {**record, "lr": float(record["lr"]), "optimizer": str(record["optimizer"])}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         warnings.warn(f"{path} can't be read ({error}): passed over", stacklevel=2)
         return None
     return record

@@ -44,7 +44,7 @@ def sparsify(
 
     ```sh
     # the embedded example: half of its weights
-    secateur sparsify --compensate sparsegpt --out sparse
+    secateur sparsify --out sparse
 
     # a network and data of your own, two of every four weights
     secateur sparsify --model mynets:ResNet --weights trained.pt --data mydata:loaders \\
