@@ -6,6 +6,7 @@ all. A run's directory is prepared as a hidden sibling in the same way, and appe
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -99,6 +100,17 @@ class RunDirectory:
         self._shown = path
         self._work: Path | None = None
         self._check_free()
+
+    @staticmethod
+    def name_of(work: Path) -> str:
+        """The name that a directory to write to will have; that of any other place is its own.
+
+        Example:
+            >>> RunDirectory.name_of(Path("/tmp/.run.a1b2c3d4.partial")), RunDirectory.name_of(Path("/tmp/run"))
+            ('run', 'run')
+        """
+        found = re.fullmatch(r"\.(.+)\.[^.]+\.partial", work.name)
+        return work.name if found is None else found[1]
 
     @property
     def work(self) -> Path:

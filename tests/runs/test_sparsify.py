@@ -51,6 +51,11 @@ def test_sparsify(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Not proved" not in page
     loaded = sc.load(place / "sparse", trust=True)
     assert int((loaded.get_parameter("2.weight") == 0).sum()) == 32
+    card = (place / "sparse" / "README.md").read_text()
+    assert 'sc.load("sparse", trust=True)' in card
+    assert '- "sparsity"\n' in card
+    assert "structured-pruning" not in card
+    assert "44 zeros, 88 weights" in card
     assert main(["show", "sparse"]) == 0
 
 

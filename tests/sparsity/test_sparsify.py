@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.errors import DataError, ModelError, PatternError, ScoreError, SparsityError, UnknownImportance
+from secateur.reporting.numbers import size
 
 
 def net(*, width: int = 8) -> nn.Sequential:
@@ -389,3 +390,42 @@ def test_names_and_globs():
     assert list(sc.sparsify(net(), ignore=["0.*"]).masks) == ["2.weight"]
     with pytest.raises(SparsityError, match=r"Did you mean '0.weight'"):
         sc.sparsify(net(), only=["0.wieght"])
+
+
+def test_the_report_has_the_size_of_the_packed_file(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    result = sc.sparsify(net)
+    dense, sparse = (result.report[name]["size_bytes"] for name in ("dense", "pruned"))
+    assert sparse < 0.6 * dense
+    sc.save(result, tmp_path / "net", args=torch.randn(1, 64))
+    assert f"| {size(dense)} | {size(sparse)} |" in (tmp_path / "net" / "README.md").read_text()
+
+
+def test_what_pruning_gave_can_be_given() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    small = sc.prune(net, torch.randn(2, 8), keep=0.5)
+    assert torch.equal(sc.sparsify(small).masks["0.weight"], sc.sparsify(small.model).masks["0.weight"])
+
+
+def test_a_criterion_that_changes_the_weight_is_refused() -> None:
+    net = nn.Linear(8, 8)
+    with pytest.raises(ScoreError, match=r"changed the weight weight in place: work on a copy"):
+        sc.sparsify(net, importance=lambda view: view.weight.abs_())
+
+
+class Seldom(nn.Module):
+    """A second stage to which no row comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h[h[:, 0] > 1e9])
+
+
+@pytest.mark.parametrize("compensate", [None, "sparsegpt", "alps"])
+def test_a_layer_to_which_no_row_comes(compensate: str | None) -> None:
+    with pytest.raises(DataError, match=r"no row of data comes to b\.weight"):
+        sc.sparsify(Seldom(), data=[torch.randn(4, 8)], compensate=compensate)

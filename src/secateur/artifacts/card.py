@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from secateur.artifacts.about import About
 from secateur.files import CARD_MARK
@@ -44,13 +44,16 @@ def _what(record: Mapping[str, Any]) -> str:
 
 def _front(about: About, record: Mapping[str, Any], title: str) -> str:
     """Metadata of the Hub's, as YAML: texts are written as JSON texts, which YAML reads as they are."""
+    steps = {done["step"] for done in record["history"]}
+    kinds = ["sparsity"] * ("sparsify" in steps)
+    kinds += ["structured-pruning"] * (not kinds or "prune" in steps)
     entries: dict[str, Any] = {
         "license": about.licence,
         "base_model": about.base_model,
         "pipeline_tag": about.task,
         "language": list(about.language),
         "datasets": list(about.datasets),
-        "tags": list(dict.fromkeys(["pruning", "structured-pruning", "pytorch", *about.tags])),
+        "tags": list(dict.fromkeys(["pruning", *kinds, "pytorch", *about.tags])),
         "metrics": sorted(_metrics(record["figures"])),
     }
     lines = [CARD_MARK]
@@ -114,6 +117,10 @@ def _number(value: Any) -> str:
 def _made(record: Mapping[str, Any]) -> Iterator[str]:
     for done in record["history"]:
         more = [f"{k} {done[k]}" for k in ("importance", "seed", "data") if isinstance(done.get(k), str | int)]
+        if isinstance(zeros := done.get("sparsity"), Mapping):
+            found = cast("Mapping[str, Any]", zeros)
+            more += [f"{key} {found[key]}" for key in ("pattern", "compensation") if isinstance(found.get(key), str)]
+            more += [f"{found[key]} {key}" for key in ("zeros", "weights") if isinstance(found.get(key), int)]
         yield _plain(done["step"]) + (f" ({_plain(', '.join(more))})" if more else "")
     yield f"the class: {_plain(record['class'])}" + (", replaced by its graph" if record["graph"] is not None else "")
     if record["parent"]:

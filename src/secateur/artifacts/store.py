@@ -29,6 +29,7 @@ from secateur.artifacts.removed import Keep
 from secateur.artifacts.weights import fill, stored
 from secateur.changes import Change, Changed, change_from_dict, model_of
 from secateur.errors import ArtifactError, SecateurError
+from secateur.files import RunDirectory
 from secateur.inputs import as_call
 from secateur.packed import size_bytes
 from secateur.planning.plan import Plan
@@ -130,7 +131,7 @@ def save(
         record,
         texts,
         {MODEL: weights, PROBE: probed, **_named({**kept(model, keep_removed, dense), **(extra or {})})},
-        card(record, loading(place.name, record)),
+        card(record, loading(RunDirectory.name_of(place), record)),
         plain=plain,
         overwrite=overwrite,
     )

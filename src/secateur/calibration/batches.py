@@ -199,7 +199,7 @@ class Batch:
         """
         ways = (
             "Pass batches (inputs, target) of class labels, or loss=lambda output, target: ..., or take a criterion "
-            "without labels, such as 'reconstruction'."
+            "without labels (such as 'reconstruction' of units, 'wanda' of weights)."
         )
         if loss is not None:
             try:

@@ -217,9 +217,12 @@ def scored(rate: WeightCriterion, view: WeightView) -> Tensor:
     """The scores of a weight, checked: a user's own function may give anything.
 
     Raises:
-        ScoreError: they are no finite floats of the weight's shape.
+        ScoreError: they are no finite floats of the weight's shape, or the weight itself was changed on the way.
     """
+    version = view.weight._version  # torch counts changes in place; there is no public name for it
     given: Any = rate(view)
+    if view.weight._version != version:
+        raise ScoreError(f"{rate!r} changed the weight {view.name} in place: work on a copy, such as weight.abs()")
     if not isinstance(given, Tensor) or given.shape != view.weight.shape or not given.is_floating_point():
         got = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         wanted = tuple(view.weight.shape)

@@ -144,7 +144,7 @@ def _prune(layer: Layer, uses: Sequence[tuple[Contraction, Call]], work: Work) -
                 found.add(rows, gram="gram" in work.how.needs)
     work.share(found)
     check_sound({layer.name: found}, "a batch")
-    if found.square is not None and not found.rows:
+    if work.how.needs & {"inputs", "gram"} and not found.rows:
         raise DataError(f"no row of data comes to {layer.name}: the batches are empty, or all padding")
     dense = layer.matrix.clone()
     pruned = carry_out(layer, found, work.how, None if work.remove is None else work.remove[layer.name])

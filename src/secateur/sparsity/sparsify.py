@@ -9,6 +9,7 @@ from torch import nn
 
 from secateur import digests
 from secateur.calibration.batches import Batch, Batches, Forward
+from secateur.changes import Changed, model_of
 from secateur.errors import DataError, SparsityError
 from secateur.modules import Walk
 from secateur.objectives import Loss
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @overload
 def sparsify(
-    model: nn.Module,
+    model: nn.Module | Changed,
     *,
     pattern: Pattern = Unstructured(),  # noqa: B008
     sparsity: float | None = None,
@@ -71,7 +72,7 @@ def sparsify(
     overwrite: bool = False,
 ) -> "Streamed": ...
 def sparsify(
-    model: nn.Module | str | Path,
+    model: nn.Module | Changed | str | Path,
     *,
     pattern: Pattern = Unstructured(),  # noqa: B008
     sparsity: float | None = None,
@@ -101,7 +102,7 @@ def sparsify(
     it in memory at a time; see `secateur.sparsity.streaming.sparsify_checkpoint`.
 
     Args:
-        model: any module, trained; or the folder of a checkpoint.
+        model: any module, trained, or what `prune` or this gave; or the folder of a checkpoint.
         pattern: which weights may go together: ``Unstructured()``, ``NM(2, 4)``, ``Block(16, 16)``.
         sparsity: share of the weights that goes, in (0, 1), over all layers that are pruned, to within one weight (or
             block); 0.5 where nothing else is said. An `NM` pattern fixes it.
@@ -167,6 +168,8 @@ def sparsify(
         raise SparsityError(
             "output= is for a checkpoint, named by its path; a model in memory is returned, to be saved"
         )
+    if not isinstance(model, nn.Module) and not is_keras(model):
+        model = model_of(model)
     if is_keras(model):
         raise SparsityError("sparsify takes torch modules; of a Keras model on the torch backend prune units instead")
     check_pattern(pattern)
@@ -198,7 +201,7 @@ def sparsify(
             "batches": len(batches),
             "samples": sum(batch.samples for batch in batches),
         }
-        report = report_of(model, layers, work.done, told, seed)
+        report = report_of(model, new, layers, work.done, told, seed)
         _remember(model, new, report, masks, pattern, batches, forward, seed)
         return Sparsified(model=new, masks=masks, report=report)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.modules import named_tensors
+from secateur.measuring import file_size
 from secateur.reporting import Report
 from secateur.sparsity.layers import Layers
 from secateur.sparsity.sequential import Step
@@ -13,6 +13,7 @@ from secateur.sparsity.sequential import Step
 
 def report_of(
     model: nn.Module,
+    new: nn.Module,
     layers: Layers,
     steps: Mapping[str, Step],
     told: Mapping[str, Any],
@@ -22,17 +23,19 @@ def report_of(
 
     Args:
         model: the dense one.
+        new: the sparse one.
         layers: its weights.
         steps: what became of each.
         told: what was asked for.
     """
     rows = [row_of(name, steps[name]) for name in layers.chosen]
-    return assembled(type(model).__name__, _figures(model), rows, layers.left, told, seed)
+    return assembled(type(model).__name__, _figures(model), _figures(new), rows, layers.left, told, seed)
 
 
 def assembled(
     model: str,
-    figures: Mapping[str, Any],
+    dense: Mapping[str, Any],
+    pruned: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     left: Mapping[str, str],
     told: Mapping[str, Any],
@@ -42,7 +45,7 @@ def assembled(
 
     Args:
         model: the name of its class.
-        figures: of the dense model; zeros change none of them.
+        dense, pruned: figures of both; zeros change the size of the file alone.
         rows: of `row_of`.
         left: weights that stay dense, and why.
         told: what was asked for.
@@ -55,15 +58,15 @@ def assembled(
             "command": "sc.sparsify(...)",
             "seed": seed,
             "model": model,
-            "dense": dict(figures),
-            "pruned": dict(figures),
+            "dense": dict(dense),
+            "pruned": dict(pruned),
             "environment": {},
             "sparsity": {
                 **told,
                 "weights": weights,
                 "zeros": zeros,
                 "sparsity": zeros / max(weights, 1),
-                "of_all_parameters": zeros / max(figures["params"], 1),
+                "of_all_parameters": zeros / max(dense["params"], 1),
                 "layers": list(rows),
                 "left": dict(left),
             },
@@ -87,7 +90,6 @@ def row_of(name: str, step: Step) -> dict[str, Any]:
 
 
 def _figures(model: nn.Module) -> dict[str, Any]:
-    """What the model costs: the same before and after, as zeros are stored and multiplied like other numbers."""
-    tensors = {id(t): t for t in named_tensors(model).values()}.values()
-    size = sum(t.numel() * t.element_size() for t in tensors)
-    return {"params": sum(p.numel() for p in model.parameters()), "macs": None, "size_bytes": size, "metrics": {}}
+    """What a model costs; zeros are multiplied like other numbers, and packed in its file."""
+    params = sum(p.numel() for p in model.parameters())
+    return {"params": params, "macs": None, "size_bytes": file_size(model), "metrics": {}}

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import secateur as sc
-from secateur.errors import ArtifactError, OutputError
+from secateur.errors import ArtifactError, DataError, OutputError
 from support import streamed
 from support.several import environment
 from support.streamed import contents, model_of, prune, tokens, written
@@ -122,6 +122,14 @@ def test_a_run_of_another_kind_is_not_gone_on_with(dense: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match="another checkpoint"):
         prune(dense, "stopped")
     assert prune(dense, "stopped", sparsity=0.6, overwrite=True).report["sparsity"]["asked"] == 0.6
+
+
+def test_a_run_of_another_kind_without_a_block_done_is_in_nobodys_way(dense: Path):
+    with pytest.raises(DataError):
+        prune(dense, data=[{**batch, "input_ids": batch["input_ids"] + 10_000} for batch in tokens(4, padded=False)])
+    assert (dense / "sparse.unfinished").exists()
+    assert prune(dense, data=tokens(4, padded=False)).sparsity == 0.5
+    assert not (dense / "sparse.unfinished").exists()
 
 
 def test_a_damaged_run_is_not_gone_on_with(dense: Path, monkeypatch: pytest.MonkeyPatch):

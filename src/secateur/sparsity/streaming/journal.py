@@ -80,6 +80,15 @@ def taken_up(folder: Path, of: Mapping[str, Any], output: str) -> Journal:
     return found
 
 
+def is_empty_of_another(folder: Path, of: Mapping[str, Any]) -> bool:
+    """Whether an unfinished run is of another kind, and no block of it is done, so that nothing is lost without it."""
+    try:
+        said: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return said["version"] == VERSION and not said["blocks"] and bool(_differences(said["of"], of))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _differences(had: Mapping[str, Any], have: Mapping[str, Any]) -> list[str]:
     """What an unfinished run was called with that this one isn't."""
     told: list[str] = []

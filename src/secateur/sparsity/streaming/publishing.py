@@ -82,7 +82,7 @@ class Publication:
             OutputError: it is of another kind, or can't be written to.
         """
         if self.processes.main:
-            if self.overwrite:
+            if self.overwrite or journal.is_empty_of_another(self.unfinished, of):
                 self._clear()
             with told(self.unfinished):
                 self.unfinished.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def report_of(
     left = {**layers.left, **{name: why for entry in done.blocks for name, why in entry.left.items()}}
     params = sum(p.numel() for p in skeleton.model.parameters())
     figures = {"params": params, "macs": None, "size_bytes": source.size, "metrics": {}}
-    return assembled(type(skeleton.model).__name__, figures, rows, left, said, seed)
+    return assembled(type(skeleton.model).__name__, figures, figures, rows, left, said, seed)
 
 
 def peak_memory_bytes() -> int:
