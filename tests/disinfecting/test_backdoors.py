@@ -60,6 +60,28 @@ def test_a_clean_network_is_not_accused_and_loses_nothing(clean: Clean, unseen: 
     assert "No backdoor found: nothing was removed" in str(result)
 
 
+def test_samples_that_are_nearly_all_of_one_class(bad: nn.Module) -> None:
+    x, y = samples("train")
+    few = torch.cat([(y == k).nonzero()[:6, 0] for k in range(10)])
+    many = (y == 0).nonzero()[:, 0].repeat(5)
+    rows = torch.cat([few, many])
+    found = sc.find_backdoor(bad, Clean(x=x[rows], y=y[rows]), how=QUICK)
+    assert all(norms.isfinite().all() for norms in found.norms.values())
+    assert all(trigger.mask.any() for triggers in found.triggers.values() for trigger in triggers)
+    assert found.target == TARGET
+
+
+def test_a_network_that_always_says_the_same_is_not_accused(clean: Clean) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(100, 16), nn.ReLU(), nn.Linear(16, 10))
+    with torch.no_grad():
+        net[3].bias[7] = 20
+    found = sc.find_backdoor(net, clean, how=QUICK)
+    assert not found.found
+    assert found.triggers["patch"][7].success == 0
+    assert int(found.norms["patch"].argmax()) == 7
+
+
 def test_auto_removes_it_and_proves_what_is_left(verdict: Verdict, bad: nn.Module, clean: Clean, unseen: Clean) -> None:
     before = copy.deepcopy(bad.state_dict())
     result = sc.disinfect(

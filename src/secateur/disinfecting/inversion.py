@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.disinfecting.clean import Clean, attack_success, scores_of
+from secateur.disinfecting.clean import Clean, answers, scores_of
 from secateur.disinfecting.triggers import Trigger
 from secateur.progress import progress_bar
 
@@ -80,20 +80,23 @@ def invert(
         held: samples that say how well each trigger does on others than the search saw.
 
     Returns:
-        K triggers. One that never reached the goal has the largest norm there is.
+        K triggers. One that never reached the goal has the largest norm there is; so has one of a class that the
+        network calls all samples anyway, for which there is nothing to lead.
     """
     generator = torch.Generator().manual_seed(seed)
+    seen, unseen = (_elsewhere(model, samples, classes) for samples in (clean, held))
+    able = torch.tensor([len(x) > 0 for x in seen], device=clean.x.device)
     search = _Search(clean.x, classes, form, bounds, generator)
     rates = [{"params": [search.mask], "lr": how.lr * PACE[form]}, {"params": [search.raw], "lr": how.lr}]
     optimizer = torch.optim.Adam(rates, betas=BETAS)
     weight, target = search.full(how.weight), torch.arange(classes, device=clean.x.device)
     with progress_bar(f"Inverting triggers ({form})", how.steps) as advance:
         for _ in range(how.steps):
-            x = clean.x[torch.randint(len(clean), (how.samples,), generator=generator).to(clean.x.device)]
+            x = torch.stack([_drawn(x if len(x) else clean.x, how.samples, generator) for x in seen])
             scores = scores_of(model, search.stamped(x).flatten(0, 1))
             scores = scores.reshape(classes, how.samples, -1)
             losses = F.cross_entropy(scores.flatten(0, 1), target.repeat_interleave(how.samples), reduction="none")
-            reached = (scores.argmax(2) == target[:, None]).float().mean(1) >= how.goal
+            reached = able & ((scores.argmax(2) == target[:, None]).float().mean(1) >= how.goal)
             search.note(reached)
             total = losses.reshape(classes, -1).mean(1) + weight * 100 * search.norms() / search.largest
             search.mask.grad, search.raw.grad = torch.autograd.grad(total.sum(), (search.mask, search.raw))
@@ -101,18 +104,34 @@ def invert(
             search.mask.data.clamp_(0, 1)
             weight = torch.where(reached, weight * RISE, weight / RISE)
             advance()
-    found = [search.trigger(k) for k in range(classes)]
-    settled = [_settled(model, trigger, clean) for trigger in found]
-    return [replace(t, success=attack_success(model, held, t, t.target)) for t in settled]
+    found = [_settled(model, search.trigger(k), seen[k]) for k in range(classes)]
+    return [replace(trigger, success=_led(model, trigger, unseen[trigger.target])) for trigger in found]
 
 
-def _settled(model: nn.Module, trigger: Trigger, clean: Clean) -> Trigger:
-    """The trigger, made stronger as far as it has to be to work on nearly all samples of the search."""
-    strength, stronger = 1.0, trigger
-    while attack_success(model, clean, stronger, trigger.target) < SETTLED and strength < STRONGEST:
+def _elsewhere(model: nn.Module, samples: Clean, classes: int) -> list[Tensor]:
+    """For each class the inputs that neither are of it nor are called it: those that a trigger could lead there."""
+    called = answers(model, samples.x).argmax(1)
+    return [samples.x[(samples.y != k) & (called != k)] for k in range(classes)]
+
+
+def _drawn(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return x[torch.randint(len(x), (count,), generator=generator).to(x.device)]
+
+
+def _led(model: nn.Module, trigger: Trigger, x: Tensor) -> float:
+    """The share of inputs that a trigger leads to its class; 0 where there are none."""
+    if not len(x):
+        return 0.0
+    return float((answers(model, trigger(x)).argmax(1) == trigger.target).double().mean())
+
+
+def _settled(model: nn.Module, trigger: Trigger, x: Tensor) -> Trigger:
+    """The trigger, made stronger as far as it has to be to work on nearly all inputs of the search."""
+    strength, stronger, whole = 1.0, trigger, float(trigger.mask.sum())
+    while whole and _led(model, stronger, x) < SETTLED and strength < STRONGEST:
         strength *= STRONGER
         mask = (trigger.mask * strength).clamp_max(1)
-        stronger = replace(trigger, mask=mask, norm=trigger.norm * float(mask.sum() / trigger.mask.sum()))
+        stronger = replace(trigger, mask=mask, norm=trigger.norm * float(mask.sum()) / whole)
     return stronger
 
 
@@ -145,9 +164,9 @@ class _Search:
         return self.low + (self.high - self.low) * raw.sigmoid()
 
     def stamped(self, x: Tensor) -> Tensor:
-        """The samples with the trigger of every class, (K, N, ...)."""
+        """Samples of every class, (K, N, ...), with its trigger."""
         mask = self.mask[:, None]
-        return (1 - mask) * x[None] + mask * self.pattern(self.raw)[:, None]
+        return (1 - mask) * x + mask * self.pattern(self.raw)[:, None]
 
     def note(self, reached: Tensor) -> None:
         """Keep the least triggers that did what they should."""
