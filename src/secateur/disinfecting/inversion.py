@@ -104,7 +104,8 @@ def invert(
             search.mask.data.clamp_(0, 1)
             weight = torch.where(reached, weight * RISE, weight / RISE)
             advance()
-    found = [_settled(model, search.trigger(k), seen[k]) for k in range(classes)]
+    worked = search.best.isfinite().tolist()
+    found = [_settled(model, t, seen[t.target]) if worked[t.target] else t for t in map(search.trigger, range(classes))]
     return [replace(trigger, success=_led(model, trigger, unseen[trigger.target])) for trigger in found]
 
 
