@@ -13,7 +13,7 @@ from secateur.sparsity.joining import MaskedTraining
 from secateur.sparsity.layers import Layer
 from secateur.sparsity.matrices import to_matrix
 from secateur.sparsity.patterns import NM, Pattern
-from secateur.sparsity.stepping import listen
+from secateur.sparsity.stepping import Closure, listen
 from secateur.tuning.callbacks import Run
 
 
@@ -85,7 +85,7 @@ class StraightThrough(MaskedTraining):
         """By name, bool, True = stays."""
         return {name: ~gone for name, gone in self._gone.items()}
 
-    def before(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
+    def before(self, optimizer: torch.optim.Optimizer, names: list[str], closure: Closure | None) -> Closure | None:
         """Put the dense weights in, and add the decay of removed ones to their gradients."""
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TrainingError("L-BFGS runs the model within its step, on dense weights: train with SGD or Adam")
@@ -94,6 +94,7 @@ class StraightThrough(MaskedTraining):
             if weight.grad is not None:
                 weight.grad.add_(torch.where(self._gone[name], dense, 0).to(weight.grad), alpha=self.decay)
             weight.copy_(dense)
+        return closure
 
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
         """Keep the dense weights, choose the mask, and leave the masked ones."""
@@ -123,7 +124,7 @@ class StraightThrough(MaskedTraining):
             self.dense[name] = self._saved[name].to(own, copy=True) if name in self._saved else own.clone()
             self._mask(layer)
         self._saved = {}
-        self._handles = listen(self)
+        self._handles = [listen(self)]
 
     @torch.no_grad()
     def _finish(self) -> None:
