@@ -94,6 +94,25 @@ def test_the_end_is_exact(pattern, allocation):
     assert sparsity_of(model) < 0.75
 
 
+def test_a_loop_with_closures():
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    seen: list[float] = []
+
+    def closure() -> torch.Tensor:
+        seen.append(sum(int((model[k].weight == 0).sum()) for k in (0, 2)) / 192)
+        optimizer.zero_grad()
+        loss = (model(torch.randn(8, 8)) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    with GradualSparsity(0.75, end=2, every=1, schedule="linear").on(model) as gradual:
+        for _ in range(4):
+            optimizer.step(closure)
+            gradual.step()
+    assert seen == [0, 0.375, 0.75, 0.75]
+
+
 def test_another_criterion():
     go(one := net(), GradualSparsity(0.5, end=2, importance="random", seed=1), 2)
     torch.manual_seed(0)

@@ -150,7 +150,12 @@ def test_a_model_may_die_while_another_makes_its_step():
     """Garbage is collected at any time."""
     models = [sparse()]
     sc.keep_masks(models[0])
-    handle = register_optimizer_step_post_hook(lambda *_: models.clear() or gc.collect() and None)
+
+    def drop(*_: object) -> None:
+        models.clear()
+        gc.collect()
+
+    handle = register_optimizer_step_post_hook(drop)
     with sc.keep_masks(other := sparse()):
         train(other, OPTIMIZERS["sgd"](other.parameters()), steps=2)
     handle.remove()

@@ -27,9 +27,9 @@ class StraightThrough(MaskedTraining):
     moments as gradients do.
 
     Between two steps the model holds the masked weights, so that at any moment it is exactly sparse: in validation,
-    checkpoints and copies. The dense ones are put in its parameters for the optimizer's step alone. It has no
-    parametrization, and nothing is left of it in the end. In `secateur.tune` it is a callback; in a loop of your own,
-    whatever the optimizer:
+    checkpoints and copies. The dense ones are put in its parameters for the optimizer's step alone; a closure that is
+    given to the step runs on the masked ones. It has no parametrization, and nothing is left of it in the end. In
+    `secateur.tune` it is a callback; in a loop of your own, whatever the optimizer, unless it searches along a line:
 
     >>> net = torch.nn.Linear(8, 4)
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -50,7 +50,7 @@ class StraightThrough(MaskedTraining):
         seed: of "random".
 
     Raises:
-        TrainingError: a setting out of its range; at a step, if the optimizer calls the model within it (L-BFGS).
+        TrainingError: a setting out of its range; at a step of L-BFGS, which searches along a line.
         PatternError: the pattern fixes another sparsity, or needs one.
     """
 
@@ -86,15 +86,18 @@ class StraightThrough(MaskedTraining):
         return {name: ~gone for name, gone in self._gone.items()}
 
     def before(self, optimizer: torch.optim.Optimizer, names: list[str], closure: Closure | None) -> Closure | None:
-        """Put the dense weights in, and add the decay of removed ones to their gradients."""
+        """Put the dense weights in, and add the decay of removed ones to their gradients, which a closure may make."""
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise TrainingError("L-BFGS runs the model within its step, on dense weights: train with SGD or Adam")
+            raise TrainingError(
+                "L-BFGS searches along a line, and a straight-through gradient is not the slope there: train with SGD "
+                "or Adam"
+            )
         for name in names:
-            weight, dense = self.layers[name].parameter, self.dense[name]
-            if weight.grad is not None:
-                weight.grad.add_(torch.where(self._gone[name], dense, 0).to(weight.grad), alpha=self.decay)
-            weight.copy_(dense)
-        return closure
+            self.layers[name].parameter.copy_(self.dense[name])
+        if closure is not None:
+            return self._on_masked(names, closure)
+        self._draw(names)
+        return None
 
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
         """Keep the dense weights, choose the mask, and leave the masked ones."""
@@ -133,6 +136,30 @@ class StraightThrough(MaskedTraining):
         for name, weight in self.weights.items():  # a step that raised may have left the dense ones
             weight.masked_fill_(self._gone[name], 0)
         self.dense = {}
+
+    def _on_masked(self, names: list[str], closure: Closure) -> Closure:
+        """A step's closure that finds the masked weights; where it raises they stay, as between two steps."""
+
+        def run() -> Any:
+            with torch.no_grad():  # by the weights as they are now: an optimizer may have moved them
+                aside = {name: self.layers[name].parameter[self._gone[name]] for name in names}
+                for name in names:
+                    self.layers[name].parameter.masked_fill_(self._gone[name], 0)
+            result = closure()
+            with torch.no_grad():
+                for name, removed in aside.items():
+                    self.layers[name].parameter[self._gone[name]] = removed
+                self._draw(names)
+            return result
+
+        return run
+
+    def _draw(self, names: list[str]) -> None:
+        """Add the decay of removed weights, which are in the model now, to their gradients."""
+        for name in names:
+            weight = self.layers[name].parameter
+            if weight.grad is not None:
+                weight.grad.add_(torch.where(self._gone[name], weight, 0).to(weight.grad), alpha=self.decay)
 
     @torch.no_grad()
     def _mask(self, layer: Layer) -> None:
