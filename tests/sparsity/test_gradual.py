@@ -53,6 +53,31 @@ def test_it_begins_where_the_weights_are():
     assert given.sparsity_at(1) == pytest.approx(0.75 - 0.5 / 8)
 
 
+def test_it_starts_anew_on_another_model():
+    gradual = GradualSparsity(0.75, end=2, every=1)
+    model = sc.sparsify(nn.Linear(8, 32), sparsity=0.5).model
+    assert go_on(model, gradual, 3)[-1] == 0.75
+    assert go_on(nn.Linear(8, 32), gradual, 2) == [round(256 * (0.75 - 0.75 / 8)) / 256, 0.75]
+    assert gradual.start == 0
+    given = GradualSparsity(0.75, end=2, every=1, start=0.25)
+    for _ in range(2):
+        assert go_on(nn.Linear(8, 32), given, 1) == [round(256 * (0.75 - 0.5 / 8)) / 256]
+
+
+def test_it_goes_on_from_its_state_also_after_another_training():
+    first = GradualSparsity(0.75, end=4, every=1)
+    model = nn.Linear(8, 32)
+    seen = go_on(model, first, 2)
+    state = first.state_dict()
+    used = GradualSparsity(0.75, end=4, every=1)
+    go_on(sc.sparsify(nn.Linear(8, 32), sparsity=0.5).model, used, 4)
+    used.load_state_dict(state)
+    assert go_on(model, used, 2) == [round(256 * (0.75 - 0.75 / 64)) / 256, 0.75]
+    assert seen[-1] < 0.75 - 0.75 / 64
+    assert used.start == 0
+    assert go_on(nn.Linear(8, 32), used, 2) == seen  # and then anew
+
+
 def test_choices_are_made_every_so_many_steps():
     model = net()
     seen = go(model, GradualSparsity(0.5, end=10, every=4), 11)

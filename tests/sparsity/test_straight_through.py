@@ -199,6 +199,14 @@ def test_the_model_is_sparse_between_steps_and_nothing_is_left_in_the_end():
         assert torch.equal(model[0].weight == 0, before)
 
 
+def test_it_starts_anew_on_another_model():
+    sparse = StraightThrough()
+    for model in (nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(8, 4))):
+        with sparse.on(model):
+            assert sparse.masks.keys() == {name for name, p in model.named_parameters() if p.dim() > 1}
+            assert sparse.sparsity == 0.5
+
+
 def test_other_patterns():
     model = nn.Linear(8, 8)
     with StraightThrough(sc.Block(2, 2), sparsity=0.75).on(model):

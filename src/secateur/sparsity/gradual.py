@@ -80,7 +80,8 @@ class GradualSparsity(MaskedTraining):
     ) -> None:
         _check(sparsity, end, begin, every, start, pattern, allocation)
         super().__init__(pattern=pattern, importance=importance, only=only, ignore=ignore, seed=seed)
-        self.final, self.end, self.begin, self.start = sparsity, end, begin, start
+        self.final, self.end, self.begin = sparsity, end, begin
+        self.start = self._given = start
         self.every = every if every is not None else ceil((end - begin) / CHOICES)
         self.schedule, self.allocation = schedule, allocation
         self.at = 0  # steps done
@@ -136,9 +137,9 @@ class GradualSparsity(MaskedTraining):
 
     def _begin(self) -> None:
         weights = {name: layer.parameter for name, layer in self.layers.items()}
-        saved = self._saved or {"masks": {}, "start": self.start}
+        saved = self._saved or {"at": 0, "masks": {}, "start": self._given}
         masks = {name: saved["masks"].get(name, weight.detach() != 0) for name, weight in weights.items()}
-        self.start, self._saved = saved["start"], None
+        self.at, self.start, self._saved = int(saved["at"]), saved["start"], None
         self._kept = KeptMasks(weights, masks)
         if self.start is None:
             self.start = min(self._kept.sparsity, self.final)

@@ -122,6 +122,7 @@ class StraightThrough(MaskedTraining):
 
     @torch.no_grad()
     def _begin(self) -> None:
+        self._gone = {}
         for name, layer in self.layers.items():
             own = layer.parameter.detach()
             self.dense[name] = self._saved[name].to(own, copy=True) if name in self._saved else own.clone()
