@@ -162,6 +162,10 @@ def test_wrong_settings_all_at_once():
         GradualSparsity(1.5, begin=5, end=5, every=0, allocation="owl", pattern=sc.NM(2, 4))
     with pytest.raises(TrainingError, match="start=0.6 must be in"):
         GradualSparsity(0.5, end=1, start=0.6)
+    with pytest.raises(TrainingError, match=r"sparsity='0.5' must be in \(0, 1\); begin=0 and end='9': give"):
+        GradualSparsity("0.5", end="9")
+    with pytest.raises(SparsityError, match=r"pattern='2:4' is no pattern: write sc.Unstructured\(\)"):
+        GradualSparsity(0.5, end=1, pattern="2:4")
     with pytest.raises(TrainingError, match="needs inputs.*again and again.*'magnitude'"):
         GradualSparsity(0.5, end=1, importance="wanda")
     with pytest.raises(TrainingError, match=r"step\(\) before attach"):

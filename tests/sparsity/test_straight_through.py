@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import secateur as sc
-from secateur.errors import PatternError, TrainingError
+from secateur.errors import PatternError, SparsityError, TrainingError
 from secateur.sparsity import StraightThrough, broken_patterns, sparse_weights, sparsity_of
 
 
@@ -232,6 +232,14 @@ def test_what_it_refuses():
         StraightThrough(sparsity=0.7)
     with pytest.raises(PatternError, match=r"Unstructured\(\) needs the share"):
         StraightThrough(sc.Unstructured())
+    with pytest.raises(PatternError, match=r"has a sparsity of 0.5, not of '0.5'"):
+        StraightThrough(sparsity="0.5")
+    with pytest.raises(PatternError, match=r"sparsity='0.5': Unstructured\(\) needs the share"):
+        StraightThrough(sc.Unstructured(), sparsity="0.5")
+    with pytest.raises(SparsityError, match=r"NM'> is no pattern: write"):
+        StraightThrough(sc.NM)
+    with pytest.raises(TrainingError, match="decay='1' must be"):
+        StraightThrough(decay="1")
     with pytest.raises(TrainingError, match="decay=-1"):
         StraightThrough(decay=-1)
     model = nn.Linear(8, 4)

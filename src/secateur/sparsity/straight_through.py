@@ -12,7 +12,7 @@ from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.joining import MaskedTraining
 from secateur.sparsity.layers import Layer
 from secateur.sparsity.matrices import to_matrix
-from secateur.sparsity.patterns import NM, Pattern
+from secateur.sparsity.patterns import NM, Pattern, is_number
 from secateur.sparsity.stepping import Closure, listen
 from secateur.tuning.callbacks import Run
 
@@ -51,7 +51,7 @@ class StraightThrough(MaskedTraining):
 
     Raises:
         TrainingError: a setting out of its range; at a step of L-BFGS, which searches along a line.
-        PatternError: the pattern fixes another sparsity, or needs one.
+        SparsityError, PatternError: it is no pattern, fixes another sparsity, or needs one.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class StraightThrough(MaskedTraining):
     ) -> None:
         super().__init__(pattern=pattern, importance=importance, only=only, ignore=ignore, seed=seed)
         pattern.removed((1, 1), sparsity)  # says what is wrong with it
-        if not 0 <= decay < float("inf"):
-            raise TrainingError(f"decay={decay} must be at least 0")
+        if not (is_number(decay) and 0 <= decay < float("inf")):
+            raise TrainingError(f"decay={decay!r} must be at least 0")
         self.amount, self.decay = sparsity, decay
         self.dense: dict[str, Tensor] = {}
         self._gone: dict[str, Tensor] = {}

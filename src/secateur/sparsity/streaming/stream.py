@@ -18,9 +18,9 @@ from secateur.reporting import Report
 from secateur.sparsity.counting import LABELLED
 from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.layers import listed
-from secateur.sparsity.patterns import Pattern, Unstructured
+from secateur.sparsity.patterns import Pattern, Unstructured, check_pattern
 from secateur.sparsity.pruning import How
-from secateur.sparsity.settings import DEFAULT, check_pattern, how_to, named
+from secateur.sparsity.settings import DEFAULT, how_to, named
 from secateur.sparsity.streaming.activations import PLACES
 from secateur.sparsity.streaming.building import build
 from secateur.sparsity.streaming.checkpoint import Checkpoint, open_checkpoint
