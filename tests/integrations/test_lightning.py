@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from secateur.errors import ArtifactError, MissingExtra, RemapError
 from support.lives_in_processes import whole_and_resumed
 from support.networks import Cnn
@@ -209,3 +210,31 @@ def test_either_package_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     with pytest.raises(MissingExtra, match=r"pip install 'secateur\[lightning\]'"):
         lightning._callback_class()
+
+
+def test_masks_chosen_at_every_step_where_lightning_makes_the_step(tmp_path: Path) -> None:
+    """It runs the model in a closure, within the optimizer's step."""
+    import pytorch_lightning as pl
+
+    seen: list[int] = []
+
+    class Automatic(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(8, 4)
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            seen.append(int((self.net.weight == 0).sum()))
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+    model = Automatic()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    with sc.sparsity.StraightThrough(sc.NM(2, 4)).on(model.net) as sparse:
+        trainer.fit(model, torch.utils.data.DataLoader(list(torch.randn(12, 8)), batch_size=4))
+        assert bool((sparse.dense["weight"] != 0).all())
+    assert seen == [16] * 3
+    assert sc.sparsity.sparsity_of(model.net) == 0.5

@@ -53,6 +53,31 @@ def test_it_begins_where_the_weights_are():
     assert given.sparsity_at(1) == pytest.approx(0.75 - 0.5 / 8)
 
 
+def test_it_starts_anew_on_another_model():
+    gradual = GradualSparsity(0.75, end=2, every=1)
+    model = sc.sparsify(nn.Linear(8, 32), sparsity=0.5).model
+    assert go_on(model, gradual, 3)[-1] == 0.75
+    assert go_on(nn.Linear(8, 32), gradual, 2) == [round(256 * (0.75 - 0.75 / 8)) / 256, 0.75]
+    assert gradual.start == 0
+    given = GradualSparsity(0.75, end=2, every=1, start=0.25)
+    for _ in range(2):
+        assert go_on(nn.Linear(8, 32), given, 1) == [round(256 * (0.75 - 0.5 / 8)) / 256]
+
+
+def test_it_goes_on_from_its_state_also_after_another_training():
+    first = GradualSparsity(0.75, end=4, every=1)
+    model = nn.Linear(8, 32)
+    seen = go_on(model, first, 2)
+    state = first.state_dict()
+    used = GradualSparsity(0.75, end=4, every=1)
+    go_on(sc.sparsify(nn.Linear(8, 32), sparsity=0.5).model, used, 4)
+    used.load_state_dict(state)
+    assert go_on(model, used, 2) == [round(256 * (0.75 - 0.75 / 64)) / 256, 0.75]
+    assert seen[-1] < 0.75 - 0.75 / 64
+    assert used.start == 0
+    assert go_on(nn.Linear(8, 32), used, 2) == seen  # and then anew
+
+
 def test_choices_are_made_every_so_many_steps():
     model = net()
     seen = go(model, GradualSparsity(0.5, end=10, every=4), 11)
@@ -94,6 +119,25 @@ def test_the_end_is_exact(pattern, allocation):
     assert sparsity_of(model) < 0.75
 
 
+def test_a_loop_with_closures():
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    seen: list[float] = []
+
+    def closure() -> torch.Tensor:
+        seen.append(sum(int((model[k].weight == 0).sum()) for k in (0, 2)) / 192)
+        optimizer.zero_grad()
+        loss = (model(torch.randn(8, 8)) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    with GradualSparsity(0.75, end=2, every=1, schedule="linear").on(model) as gradual:
+        for _ in range(4):
+            optimizer.step(closure)
+            gradual.step()
+    assert seen == [0, 0.375, 0.75, 0.75]
+
+
 def test_another_criterion():
     go(one := net(), GradualSparsity(0.5, end=2, importance="random", seed=1), 2)
     torch.manual_seed(0)
@@ -118,6 +162,10 @@ def test_wrong_settings_all_at_once():
         GradualSparsity(1.5, begin=5, end=5, every=0, allocation="owl", pattern=sc.NM(2, 4))
     with pytest.raises(TrainingError, match="start=0.6 must be in"):
         GradualSparsity(0.5, end=1, start=0.6)
+    with pytest.raises(TrainingError, match=r"sparsity='0.5' must be in \(0, 1\); begin=0 and end='9': give"):
+        GradualSparsity("0.5", end="9")
+    with pytest.raises(SparsityError, match=r"pattern='2:4' is no pattern: write sc.Unstructured\(\)"):
+        GradualSparsity(0.5, end=1, pattern="2:4")
     with pytest.raises(TrainingError, match="needs inputs.*again and again.*'magnitude'"):
         GradualSparsity(0.5, end=1, importance="wanda")
     with pytest.raises(TrainingError, match=r"step\(\) before attach"):

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import _global_optimizer_post_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
 import secateur as sc
 from secateur.errors import SparsityError
@@ -117,8 +117,6 @@ def test_it_is_over_when_it_is_over():
 
 
 def test_without_with_it_lasts_as_long_as_the_model():
-    hooks = _global_optimizer_post_hooks
-    count = len(hooks)
     model = sparse()
     sc.keep_masks(model)  # nobody holds what it gives
     gc.collect()
@@ -128,9 +126,41 @@ def test_without_with_it_lasts_as_long_as_the_model():
     del model
     gc.collect()
     assert gone() is None
-    other = net()
-    train(other, OPTIMIZERS["sgd"](other.parameters()), steps=1)
-    assert len(hooks) == count  # the first step after its end takes the hooks away
+
+
+def test_after_a_model_has_died_others_train():
+    """Torch goes through its hooks at every step: none may be taken away meanwhile."""
+    train(first := sparse(), OPTIMIZERS["sgd"](first.parameters()), steps=1)
+    hooks = _global_optimizer_post_hooks
+    for _ in range(3):
+        model = sparse()
+        sc.keep_masks(model)
+        train(model, OPTIMIZERS["momentum"](model.parameters()), steps=2)
+        assert sc.sparsity.sparsity_of(model) == 0.5
+        count = len(hooks)
+        del model
+        gc.collect()
+    with sc.keep_masks(first), sc.sparsity.StraightThrough().on(other := net()):
+        train(other, OPTIMIZERS["sgd"](other.parameters()), steps=1)
+        assert len(hooks) == count  # as many for any number of models
+    assert sc.sparsity.sparsity_of(other) == 0.5
+
+
+def test_a_model_may_die_while_another_makes_its_step():
+    """Garbage is collected at any time."""
+    models = [sparse()]
+    sc.keep_masks(models[0])
+
+    def drop(*_: object) -> None:
+        models.clear()
+        gc.collect()
+
+    handle = register_optimizer_step_post_hook(drop)
+    with sc.keep_masks(other := sparse()):
+        train(other, OPTIMIZERS["sgd"](other.parameters()), steps=2)
+    handle.remove()
+    assert not models
+    assert sc.sparsity.sparsity_of(other) == 0.5
 
 
 def test_two_models_and_two_optimizers():

@@ -37,6 +37,7 @@ def test_n_of_m_stay():
     assert mask.tolist() == [[False, True, True, False]]
     assert sc.NM(4, 8).fixed == 0.5
     assert sc.NM(1, 4).removed((3, 8)) == 18
+    assert sc.NM(1, 3).removed((3, 6), 2 / 3) == 12  # 1 - 1 / 3 is another number
 
 
 def test_blocks_are_compared_by_their_means():

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.errors import SparsityError
 from secateur.provenance import history
 from secateur.sparsity.remembering import broken_patterns, pattern_of, zero_masks
 from secateur.zeros import rename_sparse, sparse_weights, sparsity_of
@@ -24,6 +25,29 @@ def test_a_model_remembers_what_was_pruned_in_it():
         assert torch.equal(masks["0.weight"], first.masks["0.weight"])
         assert torch.equal(masks["2.weight"], both.masks["2.weight"])
     assert list(zero_masks(both.model, ignore=["2.weight"])) == ["0.weight"]
+
+
+def test_names_that_are_asked_for():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4), nn.LayerNorm(4)
+            self.b.weight = self.a.weight
+
+    for model in (known := sc.sparsify(Tied()).model, unknown := Tied()):
+        if model is unknown:
+            model.load_state_dict(known.state_dict())  # zeros without a history
+        assert list(zero_masks(model)) == ["a.weight", "head.weight"]
+        assert list(zero_masks(model, only="head")) == ["head.weight"]
+        assert list(zero_masks(model, ignore="head.weight")) == ["a.weight"]
+        assert list(zero_masks(model, only=["b"])) == ["a.weight"]  # by either of its names
+        assert list(zero_masks(model, only=iter(["head"]))) == ["head.weight"]
+        assert list(sc.keep_masks(model, only="head").masks) == ["head.weight"]
+        for names in ({"only": "haed"}, {"ignore": ["haed"]}):
+            with pytest.raises(SparsityError, match=r"'haed' name no weight.* Did you mean 'head'"):
+                zero_masks(model, **names)
+        with pytest.raises(SparsityError, match="'norm' name no weight"):
+            sc.keep_masks(model, ignore="norm")
 
 
 def test_masks_on_other_weights_are_remembered_too():

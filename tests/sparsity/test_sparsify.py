@@ -349,6 +349,12 @@ NAN = [torch.full((2, 8), float("nan"))]
         ({"pattern": sc.NM(2, 4), "threshold": 0.6}, PatternError, "fixes how many"),
         ({"pattern": sc.NM(2, 4), "allocation": "erk"}, SparsityError, "says already"),
         ({"pattern": "2:4"}, SparsityError, "is no pattern"),
+        ({"pattern": sc.NM}, SparsityError, r"NM'> is no pattern: write .*sc\.NM\(2, 4\)"),
+        ({"sparsity": "0.5"}, SparsityError, r"sparsity='0.5': give the share .* such as 0.5"),
+        ({"threshold": "1"}, SparsityError, "threshold='1': give a number"),
+        ({"pattern": sc.NM(2, 4), "sparsity": "0.5"}, SparsityError, "sparsity='0.5': give the share"),
+        ({"only": 3}, SparsityError, "got int: give names"),
+        ({"ignore": [nn.ReLU()]}, SparsityError, "got ReLU: give names"),
         ({"allocation": "fair"}, SparsityError, "'uniform', 'global', 'erk', 'owl'"),
         ({"compensate": "lstsq"}, SparsityError, "'sparsegpt', 'alps'"),
         ({"compensate": "alps"}, SparsityError, "needs calibration data"),
@@ -385,7 +391,12 @@ def test_bad_models():
         sc.sparsify(normed)
 
 
+def test_what_the_pattern_fixes_may_be_said_to_the_last_digit_or_so():
+    assert sc.sparsify(nn.Linear(6, 2), pattern=sc.NM(1, 3), sparsity=2 / 3).sparsity == 8 / 12
+
+
 def test_names_and_globs():
+    assert list(sc.sparsify(net(), only=None, ignore=None).masks) == ["0.weight", "2.weight"]
     assert list(sc.sparsify(net(), only="0").masks) == ["0.weight"]
     assert list(sc.sparsify(net(), ignore=["0.*"]).masks) == ["2.weight"]
     with pytest.raises(SparsityError, match=r"Did you mean '0.weight'"):

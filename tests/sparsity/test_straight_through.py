@@ -1,6 +1,7 @@
 """SR-STE: sparse forward, dense weights, a decay on what is removed."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import secateur as sc
-from secateur.errors import PatternError, TrainingError
+from secateur.errors import PatternError, SparsityError, TrainingError
 from secateur.sparsity import StraightThrough, broken_patterns, sparse_weights, sparsity_of
 
 
@@ -51,14 +52,13 @@ class Parametrization(nn.Module):
         return Masked.apply(weight, 0.01)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
-        lambda p: torch.optim.AdamW(p, lr=0.02),
-    ],
-    ids=["sgd", "adamw"],
-)
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_it_is_what_the_published_autograd_function_does(make):
     ours = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     theirs = copy.deepcopy(ours)
@@ -78,6 +78,81 @@ def test_it_is_what_the_published_autograd_function_does(make):
     for k in (0, 2):
         assert torch.allclose(ours[k].weight, theirs[k].weight, atol=1e-5)
         assert torch.allclose(ours[k].bias, theirs[k].bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["place", "name"])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_closure_sees_masked_weights_and_ends_where_a_plain_loop_does(make, by_name):
+    batches = [(torch.randn(16, 8), torch.randint(4, (16,))) for _ in range(10)]
+    plain, closed = (one := nn.Linear(8, 4)), copy.deepcopy(one)
+    seen: list[int] = []
+
+    def losses(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(int((model.weight == 0).sum()))
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer = make(plain.parameters())
+    with StraightThrough(decay=0.5).on(plain) as one:
+        for x, y in batches:
+            losses(plain, optimizer, x, y)
+            optimizer.step()
+        dense = one.dense["weight"]
+    optimizer = make(closed.parameters())
+    with StraightThrough(decay=0.5).on(closed) as other:
+        for x, y in batches:
+            closure = functools.partial(losses, closed, optimizer, x, y)
+            loss = optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+            assert loss.requires_grad
+        assert torch.equal(other.dense["weight"], dense)
+    assert seen == [16] * 20
+
+
+def test_an_optimizer_may_move_weights_before_it_calls_the_closure():
+    """Then these are what is masked, and what the optimizer finds again."""
+
+    class Ahead(torch.optim.Optimizer):
+        def __init__(self, weights: list[nn.Parameter]) -> None:
+            super().__init__(weights, {})
+
+        def step(self, closure=None) -> None:
+            (weight,) = self.param_groups[0]["params"]
+            with torch.no_grad():
+                weight += 1
+            closure()
+            closure()
+            with torch.no_grad():
+                weight -= 1 + weight.grad
+
+    model = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 1.0, 2.0, -4.0]]))
+    seen: list[list[float]] = []
+
+    def closure() -> None:
+        seen.append(model.weight.tolist()[0])
+        model.zero_grad()
+        model.weight.sum().backward()
+
+    with StraightThrough(decay=0.5).on(model) as sparse:
+        Ahead([model.weight]).step(closure)
+        assert seen == [[4.0, 0.0, 0.0, -3.0]] * 2
+        assert sparse.dense["weight"].tolist() == [[2.0, 1 - 1 - 0.5 * 2, 2 - 1 - 0.5 * 3, -5.0]]
+
+
+def test_an_error_in_a_closure_leaves_it_sparse_and_the_dense_weights_as_they_were():
+    def closure() -> None:
+        raise RuntimeError("out of memory")
+
+    model = nn.Linear(8, 4)
+    with StraightThrough().on(model) as sparse:
+        dense = sparse.dense["weight"].clone()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            torch.optim.SGD(model.parameters(), lr=0.1).step(closure)
+        assert int((model.weight == 0).sum()) == 16
+        assert torch.equal(sparse.dense["weight"], dense)
 
 
 def test_the_decay_counts():
@@ -124,6 +199,14 @@ def test_the_model_is_sparse_between_steps_and_nothing_is_left_in_the_end():
         assert torch.equal(model[0].weight == 0, before)
 
 
+def test_it_starts_anew_on_another_model():
+    sparse = StraightThrough()
+    for model in (nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(8, 4))):
+        with sparse.on(model):
+            assert sparse.masks.keys() == {name for name, p in model.named_parameters() if p.dim() > 1}
+            assert sparse.sparsity == 0.5
+
+
 def test_other_patterns():
     model = nn.Linear(8, 8)
     with StraightThrough(sc.Block(2, 2), sparsity=0.75).on(model):
@@ -149,9 +232,17 @@ def test_what_it_refuses():
         StraightThrough(sparsity=0.7)
     with pytest.raises(PatternError, match=r"Unstructured\(\) needs the share"):
         StraightThrough(sc.Unstructured())
+    with pytest.raises(PatternError, match=r"has a sparsity of 0.5, not of '0.5'"):
+        StraightThrough(sparsity="0.5")
+    with pytest.raises(PatternError, match=r"sparsity='0.5': Unstructured\(\) needs the share"):
+        StraightThrough(sc.Unstructured(), sparsity="0.5")
+    with pytest.raises(SparsityError, match=r"NM'> is no pattern: write"):
+        StraightThrough(sc.NM)
+    with pytest.raises(TrainingError, match="decay='1' must be"):
+        StraightThrough(decay="1")
     with pytest.raises(TrainingError, match="decay=-1"):
         StraightThrough(decay=-1)
     model = nn.Linear(8, 4)
     optimizer = torch.optim.LBFGS(model.parameters())
-    with StraightThrough().on(model), pytest.raises(TrainingError, match="L-BFGS runs the model within its step"):
+    with StraightThrough().on(model), pytest.raises(TrainingError, match="L-BFGS searches along a line.*SGD or Adam"):
         optimizer.step(lambda: model(torch.ones(1, 8)).sum())

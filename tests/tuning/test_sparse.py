@@ -175,6 +175,17 @@ def test_resumed_runs_end_with_the_same_bits(kind, ema, tmp_path):
         assert all(torch.equal(resumed[name], value) for name, value in whole.items()), cut
 
 
+@pytest.mark.parametrize("make", [lambda: GradualSparsity(0.75, end=15, every=2), StraightThrough])
+def test_one_callback_for_two_trainings(make):
+    callback = make()
+    again, fresh = net(), net()
+    tune(sparse(sparsity=0.25), batches(), epochs=3, lr=0.05, device="cpu", callbacks=[callback])
+    for model, used in ((again, callback), (fresh, make())):
+        tune(model, batches(), batches(2), epochs=3, lr=0.05, device="cpu", callbacks=[used])
+    assert sparsity_of(again) == (0.5 if isinstance(callback, StraightThrough) else 0.75)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in fresh.state_dict().items())
+
+
 def test_stopped_before_the_end_it_says_how_far_it_came():
     class Stop(Callback):
         def after_step(self, run: Any) -> None:

@@ -14,7 +14,7 @@ from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.joining import MaskedTraining
 from secateur.sparsity.living import KeptMasks
 from secateur.sparsity.matrices import to_matrix
-from secateur.sparsity.patterns import Pattern, Unstructured
+from secateur.sparsity.patterns import Pattern, Unstructured, is_number
 from secateur.tuning.callbacks import Run
 
 CHOICES = 25  # masks on the way, where nobody says how many steps lie between two
@@ -59,6 +59,7 @@ class GradualSparsity(MaskedTraining):
         seed: of "random".
 
     Raises:
+        SparsityError: what is given is no pattern.
         TrainingError: a setting out of its range; when training begins, if it has fewer than ``end`` steps.
     """
 
@@ -78,9 +79,10 @@ class GradualSparsity(MaskedTraining):
         ignore: Iterable[str] = (),
         seed: int = 0,
     ) -> None:
-        _check(sparsity, end, begin, every, start, pattern, allocation)
         super().__init__(pattern=pattern, importance=importance, only=only, ignore=ignore, seed=seed)
-        self.final, self.end, self.begin, self.start = sparsity, end, begin, start
+        _check(sparsity, end, begin, every, start, pattern, allocation)
+        self.final, self.end, self.begin = sparsity, end, begin
+        self.start = self._given = start
         self.every = every if every is not None else ceil((end - begin) / CHOICES)
         self.schedule, self.allocation = schedule, allocation
         self.at = 0  # steps done
@@ -136,9 +138,9 @@ class GradualSparsity(MaskedTraining):
 
     def _begin(self) -> None:
         weights = {name: layer.parameter for name, layer in self.layers.items()}
-        saved = self._saved or {"masks": {}, "start": self.start}
+        saved = self._saved or {"at": 0, "masks": {}, "start": self._given}
         masks = {name: saved["masks"].get(name, weight.detach() != 0) for name, weight in weights.items()}
-        self.start, self._saved = saved["start"], None
+        self.at, self.start, self._saved = int(saved["at"]), saved["start"], None
         self._kept = KeptMasks(weights, masks)
         if self.start is None:
             self.start = min(self._kept.sparsity, self.final)
@@ -195,11 +197,15 @@ def _check(
     sparsity: float, end: int, begin: int, every: int | None, start: float | None, pattern: Pattern, allocated: str
 ) -> None:
     """Report all settings that are out of their range."""
+    amount, steps = is_number(sparsity), is_number(begin) and is_number(end)
     ranges = [
-        (0 < sparsity < 1, f"sparsity={sparsity} must be in (0, 1)"),
-        (0 <= begin < end, f"begin={begin} and end={end}: give 0 <= begin < end, in steps of the optimizer"),
-        (every is None or every >= 1, f"every={every} must be at least 1"),
-        (start is None or 0 <= start <= sparsity, f"start={start} must be in [0, sparsity]"),
+        (amount and 0 < sparsity < 1, f"sparsity={sparsity!r} must be in (0, 1)"),
+        (steps and 0 <= begin < end, f"begin={begin!r} and end={end!r}: give 0 <= begin < end, in optimizer steps"),
+        (every is None or (is_number(every) and every >= 1), f"every={every!r} must be at least 1"),
+        (
+            start is None or not amount or (is_number(start) and 0 <= start <= sparsity),
+            f"start={start!r} must be in [0, sparsity]",
+        ),
         (allocated in ALLOCATIONS, f"allocation={allocated!r}: give one of {', '.join(map(repr, ALLOCATIONS))}"),
         (pattern.fixed is None, f"{pattern!r} has one sparsity, which can't rise: use StraightThrough"),
     ]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from secateur.errors import PatternError, TrainingError
 from secateur.sparsity.criteria import WeightCriterion, WeightView, criterion, needs, scored, within_rows
-from secateur.sparsity.layers import Layer, check_weights, find_layers
-from secateur.sparsity.patterns import Pattern
+from secateur.sparsity.layers import Layer, check_weights, find_layers, listed
+from secateur.sparsity.patterns import Pattern, check_pattern
 from secateur.tuning.callbacks import Callback, Run
 from secateur.zeros import note_sparse
 
@@ -37,7 +37,8 @@ class MaskedTraining(Callback):
         ignore: Iterable[str],
         seed: int,
     ) -> None:
-        self.pattern, self.only, self.ignore = pattern, only, ignore
+        check_pattern(pattern)
+        self.pattern, self.only, self.ignore = pattern, listed(only), listed(ignore)
         self.rate = criterion("magnitude" if importance == "auto" else importance, seed)
         if lacking := needs(self.rate):
             raise TrainingError(

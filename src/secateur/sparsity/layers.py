@@ -2,8 +2,9 @@
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -83,9 +84,9 @@ def find_layers(model: nn.Module, only: Iterable[str] = (), ignore: Iterable[str
     Raises:
         SparsityError: a name that names nothing, or none is left.
     """
-    only, ignore = _listed(only), _listed(ignore)
+    only, ignore = listed(only), listed(ignore)
     homes = _homes(model)
-    _check_names({n for h in homes.values() for n, _ in h}, (*only, *ignore), type(model).__name__)
+    _check_names(homes, (*only, *ignore), type(model).__name__)
     chosen: dict[str, Layer] = {}
     left: dict[str, str] = {}
     for home in homes.values():
@@ -157,8 +158,33 @@ def _layer(home: Home) -> Layer:
     )
 
 
-def _listed(patterns: Iterable[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def listed(patterns: Iterable[str] | None) -> list[str]:
+    """What ``only`` and ``ignore`` are given, as a list; one name stands for itself, None for no name.
+
+    Raises:
+        SparsityError: something in it is no name.
+    """
+    given: Any = () if patterns is None else patterns
+    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    if odd := [type(name).__name__ for name in names if not isinstance(name, str)]:
+        raise SparsityError(
+            f"only= and ignore= got {', '.join(odd[:5])}: give names of parameters or modules, or globs, such as "
+            "['head', '*.attention']"
+        )
+    return names
+
+
+def asked_for(model: nn.Module, only: Iterable[str], ignore: Iterable[str]) -> set[str]:
+    """All names of the matrices that ``only`` and ``ignore`` leave.
+
+    Raises:
+        SparsityError: a name that names nothing.
+    """
+    only, ignore, homes = listed(only), listed(ignore), _homes(model)
+    _check_names(homes, (*only, *ignore), type(model).__name__)
+    places = [[name for name, _ in home] for home in homes.values()]
+    left = [names for names in places if (not only or named(names, only)) and not named(names, ignore)]
+    return {name for names in left for name in names}
 
 
 def named(names: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -175,8 +201,9 @@ def named(names: Iterable[str], patterns: Iterable[str]) -> bool:
     )
 
 
-def _check_names(known: Collection[str], patterns: Iterable[str], model: str) -> None:
+def _check_names(homes: Mapping[int, Home], patterns: Iterable[str], model: str) -> None:
     """Refuse patterns that name nothing at all: they are typing errors."""
+    known = {name for home in homes.values() for name, _ in home}
     if lost := [p for p in patterns if not any(named([name], [p]) for name in known)]:
         places = sorted({place for name in known for place in (name, name.rpartition(".")[0])})
         near = difflib.get_close_matches(lost[0], places, 3)

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 from secateur.errors import SparsityError
 from secateur.modules import named_parameters
 from secateur.sparsity.remembering import zero_masks
-from secateur.sparsity.stepping import listen
+from secateur.sparsity.stepping import Closure, listen
 
 _KEPT: "weakref.WeakKeyDictionary[nn.Module, list[KeptMasks]]" = weakref.WeakKeyDictionary()
 """What `keep_masks` gave lives as long as the model, held or not."""
@@ -83,7 +83,7 @@ class KeptMasks:
         self.weights = {name: weights[name] for name in weights if first[id(weights[name])] == name}
         self._gone: dict[str, Tensor] = {}
         self.set(masks)
-        self._handles: list[RemovableHandle] = listen(self)
+        self._handles: list[RemovableHandle] = [listen(self)]
         for name, weight in self.weights.items():
             if weight.requires_grad:
                 self._handles.append(weight.register_hook(_silencing(weakref.ref(self), name)))
@@ -116,8 +116,9 @@ class KeptMasks:
         for name, weight in self.weights.items():
             weight.masked_fill_(self.gone(name), 0)
 
-    def before(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
-        """Nothing is to be done before a step: gradients are silenced as they come."""
+    def before(self, optimizer: torch.optim.Optimizer, names: list[str], closure: Closure | None) -> Closure | None:
+        """Nothing is to be done before a step: gradients are silenced as they come, in a closure as elsewhere."""
+        return closure
 
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
         """Silence weights and the optimizer's state after a step."""

@@ -6,12 +6,14 @@ Shape letters: R rows, C columns.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from math import isclose
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from secateur.errors import PatternError
+from secateur.errors import PatternError, SparsityError
 
 CELLS = 2**17  # scores that are ordered together where rows are apart: each takes thirty bytes meanwhile
 
@@ -261,14 +263,36 @@ class Block:
         return keep.repeat_interleave(self.rows, 0).repeat_interleave(self.cols, 1)
 
 
+def check_pattern(pattern: Any) -> None:
+    """Refuse what is no pattern.
+
+    Raises:
+        SparsityError: with what to write in its place.
+    """
+    if isinstance(pattern, type) or not isinstance(pattern, Pattern):
+        raise SparsityError(
+            f"pattern={pattern!r} is no pattern: write sc.Unstructured(), sc.NM(2, 4) or sc.Block(8, 8)"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether something can be compared with numbers: a text can't."""
+    return isinstance(value, Real)
+
+
+def agrees(pattern: Pattern, sparsity: float | None) -> bool:
+    """Whether a sparsity, where one is given, is the one that the pattern fixes, but for rounding."""
+    return sparsity is None or (pattern.fixed is not None and is_number(sparsity) and isclose(sparsity, pattern.fixed))
+
+
 def _given(pattern: Pattern, sparsity: float | None) -> float:
     """The sparsity that holds."""
-    if pattern.fixed is not None and sparsity in (None, pattern.fixed):
+    if pattern.fixed is not None and agrees(pattern, sparsity):
         return pattern.fixed
     if pattern.fixed is not None:
-        raise PatternError(f"{pattern!r} has a sparsity of {pattern.fixed:g}, not of {sparsity}: leave it out")
-    if sparsity is None or not 0 <= sparsity <= 1:
-        raise PatternError(f"sparsity={sparsity}: {pattern!r} needs the share of the weights that goes, in [0, 1]")
+        raise PatternError(f"{pattern!r} has a sparsity of {pattern.fixed:g}, not of {sparsity!r}: leave it out")
+    if sparsity is None or not is_number(sparsity) or not 0 <= sparsity <= 1:
+        raise PatternError(f"sparsity={sparsity!r}: {pattern!r} needs the share of the weights that goes, in [0, 1]")
     return sparsity
 
 

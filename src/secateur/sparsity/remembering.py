@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.errors import SparsityError
-from secateur.sparsity.layers import Layer, find_layers, named
+from secateur.sparsity.layers import Layer, asked_for, find_layers, listed
 from secateur.sparsity.patterns import NM, Block, Pattern, Unstructured
 from secateur.zeros import sparse_weights, zeros_kept
 
@@ -23,9 +23,10 @@ def zero_masks(model: nn.Module, only: Iterable[str] = (), ignore: Iterable[str]
     Raises:
         SparsityError: a name that names nothing.
     """
-    known = zeros_kept(model)
+    only, ignore = listed(only), listed(ignore)
     if sparse_weights(model):
-        return {n: m for n, m in known.items() if (not only or named([n], only)) and not named([n], ignore)}
+        asked = asked_for(model, only, ignore)
+        return {name: mask for name, mask in zeros_kept(model).items() if name in asked}
     try:
         found = find_layers(model, only, ignore).chosen
     except SparsityError:

@@ -9,24 +9,12 @@ from secateur.sparsity import allocation
 from secateur.sparsity.criteria import Magnitude, Wanda, WeightCriterion, criterion
 from secateur.sparsity.layers import Layers
 from secateur.sparsity.passing import Uses
-from secateur.sparsity.patterns import Pattern
+from secateur.sparsity.patterns import Pattern, agrees, is_number
 from secateur.sparsity.pruning import METHODS, How
 
 DEFAULT = 0.5  # the sparsity where nothing else is said
 _MISFITS = ("shape ", "no data", "it is used in parts")
 """How reasons begin for which a weight that was asked for stays dense."""
-
-
-def check_pattern(pattern: Any) -> None:
-    """Refuse what is no pattern.
-
-    Raises:
-        SparsityError: with what to write in its place.
-    """
-    if not isinstance(pattern, Pattern):
-        raise SparsityError(
-            f"pattern={pattern!r} is no pattern: write sc.Unstructured(), sc.NM(2, 4) or sc.Block(8, 8)"
-        )
 
 
 def how_to(
@@ -59,12 +47,12 @@ def how_to(
 def _check_amount(pattern: Pattern, sparsity: float | None, threshold: float | None, allocated: str) -> None:
     if sparsity is not None and threshold is not None:
         raise SparsityError(f"sparsity={sparsity} and threshold={threshold}: give one of the two")
-    if threshold is not None and not 0 < threshold < inf:
+    if threshold is not None and not (is_number(threshold) and 0 < threshold < inf):
         raise SparsityError(
-            f"threshold={threshold}: give a number above 0, such as 0.5 (times each layer's mean score)"
+            f"threshold={threshold!r}: give a number above 0, such as 0.5 (times each layer's mean score)"
         )
-    if sparsity is not None and not 0 < sparsity < 1:
-        raise SparsityError(f"sparsity={sparsity}: give the share of the weights that goes, in (0, 1), such as 0.5")
+    if sparsity is not None and not (is_number(sparsity) and 0 < sparsity < 1):
+        raise SparsityError(f"sparsity={sparsity!r}: give the share of the weights that goes, in (0, 1), such as 0.5")
     if allocated not in allocation.NAMES:
         raise SparsityError(f"allocation={allocated!r}: give one of {', '.join(map(repr, allocation.NAMES))}")
     if allocated != "uniform" and (threshold is not None or pattern.fixed is not None):
@@ -72,7 +60,7 @@ def _check_amount(pattern: Pattern, sparsity: float | None, threshold: float | N
         raise SparsityError(f"allocation={allocated!r}: {why} says already what each layer loses; leave it out")
     if pattern.fixed is not None and threshold is not None:
         raise PatternError(f"{pattern!r} fixes how many weights go: leave threshold={threshold} out")
-    if pattern.fixed is not None and sparsity not in (None, pattern.fixed):
+    if pattern.fixed is not None and not agrees(pattern, sparsity):
         raise PatternError(f"{pattern!r} has a sparsity of {pattern.fixed:g}: leave sparsity={sparsity} out")
 
 

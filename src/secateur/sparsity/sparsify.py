@@ -20,10 +20,10 @@ from secateur.sparsity.counting import beforehand, counts, passed_on
 from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.layers import check_weights, find_layers
 from secateur.sparsity.passing import Uses, find_uses
-from secateur.sparsity.patterns import Pattern, Unstructured
+from secateur.sparsity.patterns import Pattern, Unstructured, check_pattern
 from secateur.sparsity.result import Sparsified
 from secateur.sparsity.sequential import Step, Work, carry_out, prune_along
-from secateur.sparsity.settings import DEFAULT, check_all_fit, check_pattern, fitting, how_to, named, reached
+from secateur.sparsity.settings import DEFAULT, check_all_fit, fitting, how_to, named, reached
 from secateur.sparsity.statistics import Statistics
 from secateur.sparsity.telling import report_of
 from secateur.tracing.shadow import check_kind, copied, own_tensor

@@ -9,40 +9,66 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+Closure = Callable[[], Any]
+"""What ``optimizer.step(closure)`` is given: it runs the model, and the gradients are there."""
+
 
 class Stepped(Protocol):
-    """What is told: before and after a step, of the optimizer and of the names of the parameters that it holds."""
+    """What is told: before and after a step, of the optimizer and of the names of the parameters that it holds.
+
+    ``before`` is given the step's closure, None in most loops, and returns what the optimizer is to run in its place.
+    """
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]: ...
-    def before(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None: ...
+    def before(self, optimizer: torch.optim.Optimizer, names: list[str], closure: Closure | None) -> Closure | None: ...
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None: ...
 
 
-def listen(to_tell: Stepped) -> list[RemovableHandle]:
-    """Tell an object of steps until the handles are removed, or nobody holds the object any more.
+_LISTENING: "weakref.WeakValueDictionary[int, Stepped]" = weakref.WeakValueDictionary()
+_HOOKS: list[RemovableHandle] = []
+"""Two for the whole process, from the first `listen` on. Torch iterates over its hooks in a step, and garbage may be
+collected in any step: taking a hook away when what listens dies would break that iteration."""
+
+
+def listen(to_tell: Stepped) -> RemovableHandle:
+    """Tell an object of steps until the handle is removed, or nobody holds the object any more.
 
     The hooks are on all optimizers of the process, so that it does not matter when one is made, what wraps it
     (Accelerate, a gradient scaler), and how many there are.
     """
-    known = weakref.ref(to_tell)
-    handles: list[RemovableHandle] = []
+    if not _HOOKS:
+        _HOOKS.append(register_optimizer_step_pre_hook(_before))
+        _HOOKS.append(register_optimizer_step_post_hook(_after))
+    handle = RemovableHandle(_LISTENING)
+    _LISTENING[handle.id] = to_tell
+    return handle
 
-    def hook(tell: Callable[[Stepped], Callable[[torch.optim.Optimizer, list[str]], None]]) -> Any:
-        def told(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            alive = known()
-            if alive is None:
-                for handle in handles:
-                    handle.remove()
-            elif names := _held(optimizer, alive.weights):
-                with torch.no_grad():
-                    tell(alive)(optimizer, names)
 
-        return told
+@torch.no_grad()
+def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+    closure = given = _closure(args, kwargs)
+    for listening in list(_LISTENING.values()):
+        if names := _held(optimizer, listening.weights):
+            closure = listening.before(optimizer, names, closure)
+    if closure is given:
+        return None
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": closure}
+    return (args[0], closure, *args[2:]), kwargs
 
-    handles.append(register_optimizer_step_pre_hook(hook(lambda alive: alive.before)))
-    handles.append(register_optimizer_step_post_hook(hook(lambda alive: alive.after)))
-    return handles
+
+@torch.no_grad()
+def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listening in list(_LISTENING.values()):
+        if names := _held(optimizer, listening.weights):
+            listening.after(optimizer, names)
+
+
+def _closure(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Closure | None:
+    """The closure among a step's arguments, of which the first is the optimizer."""
+    found = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
+    return found if callable(found) else None
 
 
 def _held(optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]) -> list[str]:

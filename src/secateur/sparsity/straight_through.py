@@ -12,8 +12,8 @@ from secateur.sparsity.criteria import WeightCriterion
 from secateur.sparsity.joining import MaskedTraining
 from secateur.sparsity.layers import Layer
 from secateur.sparsity.matrices import to_matrix
-from secateur.sparsity.patterns import NM, Pattern
-from secateur.sparsity.stepping import listen
+from secateur.sparsity.patterns import NM, Pattern, is_number
+from secateur.sparsity.stepping import Closure, listen
 from secateur.tuning.callbacks import Run
 
 
@@ -27,9 +27,9 @@ class StraightThrough(MaskedTraining):
     moments as gradients do.
 
     Between two steps the model holds the masked weights, so that at any moment it is exactly sparse: in validation,
-    checkpoints and copies. The dense ones are put in its parameters for the optimizer's step alone. It has no
-    parametrization, and nothing is left of it in the end. In `secateur.tune` it is a callback; in a loop of your own,
-    whatever the optimizer:
+    checkpoints and copies. The dense ones are put in its parameters for the optimizer's step alone; a closure that is
+    given to the step runs on the masked ones. It has no parametrization, and nothing is left of it in the end. In
+    `secateur.tune` it is a callback; in a loop of your own, whatever the optimizer, unless it searches along a line:
 
     >>> net = torch.nn.Linear(8, 4)
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -50,8 +50,8 @@ class StraightThrough(MaskedTraining):
         seed: of "random".
 
     Raises:
-        TrainingError: a setting out of its range; at a step, if the optimizer calls the model within it (L-BFGS).
-        PatternError: the pattern fixes another sparsity, or needs one.
+        TrainingError: a setting out of its range; at a step of L-BFGS, which searches along a line.
+        SparsityError, PatternError: it is no pattern, fixes another sparsity, or needs one.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class StraightThrough(MaskedTraining):
     ) -> None:
         super().__init__(pattern=pattern, importance=importance, only=only, ignore=ignore, seed=seed)
         pattern.removed((1, 1), sparsity)  # says what is wrong with it
-        if not 0 <= decay < float("inf"):
-            raise TrainingError(f"decay={decay} must be at least 0")
+        if not (is_number(decay) and 0 <= decay < float("inf")):
+            raise TrainingError(f"decay={decay!r} must be at least 0")
         self.amount, self.decay = sparsity, decay
         self.dense: dict[str, Tensor] = {}
         self._gone: dict[str, Tensor] = {}
@@ -85,15 +85,19 @@ class StraightThrough(MaskedTraining):
         """By name, bool, True = stays."""
         return {name: ~gone for name, gone in self._gone.items()}
 
-    def before(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
-        """Put the dense weights in, and add the decay of removed ones to their gradients."""
+    def before(self, optimizer: torch.optim.Optimizer, names: list[str], closure: Closure | None) -> Closure | None:
+        """Put the dense weights in, and add the decay of removed ones to their gradients, which a closure may make."""
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise TrainingError("L-BFGS runs the model within its step, on dense weights: train with SGD or Adam")
+            raise TrainingError(
+                "L-BFGS searches along a line, and a straight-through gradient is not the slope there: train with SGD "
+                "or Adam"
+            )
         for name in names:
-            weight, dense = self.layers[name].parameter, self.dense[name]
-            if weight.grad is not None:
-                weight.grad.add_(torch.where(self._gone[name], dense, 0).to(weight.grad), alpha=self.decay)
-            weight.copy_(dense)
+            self.layers[name].parameter.copy_(self.dense[name])
+        if closure is not None:
+            return self._on_masked(names, closure)
+        self._draw(names)
+        return None
 
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
         """Keep the dense weights, choose the mask, and leave the masked ones."""
@@ -118,12 +122,13 @@ class StraightThrough(MaskedTraining):
 
     @torch.no_grad()
     def _begin(self) -> None:
+        self._gone = {}
         for name, layer in self.layers.items():
             own = layer.parameter.detach()
             self.dense[name] = self._saved[name].to(own, copy=True) if name in self._saved else own.clone()
             self._mask(layer)
         self._saved = {}
-        self._handles = listen(self)
+        self._handles = [listen(self)]
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -132,6 +137,30 @@ class StraightThrough(MaskedTraining):
         for name, weight in self.weights.items():  # a step that raised may have left the dense ones
             weight.masked_fill_(self._gone[name], 0)
         self.dense = {}
+
+    def _on_masked(self, names: list[str], closure: Closure) -> Closure:
+        """A step's closure that finds the masked weights; where it raises they stay, as between two steps."""
+
+        def run() -> Any:
+            with torch.no_grad():  # by the weights as they are now: an optimizer may have moved them
+                aside = {name: self.layers[name].parameter[self._gone[name]] for name in names}
+                for name in names:
+                    self.layers[name].parameter.masked_fill_(self._gone[name], 0)
+            result = closure()
+            with torch.no_grad():
+                for name, removed in aside.items():
+                    self.layers[name].parameter[self._gone[name]] = removed
+                self._draw(names)
+            return result
+
+        return run
+
+    def _draw(self, names: list[str]) -> None:
+        """Add the decay of removed weights, which are in the model now, to their gradients."""
+        for name in names:
+            weight = self.layers[name].parameter
+            if weight.grad is not None:
+                weight.grad.add_(torch.where(self._gone[name], weight, 0).to(weight.grad), alpha=self.decay)
 
     @torch.no_grad()
     def _mask(self, layer: Layer) -> None:

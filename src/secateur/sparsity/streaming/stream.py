@@ -17,9 +17,10 @@ from secateur.errors import DataError, SparsityError
 from secateur.reporting import Report
 from secateur.sparsity.counting import LABELLED
 from secateur.sparsity.criteria import WeightCriterion
-from secateur.sparsity.patterns import Pattern, Unstructured
+from secateur.sparsity.layers import listed
+from secateur.sparsity.patterns import Pattern, Unstructured, check_pattern
 from secateur.sparsity.pruning import How
-from secateur.sparsity.settings import DEFAULT, check_pattern, how_to, named
+from secateur.sparsity.settings import DEFAULT, how_to, named
 from secateur.sparsity.streaming.activations import PLACES
 from secateur.sparsity.streaming.building import build
 from secateur.sparsity.streaming.checkpoint import Checkpoint, open_checkpoint
@@ -110,7 +111,7 @@ def sparsify_checkpoint(
     """
     begun = time.monotonic()
     check_pattern(pattern)
-    only, ignore = _listed(only), _listed(ignore)
+    only, ignore = listed(only), listed(ignore)
     asked = sparsity if sparsity is not None or threshold is not None else (pattern.fixed or DEFAULT)
     how = how_to(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
     _check(how, allocation, activations)
@@ -204,7 +205,3 @@ def _code(given: Any) -> str | None:
         if named
         else (repr(given) if " at 0x" not in repr(given) else type(given).__qualname__)
     )
-
-
-def _listed(given: Iterable[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
