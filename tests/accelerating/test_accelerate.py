@@ -158,6 +158,35 @@ def test_code_that_reads_a_weight_keeps_its_layers() -> None:
     assert "the model does not run with sparse layers" in found.summary
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_encoder_layers_leave_torchs_fused_path(masked: bool) -> None:
+    """It takes the layers' weights, and has no kernel for sparse ones."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = sparse(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    mask = torch.tensor([[False] * 4, [False] * 3 + [True]]) if masked else None
+    inputs = (torch.randn(2, 4, 16), None, mask)
+    found = accelerate(net, inputs, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert [layer.kept for layer in found.layers] == ["CSR"] * 4
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(*inputs), net(*inputs), rtol=1e-4, atol=1e-4)
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+def test_errors_are_told_in_their_first_sentence() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if type(self.layer) is not nn.Linear:
+                raise RuntimeError("torch 2.1 has no such kernel. This could be because of this. Or that\nor that.")
+            return self.layer(x)
+
+    found = accelerate(sparse(Failing()), torch.randn(2, 16), stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.summary.endswith("does not run with sparse layers (RuntimeError: torch 2.1 has no such kernel).")
+
+
 def test_wrong_kernels_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(layer: nn.Module) -> Any:
         yield "CSR", lambda layer: nn.Linear(layer.in_features, layer.out_features)

@@ -142,7 +142,7 @@ def _tried(name: str, layer: nn.Module, x: Tensor, stopwatch: Stopwatch) -> tupl
                 raise ValueError(f"it is off by {off:.1e} of the output's scale")
         except Exception as error:  # a kernel that this machine, type or size does not have
             made.pop(kernel, None)
-            failed[kernel] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[kernel] = _in_short(error)
     calls = {"dense": layer, **made}
     times = stopwatch({key: lambda module=module: module(x) for key, module in calls.items()}) if made else {}
     best = min(made, key=lambda kernel: times[kernel], default=None)
@@ -167,7 +167,14 @@ def _with(model: nn.Module, chosen: Mapping[str, nn.Module]) -> nn.Module:
         for name, child in list(module._modules.items()):  # a layer that is there twice, both times
             if id(child) in old:
                 setattr(module, name, old[id(child)])
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.register_forward_pre_hook(_layer_by_layer)
     return model.eval()
+
+
+def _layer_by_layer(module: nn.Module, given: Any) -> None:
+    """Changes nothing: an encoder layer of torch with a hook doesn't hand its weights to a kernel for dense ones."""
 
 
 def _compared(
@@ -177,7 +184,7 @@ def _compared(
     try:
         off = _off(_outputs(fast(*args, **kwargs)), wanted)
     except Exception as error:  # code that reads the weight of a layer, and finds it in another form
-        return {}, f"the model does not run with sparse layers ({type(error).__name__}: {error})".splitlines()[0]
+        return {}, f"the model does not run with sparse layers ({_in_short(error)})"
     allowed = max((TOLERANCE.get(t.dtype, 1e-4) for t in wanted), default=1e-4)
     if not off <= allowed:
         return {}, f"with sparse layers the model's outputs are off by {off:.1e} of their scale"
@@ -186,6 +193,11 @@ def _compared(
         ratio = times["dense"] / times["sparse"]
         return times, f"layers are faster by themselves, but the model is {ratio:.2f} times as fast with them"
     return times, ""
+
+
+def _in_short(error: Exception) -> str:
+    """Its kind and first sentence: torch goes on with lists of all its kernels."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0].removesuffix(".")
 
 
 def _outputs(value: Any) -> list[Tensor]:
