@@ -234,12 +234,63 @@ def test_layers_with_few_zeros_are_not_tried() -> None:
     found = accelerate(net, torch.randn(2, 16), stopwatch=stopwatch())
     assert [(layer.name, layer.zeros) for layer in found.layers] == [("1", 0.5)]
     assert accelerate(net, torch.randn(2, 16), least_zeros=0.6, stopwatch=stopwatch()).summary.endswith(
-        "and no layer has enough of them for a sparse kernel to be tried."
+        "and no layer that a sparse kernel can run has enough of them to be tried."
     )
     with pytest.raises(MeasureError, match=r"least_zeros=0 must be in \(0, 1\]"):
         accelerate(net, torch.randn(2, 16), least_zeros=0)
     with pytest.raises(MeasureError, match="Sequential does not run on these inputs: RuntimeError"):
         accelerate(net, torch.randn(2, 17))
+
+
+class Keyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(input=x)
+
+
+class Functional(Keyword):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, self.f.weight)
+
+
+def test_layers_that_are_called_by_keyword_are_tried() -> None:
+    net, x = sparse(Keyword()), torch.randn(2, 16)
+    found = accelerate(net, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert [layer.kept for layer in found.layers] == ["CSR"]
+    torch.testing.assert_close(found.model(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_not_called_as_modules_are_named() -> None:
+    net, x = sparse(Functional()), torch.randn(2, 16)
+    found = accelerate(net, x, stopwatch=stopwatch())
+    assert found.untried == ("f",)
+    said = "layers with zeros (f) are not called as modules with one input, so no kernel was tried for them."
+    assert found.summary.endswith(f"% of the parameters are zeros, and {said}")
+    both = nn.Sequential(net, sparse(nn.Linear(16, 8)))
+    found = accelerate(both, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.summary.endswith("with sc.accelerate. " + said.replace("layers", "Layers", 1).replace("(f)", "(0.f)"))
+    assert "(0.f) are not called" in accelerate(both, x, stopwatch=stopwatch()).summary
+
+
+def test_attention_with_zeros_is_named() -> None:
+    net = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    with torch.no_grad():
+        net.in_proj_weight[:40] = 0
+    x = torch.randn(2, 3, 16)
+    found = accelerate(net, (x, x, x), stopwatch=stopwatch())
+    assert found.untried == ("",)
+    assert "layers with zeros (the model) are not called as modules with one input" in found.summary
+    assert has_zeros(net), "so that measure says this, too"
+
+
+def test_layers_that_no_kernel_runs_have_no_times() -> None:
+    net = sparse(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Linear(5, 5)).bfloat16())
+    found = accelerate(net, torch.randn(1, 4, 7, 7).bfloat16(), stopwatch=stopwatch())
+    assert [math.isnan(layer.dense_ms) for layer in found.layers] == [True, True]
+    assert "nan" not in str(found)
 
 
 def test_a_shared_layer_is_replaced_in_all_places() -> None:
@@ -309,6 +360,7 @@ def test_the_table() -> None:
     text = str(found)
     for part in ("fc", "50 %", "BSR 8x8", "Sparse kernels run 1 of 2 layers faster here: 3 ms become 2 ms"):
         assert part in text
+    assert "nan" not in text
     assert layers[0].best == ("BSR 8x8", 2.0)
     assert layers[1].best is None
 

@@ -33,9 +33,10 @@ class SparseLinear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())  # pyright: ignore[reportUnnecessaryComparison]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., i) -> (..., o)."""
-        return multiplied(self.weight, x.reshape(-1, x.shape[-1]), self.bias).reshape(*x.shape[:-1], self.out_features)
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o); named as that of torch's layers, which code may call by keyword."""
+        flat = input.reshape(-1, input.shape[-1])
+        return multiplied(self.weight, flat, self.bias).reshape(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {_layout(self.weight)}"
@@ -59,8 +60,9 @@ class SparseConv2d(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, o, h', w')."""
+        x = input
         assert not isinstance(self.padding, str)
         sizes = [
             (size + 2 * p - d * (k - 1) - 1) // s + 1
