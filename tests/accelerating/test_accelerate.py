@@ -72,6 +72,38 @@ def test_convolutions(how: dict[str, Any], batch: int) -> None:
         torch.testing.assert_close(make(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1}], ids=str)
+@pytest.mark.parametrize("shape", [(8, 9, 10), (0, 8, 9, 10)], ids=str)
+def test_convolutions_take_single_images_and_empty_batches(how: dict[str, Any], shape: tuple[int, ...]) -> None:
+    layer, x = sparse(nn.Conv2d(8, 16, **how)), torch.randn(shape)
+    for _, make in kernels(layer):
+        torch.testing.assert_close(make(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [nn.Linear(16, 16), nn.Conv2d(16, 16, 3)], ids=lambda layer: type(layer).__name__)
+def test_autocast_asks_for_no_other_kernels(layer: nn.Module, kind: torch.dtype) -> None:
+    dense, x = sparse(layer).to(kind), torch.randn(2, 16, 16, 16, dtype=kind)
+    for _, make in kernels(dense):
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            got, wanted = make(dense)(x), dense(x)
+            torch.testing.assert_close(got, wanted, rtol=4e-2, atol=4e-2)  # which compares types, too
+            if kind == torch.float32:
+                torch.testing.assert_close(make(dense)(x.bfloat16()), dense(x.bfloat16()), rtol=4e-2, atol=4e-2)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_linear_layers_take_nested_tensors() -> None:
+    """An encoder makes them of inputs with padding."""
+    net = sparse(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2))
+    inputs = (torch.randn(2, 4, 16), None, torch.tensor([[False] * 4, [False] * 3 + [True]]))
+    for example in (inputs, inputs[0]):
+        found = accelerate(net, example, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+        assert [layer.kept for layer in found.layers] == ["CSR"] * 4
+        with torch.no_grad():
+            torch.testing.assert_close(found.model(*inputs), net(*inputs), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

@@ -120,7 +120,8 @@ def _watched(
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
             values = [*given, *named.values()]
             if name not in found and len(values) == 1 and isinstance(values[0], Tensor):
-                found[name] = values[0].clone()
+                x = values[0]
+                found[name] = torch.cat(x.unbind()) if x.is_nested else x.clone()
 
         hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
     try:
@@ -145,7 +146,7 @@ def _tried(name: str, layer: nn.Module, x: Tensor, stopwatch: Stopwatch) -> tupl
         try:
             made[kernel] = make(layer)
             off = _off([made[kernel](x)], wanted)
-            if not off <= TOLERANCE.get(x.dtype, 1e-4):
+            if not off <= TOLERANCE.get(wanted[0].dtype, 1e-4):
                 raise ValueError(f"it is off by {off:.1e} of the output's scale")
         except Exception as error:  # a kernel that this machine, type or size does not have
             made.pop(kernel, None)
