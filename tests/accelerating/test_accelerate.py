@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.accelerating import Accelerated, LayerSpeed, accelerate
 from secateur.accelerating.accelerate import has_zeros, share_of_zeros
-from secateur.accelerating.kernels import is_two_four, kernels, share_of_empty_blocks
+from secateur.accelerating.kernels import TwoFourLinear, is_two_four, kernels, share_of_empty_blocks
 from secateur.accelerating.timing import in_turns
-from secateur.errors import MeasureError
+from secateur.errors import ArtifactError, ExportError, MeasureError, ModelError
 
 Times = Callable[[Mapping[str, Callable[[], Any]]], dict[str, float]]
 
@@ -381,6 +382,38 @@ def test_calls_that_are_far_slower_are_timed_once() -> None:
     assert counts["slow"] == 2
     assert counts["fast"] > 2
     assert found["slow"] > found["fast"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_accelerated_models_are_for_inference_only(whole: bool, tmp_path: Path) -> None:
+    """Whether some weights stay dense, or none: then the copy has no parameters."""
+    net, x = mlp(), torch.randn(4, 16)
+    tried = net if whole else nn.Sequential(net, nn.Linear(8, 8)).eval()
+    found = accelerate(tried, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.faster
+    fast, layer = found.model, "0" if whole else r"0\.0"
+    message = (
+        rf"{layer} is a SparseLinear, so this is the copy that sc\.accelerate made for inference here: .* original"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        sc.save(fast, tmp_path / "saved", args=x)
+    with pytest.raises(ArtifactError, match=message):
+        sc.save(found, tmp_path / "saved", args=x)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=message):
+        sc.export(fast, tmp_path / "net.safetensors")
+    with pytest.raises(MeasureError, match=message):
+        sc.measure(fast, x)
+    for refused in (sc.prune, sc.trace, sc.accelerate):
+        with pytest.raises(ModelError, match=message):
+            refused(fast, x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_semi_structured_layers_are_known_as_accelerated() -> None:
+    layer = TwoFourLinear(4, 4)  # only CUDA has the weights that make one
+    torch.testing.assert_close(layer(torch.eye(4)), nn.Linear.forward(layer, torch.eye(4)))
+    with pytest.raises(ModelError, match="the model is a TwoFourLinear"):
+        sc.trace(layer, torch.eye(4))
 
 
 def test_the_table() -> None:

@@ -52,6 +52,7 @@ def accelerate(
 
     Raises:
         MeasureError: the model does not run on these inputs.
+        ModelError: it can't be copied, or was accelerated already.
 
     Example:
         >>> import secateur as sc
