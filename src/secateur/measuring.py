@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.errors import MeasureError
 from secateur.inputs import Args, Kwargs, as_call, fresh
 from secateur.memory import peak_memory
+from secateur.modules import Walk, check_original
 from secateur.packed import pack
 from secateur.rebuilding import as_module
 
@@ -134,7 +135,8 @@ def measure(
         The figures.
 
     Raises:
-        MeasureError: the model does not run on these inputs, or what it returns holds NaN.
+        MeasureError: the model does not run on these inputs, what it returns holds NaN, or it is what
+            `secateur.accelerate` made.
 
     Example:
         >>> import torch
@@ -178,6 +180,8 @@ def measure_all(
     if min_run_time <= 0 or (threads is not None and threads < 1):
         raise MeasureError(f"min_run_time={min_run_time} must be above 0, and threads={threads} at least 1")
     models = {name: as_module(model) for name, model in models.items()}
+    for model in models.values():
+        check_original(Walk(model), MeasureError)
     call = fresh(as_call(args, kwargs))
     threads = threads or torch.get_num_threads()
     with left_as_found(models.values()):

@@ -6,6 +6,10 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from secateur.errors import ModelError, SecateurError
+
+ACCELERATED = "secateur.accelerating.kernels"  # where the layers of an accelerated model are defined
+
 
 class Walk:
     """One walk through a model, for work that looks at its modules several times while they stay in their places.
@@ -83,6 +87,20 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters by qualified name; tied ones under each of their names."""
     return Walk(model).parameters
+
+
+def check_original(walk: Walk, error: type[SecateurError] = ModelError) -> None:
+    """Refuse what `secateur.accelerate` made: its weights are in layouts of one machine, and are no parameters.
+
+    Raises:
+        SecateurError: the error given, with what to pass in its place.
+    """
+    for path, module in walk.named:
+        if type(module).__module__ == ACCELERATED:
+            raise error(
+                f"{path or 'the model'} is a {type(module).__name__}, so this is the copy that sc.accelerate made for "
+                "inference here: save, measure, export or prune the original instead."
+            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.accelerating import Accelerated, LayerSpeed, accelerate
 from secateur.accelerating.accelerate import has_zeros, share_of_zeros
-from secateur.accelerating.kernels import is_two_four, kernels, share_of_empty_blocks
+from secateur.accelerating.kernels import TwoFourLinear, is_two_four, kernels, share_of_empty_blocks
 from secateur.accelerating.timing import in_turns
-from secateur.errors import MeasureError
+from secateur.errors import ArtifactError, ExportError, MeasureError, ModelError
 
 Times = Callable[[Mapping[str, Callable[[], Any]]], dict[str, float]]
 
@@ -70,6 +71,38 @@ def test_convolutions(how: dict[str, Any], batch: int) -> None:
     x = torch.randn(batch, 8, 9, 10)
     for _, make in kernels(layer):
         torch.testing.assert_close(make(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1}], ids=str)
+@pytest.mark.parametrize("shape", [(8, 9, 10), (0, 8, 9, 10)], ids=str)
+def test_convolutions_take_single_images_and_empty_batches(how: dict[str, Any], shape: tuple[int, ...]) -> None:
+    layer, x = sparse(nn.Conv2d(8, 16, **how)), torch.randn(shape)
+    for _, make in kernels(layer):
+        torch.testing.assert_close(make(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", [nn.Linear(16, 16), nn.Conv2d(16, 16, 3)], ids=lambda layer: type(layer).__name__)
+def test_autocast_asks_for_no_other_kernels(layer: nn.Module, kind: torch.dtype) -> None:
+    dense, x = sparse(layer).to(kind), torch.randn(2, 16, 16, 16, dtype=kind)
+    for _, make in kernels(dense):
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            got, wanted = make(dense)(x), dense(x)
+            torch.testing.assert_close(got, wanted, rtol=4e-2, atol=4e-2)  # which compares types, too
+            if kind == torch.float32:
+                torch.testing.assert_close(make(dense)(x.bfloat16()), dense(x.bfloat16()), rtol=4e-2, atol=4e-2)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_linear_layers_take_nested_tensors() -> None:
+    """An encoder makes them of inputs with padding."""
+    net = sparse(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2))
+    inputs = (torch.randn(2, 4, 16), None, torch.tensor([[False] * 4, [False] * 3 + [True]]))
+    for example in (inputs, inputs[0]):
+        found = accelerate(net, example, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+        assert [layer.kept for layer in found.layers] == ["CSR"] * 4
+        with torch.no_grad():
+            torch.testing.assert_close(found.model(*inputs), net(*inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +191,35 @@ def test_code_that_reads_a_weight_keeps_its_layers() -> None:
     assert "the model does not run with sparse layers" in found.summary
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_encoder_layers_leave_torchs_fused_path(masked: bool) -> None:
+    """It takes the layers' weights, and has no kernel for sparse ones."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = sparse(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    mask = torch.tensor([[False] * 4, [False] * 3 + [True]]) if masked else None
+    inputs = (torch.randn(2, 4, 16), None, mask)
+    found = accelerate(net, inputs, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert [layer.kept for layer in found.layers] == ["CSR"] * 4
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(*inputs), net(*inputs), rtol=1e-4, atol=1e-4)
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+def test_errors_are_told_in_their_first_sentence() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if type(self.layer) is not nn.Linear:
+                raise RuntimeError("torch 2.1 has no such kernel. This could be because of this. Or that\nor that.")
+            return self.layer(x)
+
+    found = accelerate(sparse(Failing()), torch.randn(2, 16), stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.summary.endswith("does not run with sparse layers (RuntimeError: torch 2.1 has no such kernel).")
+
+
 def test_wrong_kernels_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(layer: nn.Module) -> Any:
         yield "CSR", lambda layer: nn.Linear(layer.in_features, layer.out_features)
@@ -205,12 +267,63 @@ def test_layers_with_few_zeros_are_not_tried() -> None:
     found = accelerate(net, torch.randn(2, 16), stopwatch=stopwatch())
     assert [(layer.name, layer.zeros) for layer in found.layers] == [("1", 0.5)]
     assert accelerate(net, torch.randn(2, 16), least_zeros=0.6, stopwatch=stopwatch()).summary.endswith(
-        "and no layer has enough of them for a sparse kernel to be tried."
+        "and no layer that a sparse kernel can run has enough of them to be tried."
     )
     with pytest.raises(MeasureError, match=r"least_zeros=0 must be in \(0, 1\]"):
         accelerate(net, torch.randn(2, 16), least_zeros=0)
     with pytest.raises(MeasureError, match="Sequential does not run on these inputs: RuntimeError"):
         accelerate(net, torch.randn(2, 17))
+
+
+class Keyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(input=x)
+
+
+class Functional(Keyword):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, self.f.weight)
+
+
+def test_layers_that_are_called_by_keyword_are_tried() -> None:
+    net, x = sparse(Keyword()), torch.randn(2, 16)
+    found = accelerate(net, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert [layer.kept for layer in found.layers] == ["CSR"]
+    torch.testing.assert_close(found.model(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_not_called_as_modules_are_named() -> None:
+    net, x = sparse(Functional()), torch.randn(2, 16)
+    found = accelerate(net, x, stopwatch=stopwatch())
+    assert found.untried == ("f",)
+    said = "layers with zeros (f) are not called as modules with one input, so no kernel was tried for them."
+    assert found.summary.endswith(f"% of the parameters are zeros, and {said}")
+    both = nn.Sequential(net, sparse(nn.Linear(16, 8)))
+    found = accelerate(both, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.summary.endswith("with sc.accelerate. " + said.replace("layers", "Layers", 1).replace("(f)", "(0.f)"))
+    assert "(0.f) are not called" in accelerate(both, x, stopwatch=stopwatch()).summary
+
+
+def test_attention_with_zeros_is_named() -> None:
+    net = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    with torch.no_grad():
+        net.in_proj_weight[:40] = 0
+    x = torch.randn(2, 3, 16)
+    found = accelerate(net, (x, x, x), stopwatch=stopwatch())
+    assert found.untried == ("",)
+    assert "layers with zeros (the model) are not called as modules with one input" in found.summary
+    assert has_zeros(net), "so that measure says this, too"
+
+
+def test_layers_that_no_kernel_runs_have_no_times() -> None:
+    net = sparse(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Linear(5, 5)).bfloat16())
+    found = accelerate(net, torch.randn(1, 4, 7, 7).bfloat16(), stopwatch=stopwatch())
+    assert [math.isnan(layer.dense_ms) for layer in found.layers] == [True, True]
+    assert "nan" not in str(found)
 
 
 def test_a_shared_layer_is_replaced_in_all_places() -> None:
@@ -271,6 +384,38 @@ def test_calls_that_are_far_slower_are_timed_once() -> None:
     assert found["slow"] > found["fast"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_accelerated_models_are_for_inference_only(whole: bool, tmp_path: Path) -> None:
+    """Whether some weights stay dense, or none: then the copy has no parameters."""
+    net, x = mlp(), torch.randn(4, 16)
+    tried = net if whole else nn.Sequential(net, nn.Linear(8, 8)).eval()
+    found = accelerate(tried, x, stopwatch=stopwatch(CSR=0.5, sparse=0.5))
+    assert found.faster
+    fast, layer = found.model, "0" if whole else r"0\.0"
+    message = (
+        rf"{layer} is a SparseLinear, so this is the copy that sc\.accelerate made for inference here: .* original"
+    )
+    with pytest.raises(ArtifactError, match=message):
+        sc.save(fast, tmp_path / "saved", args=x)
+    with pytest.raises(ArtifactError, match=message):
+        sc.save(found, tmp_path / "saved", args=x)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=message):
+        sc.export(fast, tmp_path / "net.safetensors")
+    with pytest.raises(MeasureError, match=message):
+        sc.measure(fast, x)
+    for refused in (sc.prune, sc.trace, sc.accelerate):
+        with pytest.raises(ModelError, match=message):
+            refused(fast, x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_semi_structured_layers_are_known_as_accelerated() -> None:
+    layer = TwoFourLinear(4, 4)  # only CUDA has the weights that make one
+    torch.testing.assert_close(layer(torch.eye(4)), nn.Linear.forward(layer, torch.eye(4)))
+    with pytest.raises(ModelError, match="the model is a TwoFourLinear"):
+        sc.trace(layer, torch.eye(4))
+
+
 def test_the_table() -> None:
     layers = (
         LayerSpeed(name="fc", zeros=0.5, dense_ms=2.0, times_ms={"CSR": 4.0, "BSR 8x8": 1.0}, kept="BSR 8x8"),
@@ -280,6 +425,7 @@ def test_the_table() -> None:
     text = str(found)
     for part in ("fc", "50 %", "BSR 8x8", "Sparse kernels run 1 of 2 layers faster here: 3 ms become 2 ms"):
         assert part in text
+    assert "nan" not in text
     assert layers[0].best == ("BSR 8x8", 2.0)
     assert layers[1].best is None
 

@@ -19,6 +19,8 @@ from secateur.rebuilding import as_module
 from secateur.tracing.shadow import shadow
 
 MARGIN = 0.05  # share of the dense kernel's time that a sparse one has to save to be kept
+KINDS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)  # whose zeros are looked at; kernels are for the first two
+WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # of these kinds
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
@@ -50,6 +52,7 @@ def accelerate(
 
     Raises:
         MeasureError: the model does not run on these inputs.
+        ModelError: it can't be copied, or was accelerated already.
 
     Example:
         >>> import secateur as sc
@@ -66,20 +69,18 @@ def accelerate(
     positional, named = fresh(as_call(args, kwargs))
     with left_as_found([model]), torch.no_grad():
         base = shadow(model)
-        wanted, inputs = _watched(base, positional, named, least_zeros)
+        wanted, inputs, untried = _watched(base, positional, named, least_zeros)
         tried = {name: _tried(name, layer, x, stopwatch) for name, (layer, x) in inputs.items()}
         layers, chosen = tuple(speed for speed, _ in tried.values()), {n: new for n, (_, new) in tried.items() if new}
-        zeros = share_of_zeros(model)
+        dense = Accelerated(model=model, layers=layers, zeros=share_of_zeros(model), untried=untried)
         if not chosen:
-            return Accelerated(model=model, layers=layers, zeros=zeros)
+            return dense
         fast = _with(shadow(model), chosen)
         times, wrong = _compared(base, fast, positional, named, wanted, stopwatch)
         if wrong:
             dropped = tuple(replace(layer, kept=None) for layer in layers)
-            return Accelerated(model=model, layers=dropped, zeros=zeros, notes=(wrong,))
-        return Accelerated(
-            model=fast, layers=layers, zeros=zeros, dense_ms=times["dense"] * 1e3, sparse_ms=times["sparse"] * 1e3
-        )
+            return replace(dense, layers=dropped, notes=(wrong,))
+        return replace(dense, model=fast, dense_ms=times["dense"] * 1e3, sparse_ms=times["sparse"] * 1e3)
 
 
 def share_of_zeros(model: nn.Module) -> float:
@@ -90,36 +91,42 @@ def share_of_zeros(model: nn.Module) -> float:
 
 
 def has_zeros(model: nn.Module, least: float = 0.3) -> bool:
-    """Whether a layer that a sparse kernel might run has at least this share of zeros."""
+    """Whether a linear layer, a convolution or attention has a weight with at least this share of zeros."""
     return any(_zeros(module) >= least for module in model.modules())
 
 
 def _zeros(layer: nn.Module) -> float:
-    """Share of zeros in the weight of a layer that a sparse kernel might run; else 0."""
-    weight = getattr(layer, "weight", None)
-    if type(layer) not in (nn.Linear, nn.Conv2d) or not isinstance(weight, Tensor) or not weight.numel():
-        return 0.0
-    if weight.is_meta or weight.layout != torch.strided:
+    """Largest share of zeros in a weight of a layer of our kinds, or of one derived from them; else 0."""
+    held = [getattr(layer, name, None) for name in WEIGHTS] if isinstance(layer, KINDS) else []
+    return max((_share(weight) for weight in held if isinstance(weight, Tensor)), default=0.0)
+
+
+def _share(weight: Tensor) -> float:
+    if weight.is_meta or weight.layout != torch.strided or not weight.is_floating_point() or not weight.numel():
         return 0.0
     return 1 - int(torch.count_nonzero(weight)) / weight.numel()
 
 
 def _watched(
     model: nn.Module, args: Any, kwargs: Any, least_zeros: float
-) -> tuple[list[Tensor], dict[str, tuple[nn.Module, Tensor]]]:
-    """The model's outputs, and the layers with enough zeros with the input that each gets."""
-    found: dict[str, tuple[nn.Module, Tensor]] = {}
+) -> tuple[list[Tensor], dict[str, tuple[nn.Module, Tensor]], tuple[str, ...]]:
+    """The model's outputs, the layers with enough zeros with the input that each gets, and those that get no single
+    one: code that reads their weights computes with these itself.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if _zeros(layer) >= least_zeros}
+    found: dict[str, Tensor] = {}
     hooks: list[Any] = []
-    for name, layer in model.named_modules():
-        if _zeros(layer) >= least_zeros:
+    for name, layer in layers.items():
 
-            def note(module: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
-                if name not in found and len(given) == 1 and isinstance(given[0], Tensor):
-                    found[name] = module, given[0].clone()
+        def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
+            values = [*given, *named.values()]
+            if name not in found and len(values) == 1 and isinstance(values[0], Tensor):
+                x = values[0]
+                found[name] = torch.cat(x.unbind()) if x.is_nested else x.clone()
 
-            hooks.append(layer.register_forward_pre_hook(note))
+        hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
     try:
-        return _outputs(model(*args, **kwargs)), found
+        outputs = _outputs(model(*args, **kwargs))
     except Exception as error:
         raise MeasureError(
             f"{type(model).__name__} does not run on these inputs: {type(error).__name__}: {error}"
@@ -127,6 +134,8 @@ def _watched(
     finally:
         for hook in hooks:
             hook.remove()
+    inputs = {name: (layers[name], x) for name, x in found.items() if type(layers[name]) in (nn.Linear, nn.Conv2d)}
+    return outputs, inputs, tuple(name for name in layers if name not in found)
 
 
 def _tried(name: str, layer: nn.Module, x: Tensor, stopwatch: Stopwatch) -> tuple[LayerSpeed, nn.Module | None]:
@@ -138,11 +147,11 @@ def _tried(name: str, layer: nn.Module, x: Tensor, stopwatch: Stopwatch) -> tupl
         try:
             made[kernel] = make(layer)
             off = _off([made[kernel](x)], wanted)
-            if not off <= TOLERANCE.get(x.dtype, 1e-4):
+            if not off <= TOLERANCE.get(wanted[0].dtype, 1e-4):
                 raise ValueError(f"it is off by {off:.1e} of the output's scale")
         except Exception as error:  # a kernel that this machine, type or size does not have
             made.pop(kernel, None)
-            failed[kernel] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[kernel] = _in_short(error)
     calls = {"dense": layer, **made}
     times = stopwatch({key: lambda module=module: module(x) for key, module in calls.items()}) if made else {}
     best = min(made, key=lambda kernel: times[kernel], default=None)
@@ -167,7 +176,14 @@ def _with(model: nn.Module, chosen: Mapping[str, nn.Module]) -> nn.Module:
         for name, child in list(module._modules.items()):  # a layer that is there twice, both times
             if id(child) in old:
                 setattr(module, name, old[id(child)])
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.register_forward_pre_hook(_layer_by_layer)
     return model.eval()
+
+
+def _layer_by_layer(module: nn.Module, given: Any) -> None:
+    """Changes nothing: an encoder layer of torch with a hook doesn't hand its weights to a kernel for dense ones."""
 
 
 def _compared(
@@ -177,7 +193,7 @@ def _compared(
     try:
         off = _off(_outputs(fast(*args, **kwargs)), wanted)
     except Exception as error:  # code that reads the weight of a layer, and finds it in another form
-        return {}, f"the model does not run with sparse layers ({type(error).__name__}: {error})".splitlines()[0]
+        return {}, f"the model does not run with sparse layers ({_in_short(error)})"
     allowed = max((TOLERANCE.get(t.dtype, 1e-4) for t in wanted), default=1e-4)
     if not off <= allowed:
         return {}, f"with sparse layers the model's outputs are off by {off:.1e} of their scale"
@@ -186,6 +202,11 @@ def _compared(
         ratio = times["dense"] / times["sparse"]
         return times, f"layers are faster by themselves, but the model is {ratio:.2f} times as fast with them"
     return times, ""
+
+
+def _in_short(error: Exception) -> str:
+    """Its kind and first sentence: torch goes on with lists of all its kernels."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0].removesuffix(".")
 
 
 def _outputs(value: Any) -> list[Tensor]:

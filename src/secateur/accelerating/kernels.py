@@ -33,8 +33,15 @@ class SparseLinear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())  # pyright: ignore[reportUnnecessaryComparison]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., i) -> (..., o)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o); named as that of torch's layers, which code may call by keyword."""
+        if input.is_nested:  # an encoder layer's, of samples with different lengths
+            parts = input.unbind()
+            outputs = self(torch.cat(parts)).split([len(part) for part in parts])
+            return torch.nested.as_nested_tensor(list(outputs))
+        return without_autocast(self._product, input, self.weight)
+
+    def _product(self, x: Tensor) -> Tensor:
         return multiplied(self.weight, x.reshape(-1, x.shape[-1]), self.bias).reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -59,8 +66,13 @@ class SparseConv2d(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, o, h', w')."""
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, o, h', w'), or the same without n."""
+        x = input if input.dim() == 4 else input[None]
+        out = without_autocast(self._product, x, self.weight)
+        return out if input.dim() == 4 else out[0]
+
+    def _product(self, x: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)
         sizes = [
             (size + 2 * p - d * (k - 1) - 1) // s + 1
@@ -72,14 +84,33 @@ class SparseConv2d(nn.Module):
             windows = x.flatten(2)
         else:
             windows = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-        flat = windows.transpose(0, 1).reshape(windows.shape[1], -1)  # (i, n t)
-        out = self.weight @ flat
+        n, i, t = windows.shape
+        out = self.weight @ windows.transpose(0, 1).reshape(i, n * t)
         if self.bias is not None:
             out = out + self.bias[:, None]
-        return out.view(-1, len(x), *sizes).transpose(0, 1)
+        return out.view(len(self.weight), n, *sizes).transpose(0, 1)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, {_layout(self.weight)}"
+
+
+class TwoFourLinear(nn.Linear):
+    """A linear layer whose weight is one of torch's semi-structured tensors (Mishra et al. 2021, arXiv:2104.08378)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., i) -> (..., o)."""
+        return without_autocast(super().forward, input, self.weight)
+
+
+def without_autocast(product: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor) -> Tensor:
+    """What a product gives in its weight's type; autocast would ask for types that sparse kernels don't have. The
+    output is of the type that autocast asks for, as a dense layer's is (it leaves double precision alone).
+    """
+    device = x.device.type
+    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return product(x)
+    with torch.autocast(device, enabled=False):
+        return product(x.to(weight.dtype)).to(torch.get_autocast_dtype(device))
 
 
 def multiplied(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -120,9 +151,8 @@ def share_of_empty_blocks(matrix: Tensor, size: int) -> float:
 
 
 def semi_structured(layer: nn.Module) -> nn.Module:
-    """A linear layer whose weight is one of torch's semi-structured tensors (Mishra et al. 2021, arXiv:2104.08378)."""
     assert isinstance(layer, nn.Linear)
-    made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=layer.weight.dtype)
+    made = TwoFourLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=layer.weight.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that semi-structured tensors are a prototype
         sparse = torch.sparse.to_sparse_semi_structured(layer.weight.detach())

@@ -1,5 +1,6 @@
 """What came of trying sparse kernels: the model, what each layer took, and what that means in a sentence."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -9,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+NAMED = 5  # layers that a sentence names
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpeed:
@@ -17,7 +20,7 @@ class LayerSpeed:
     Attributes:
         name: of the module.
         zeros: share of its weights that are zeros, in [0, 1].
-        dense_ms: of its dense kernel, on the input that it gets in the model.
+        dense_ms: of its dense kernel, on the input that it gets in the model; NaN where there is no sparse one.
         times_ms: of each sparse kernel that computes the same.
         kept: the kernel that runs it now; None for the dense one.
         failed: why others can't run it, by kernel.
@@ -49,6 +52,8 @@ class Accelerated:
         zeros: share of all parameters that are zeros, in [0, 1].
         dense_ms, sparse_ms: latency of the model as it was and with the sparse kernels; None where none was kept.
         notes: why kernels that were faster by themselves were dropped all the same.
+        untried: layers with zeros, too, for which no kernel could be tried: code reads their weights, or they take
+            other inputs than one tensor, as attention does.
     """
 
     model: nn.Module
@@ -57,6 +62,7 @@ class Accelerated:
     dense_ms: float | None = None
     sparse_ms: float | None = None
     notes: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
 
     @property
     def faster(self) -> bool:
@@ -67,15 +73,28 @@ class Accelerated:
     def summary(self) -> str:
         """What the zeros bring in time, in a sentence."""
         share = f"{100 * self.zeros:.0f} % of the parameters are zeros"
+        untried = self._untried()
         if not self.layers:
-            return f"{share}, and no layer has enough of them for a sparse kernel to be tried."
+            return f"{share}, and {untried or 'no layer that a sparse kernel can run has enough of them to be tried'}."
         if self.faster and self.dense_ms is not None and self.sparse_ms is not None:
             count = sum(layer.kept is not None for layer in self.layers)
-            return (
+            text = (
                 f"{share}. Sparse kernels run {count} of {len(self.layers)} layers faster here: "
                 f"{self.dense_ms:.3g} ms become {self.sparse_ms:.3g} ms with sc.accelerate."
             )
-        return f"{share}. They make the file smaller, but save no time here: {self._why()}."
+        else:
+            text = f"{share}. They make the file smaller, but save no time here: {self._why()}."
+        return f"{text} {untried[0].upper()}{untried[1:]}." if untried else text
+
+    def _untried(self) -> str:
+        if not self.untried:
+            return ""
+        names = ", ".join(name or "the model" for name in self.untried[:NAMED])
+        more = f" and {len(self.untried) - NAMED} more" if len(self.untried) > NAMED else ""
+        return (
+            f"layers with zeros ({names}{more}) are not called as modules with one input, so no kernel was tried for "
+            "them"
+        )
 
     def _why(self) -> str:
         if self.notes:
@@ -93,7 +112,8 @@ class Accelerated:
         for layer in self.layers:
             kernel = layer.best[0] if layer.best is not None else ""
             fastest = f"{layer.times_ms[kernel]:.3g}" if kernel else "-"
-            cells = (layer.name, f"{100 * layer.zeros:.0f} %", f"{layer.dense_ms:.3g}", fastest, kernel)
+            dense = "-" if math.isnan(layer.dense_ms) else f"{layer.dense_ms:.3g}"
+            cells = (layer.name, f"{100 * layer.zeros:.0f} %", dense, fastest, kernel)
             table.add_row(*cells, layer.kept or "dense")
         return Group(table, Text(self.summary))
 

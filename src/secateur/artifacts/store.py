@@ -31,6 +31,7 @@ from secateur.changes import Change, Changed, change_from_dict, model_of
 from secateur.errors import ArtifactError, SecateurError
 from secateur.files import RunDirectory
 from secateur.inputs import as_call
+from secateur.modules import Walk, check_original
 from secateur.packed import size_bytes
 from secateur.planning.plan import Plan
 from secateur.provenance import history, recall, remember
@@ -83,7 +84,7 @@ def save(
     Raises:
         OutputError: the place is taken or can't be written.
         ArtifactError: no example inputs are known, what was removed is not known any more, or something can't be
-            stored.
+            stored, such as what `secateur.accelerate` made.
 
     Example:
         >>> import tempfile, torch, secateur as sc
@@ -95,6 +96,7 @@ def save(
         Linear(in_features=4, out_features=4, bias=True)
     """
     model = model_of(model_or_result)
+    check_original(Walk(model), ArtifactError)
     known = None
     if not isinstance(model_or_result, nn.Module):
         known = {k: model_or_result.report[k] for k in ("dense", "pruned")}

@@ -23,6 +23,7 @@ from secateur.exporting.latency import latency
 from secateur.exporting.sizes import captured_at, checked_at, ladder, names
 from secateur.files import flush
 from secateur.inputs import as_call
+from secateur.modules import Walk, check_original
 from secateur.progress import Advance, progress_bar
 from secateur.provenance import recall
 
@@ -83,6 +84,7 @@ def export(
         ({'input': ('batch', 4)}, ('output',))
     """
     model = model_of(model_or_result)
+    check_original(Walk(model), ExportError)
     target = Path(path)
     kind = _format(target, overwrite, onnx_only=opset is not None or external_data or dense is not None)
     if kind == "safetensors":

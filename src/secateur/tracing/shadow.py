@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur import objects
 from secateur.errors import ModelError
-from secateur.modules import Walk
+from secateur.modules import Walk, check_original
 from secateur.origins import Attribute, Session, SourcedInt
 from secateur.tracing.copying import ATOMS, TABLES, copy_module
 
@@ -74,11 +74,13 @@ def copied(walk: Walk, replace: Callable[[Tensor], Tensor]) -> Walk:
 
 
 def check_kind(walk: Walk) -> None:
-    """Refuse modules that can't be copied or changed: what torch made of the user's own, and what is not made yet.
+    """Refuse modules that can't be copied or changed: what torch made of the user's own, what is not made yet, and what
+    was made for inference alone.
 
     Raises:
         ModelError: with what to pass in their place.
     """
+    check_original(walk)
     seen: dict[type, str] = {}
     for path, module in walk.named:
         seen.setdefault(type(module), path or "the model")

@@ -11,7 +11,7 @@ from secateur.axes import Expr, Leaf
 from secateur.errors import ModelError, SecateurError, SurgeryError
 from secateur.graph import AxisInfo, Consumer, Graph, Scale, Sizes, named
 from secateur.inputs import as_call
-from secateur.modules import Walk, named_tensors
+from secateur.modules import Walk, check_original, named_tensors
 from secateur.origins import Shape, Site, atoms, evaluate
 from secateur.rebuilding import Rebuilds, as_module
 from secateur.surgery.lengths import recomputed
@@ -59,7 +59,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
 
     Raises:
         TraceError: the model does not run on the example inputs.
-        ModelError: the model can't be copied, or has no parameters.
+        ModelError: the model can't be copied, has no parameters, or is what `secateur.accelerate` made.
 
     Example:
         >>> import torch, secateur as sc
@@ -70,6 +70,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     model = as_module(model)
     positional, keywords = as_call(args, kwargs)
     walk = Walk(model)
+    check_original(walk)  # which may have no parameters
     if not walk.parameters:
         raise ModelError(f"{type(model).__name__} has no parameters, so there is nothing to prune")
     with quiet_backends(), nothing_left(walk), no_collection():
