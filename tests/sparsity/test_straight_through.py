@@ -142,6 +142,30 @@ def test_an_optimizer_may_move_weights_before_it_calls_the_closure():
         assert sparse.dense["weight"].tolist() == [[2.0, 1 - 1 - 0.5 * 2, 2 - 1 - 0.5 * 3, -5.0]]
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_optimizer_that_calls_its_parents_step_makes_one_step(closed):
+    """Torch runs the hooks of both, once the parent's class has been used."""
+
+    class Child(torch.optim.SGD):
+        def step(self, closure=None) -> Tensor | None:
+            return super().step(closure)
+
+    def trained(kind: type[torch.optim.SGD]) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(8, 4)
+        torch.optim.SGD(model.parameters())
+        optimizer = kind(model.parameters(), lr=0.1)
+        with StraightThrough(decay=0.5).on(model) as sparse:
+            for _ in range(3):
+                optimizer.zero_grad()
+                if not closed:
+                    model(torch.ones(1, 8)).sum().backward()
+                optimizer.step((lambda: model(torch.ones(1, 8)).sum().backward()) if closed else None)
+            return sparse.dense["weight"]
+
+    assert torch.equal(trained(Child), trained(torch.optim.SGD))
+
+
 def test_an_error_in_a_closure_leaves_it_sparse_and_the_dense_weights_as_they_were():
     def closure() -> None:
         raise RuntimeError("out of memory")

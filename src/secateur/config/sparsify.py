@@ -11,7 +11,7 @@ from secateur.config.common import DataSettings, ModelSettings, ResultSettings, 
 from secateur.config.prune import PruneSettings, like
 from secateur.config.spelling import plain
 from secateur.errors import ConfigError, PatternError
-from secateur.sparsity.patterns import NM, Block, Pattern, Unstructured
+from secateur.sparsity.patterns import NM, Block, Pattern, Unstructured, agrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +100,19 @@ class SparsifySettings(
         yield from data_problems(self)
         yield from self._checkpoint_problems()
         try:
-            fixed = parse_pattern(self.pattern).fixed
+            pattern = parse_pattern(self.pattern)
         except ConfigError as error:
             yield str(error)
-            fixed = None
+            pattern = Unstructured()
         if self.sparsity is not None and self.threshold is not None:
             yield f"sparsity={self.sparsity} and threshold={self.threshold} given together: give one of the two"
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             yield f"sparsity={self.sparsity} must be in (0, 1)"
         if self.threshold is not None and not self.threshold > 0:
             yield f"threshold={self.threshold} must be above 0"
-        if fixed is not None and self.sparsity not in (None, fixed):
-            yield f"pattern={self.pattern} has a sparsity of {fixed:g}: leave sparsity={self.sparsity} out"
-        if self.allocation != "uniform" and (fixed is not None or self.threshold is not None):
+        if pattern.fixed is not None and not agrees(pattern, self.sparsity):
+            yield f"pattern={self.pattern} has a sparsity of {pattern.fixed:g}: leave sparsity={self.sparsity} out"
+        if self.allocation != "uniform" and (pattern.fixed is not None or self.threshold is not None):
             yield f"allocation={self.allocation}: what each layer loses is said already; leave it out"
         for name in ("calibration", "train_epochs"):
             value = getattr(self, name)

@@ -72,6 +72,7 @@ class StraightThrough(MaskedTraining):
         self.amount, self.decay = sparsity, decay
         self.dense: dict[str, Tensor] = {}
         self._gone: dict[str, Tensor] = {}
+        self._moving: set[str] = set()  # in a step, which may be made within another one of the same weights
         self._saved: Mapping[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -95,16 +96,19 @@ class StraightThrough(MaskedTraining):
         for name in names:
             self.layers[name].parameter.copy_(self.dense[name])
         if closure is not None:
+            self._moving.update(names)
             return self._on_masked(names, closure)
-        self._draw(names)
+        self._draw([name for name in names if name not in self._moving])
+        self._moving.update(names)
         return None
 
     def after(self, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
         """Keep the dense weights, choose the mask, and leave the masked ones."""
-        for name in names:
+        for name in [name for name in names if name in self._moving]:
             layer = self.layers[name]
             self.dense[name] = layer.parameter.detach().clone()
             self._mask(layer)
+        self._moving.difference_update(names)
 
     def frees(self, model: nn.Module) -> Collection[str]:
         """Of the weights that it chooses masks for, any may come back."""
@@ -122,7 +126,7 @@ class StraightThrough(MaskedTraining):
 
     @torch.no_grad()
     def _begin(self) -> None:
-        self._gone = {}
+        self._gone, self._moving = {}, set()
         for name, layer in self.layers.items():
             own = layer.parameter.detach()
             self.dense[name] = self._saved[name].to(own, copy=True) if name in self._saved else own.clone()
