@@ -80,6 +80,15 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         DisinfectSettings(heldout=1.0, target=3)
     with pytest.raises(ConfigError, match="samples=1.*max_drop=-1.*tune_epochs=-1.*tune_lr=0"):
         DisinfectSettings(samples=1, max_drop=-1, tune_epochs=-1, tune_lr=0.0)
+    with pytest.raises(ConfigError, match="target=-1 must be a class, a whole number from 0"):
+        DisinfectSettings(trigger="package.module:stamp", target=-1)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_target_that_the_network_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["disinfect", *NET, "--trigger", "support.poisoned:corner", "--target", "99", "--out", "out"]) != 0
+    assert "target=99" in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()
 
 
 @pytest.mark.usefixtures("place")

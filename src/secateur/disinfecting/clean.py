@@ -3,6 +3,7 @@
 Shape letters: N samples, K classes.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data.splitting import stratified
-from secateur.errors import DataError
+from secateur.errors import DataError, PlanError
 from secateur.inputs import split_batch
 from secateur.modules import kept_modes
 from secateur.objectives import logits_of
@@ -123,6 +124,30 @@ def answers(model: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([scores_of(model, part) for part in x.split(BATCH)])
 
 
+def classes_of(model: nn.Module, x: Tensor) -> int:
+    """How many classes a model tells apart, K, by what it says of the first inputs."""
+    return answers(model, x[:2]).shape[1]
+
+
+def check_target(target: Any, classes: int) -> None:
+    """Raise where a trigger can't lead to a target.
+
+    Raises:
+        PlanError: it is no class.
+    """
+    if not _is_whole(target) or not 0 <= target < classes:
+        raise PlanError(f"target={target!r} is no class of the model: give a whole number from 0 to {classes - 1}")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python, NumPy or torch."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
 def accuracy(model: nn.Module, clean: Clean) -> float:
     """Share of clean samples that are put into their class, in [0, 1]."""
     return float((answers(model, clean.x).argmax(1) == clean.y).double().mean())
@@ -133,7 +158,9 @@ def attack_success(model: nn.Module, clean: Clean, trigger: Callable[[Tensor], T
 
     Raises:
         DataError: all samples are of the target class, or the trigger changes their shape.
+        PlanError: the target is no class of the model.
     """
+    check_target(target, classes_of(model, clean.x))
     others = clean.x[clean.y != target]
     if not len(others):
         raise DataError(f"all clean samples are of class {target}: attack success is counted on those of other classes")

@@ -7,7 +7,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.disinfecting.clean import Clean, accuracy, attack_success, device_of, gather
+from secateur.disinfecting.clean import (
+    Clean,
+    accuracy,
+    attack_success,
+    check_target,
+    classes_of,
+    device_of,
+    gather,
+)
 from secateur.disinfecting.inversion import Inversion
 from secateur.disinfecting.mending import Mending, mend
 from secateur.disinfecting.perturbation import Perturbation
@@ -83,7 +91,7 @@ def disinfect(
         find: whether to search for a trigger with a method that was named, for the report and for the tuning; or what
             `find_backdoor` gave, which is not searched for again then.
         trigger: the real one, where it is known: a function of inputs; for the report alone, nothing is chosen by it.
-        target: the class that it leads to.
+        target: the class that it leads to, from 0.
         test: clean batches for the report's figures; by default the held-out samples.
         tune: how to tune; True as `Mending` does by default, False not at all.
         cutoffs, perturbation, inversion: settings of the methods and of the search for a trigger.
@@ -116,6 +124,8 @@ def disinfect(
     used, held = clean.split(heldout, seed)
     judged = held if test is None else gather(test, device)
     original = separate(model).eval()
+    if target is not None:
+        check_target(target, classes_of(original, clean.x))
     verdict = find if isinstance(find, Verdict) else None
     if find is True:
         verdict = find_backdoor(original, clean, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
@@ -148,8 +158,11 @@ def _check(
     problems = [f"method={method!r} is none of {', '.join(known)}"] * (method not in known)
     problems += [f"max_drop={max_drop} must be from 0, in percentage points"] * (not max_drop >= 0)
     problems += [f"heldout={heldout} must be in (0, 1)"] * (not 0 < heldout < 1)
+    problems += [f"find={find!r}: give True, False, or what sc.find_backdoor gave"] * (
+        not isinstance(find, bool | Verdict)
+    )
     problems += ["find=False leaves method='auto' nothing to choose by: name a method"] * (
-        method == "auto" and not find
+        method == "auto" and find is False
     )
     lacking = (trigger is None) != (target is None)
     problems += ["trigger and target go together: give both, or neither"] * lacking
