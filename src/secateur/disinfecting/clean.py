@@ -55,7 +55,7 @@ class Clean:
 
 
 def gather(data: Iterable[Any] | Clean, device: str | torch.device) -> Clean:
-    """All samples of some batches, on a device.
+    """All samples of some batches that have a label, on a device; a negative one is none.
 
     Raises:
         DataError: there are none, a batch has no labels, or its inputs are no single floating-point tensor.
@@ -67,6 +67,9 @@ def gather(data: Iterable[Any] | Clean, device: str | torch.device) -> Clean:
     parts = [_pair(number, batch) for number, batch in enumerate(data)]
     if not sum(len(y) for _, y in parts):
         raise DataError(f"the clean data is empty: {NEEDED}")
+    parts = [_labelled(*part) for part in parts]
+    if not sum(len(y) for _, y in parts):
+        raise DataError("the clean data hold no sample with a label: labels below 0 are none")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) > 1:
         raise DataError(f"the clean samples have several shapes, {sorted(shapes)}: bring them to one")
@@ -91,6 +94,12 @@ def _pair(number: int, batch: Any) -> tuple[Tensor, Tensor]:
         got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise DataError(f"batch {number} of the clean data has labels {got}: {NEEDED}")
     return inputs.detach(), target.detach().long()
+
+
+def _labelled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples that have a label, and their labels."""
+    there = y >= 0
+    return (x, y) if bool(there.all()) else (x[there.to(x.device)], y[there])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -127,6 +136,23 @@ def answers(model: nn.Module, x: Tensor) -> Tensor:
 def classes_of(model: nn.Module, x: Tensor) -> int:
     """How many classes a model tells apart, K, by what it says of the first inputs."""
     return answers(model, x[:2]).shape[1]
+
+
+def check_labels(clean: Clean, classes: int, name: str) -> None:
+    """Raise where samples are of classes that a model does not know.
+
+    Args:
+        name: of the argument that they were given as.
+
+    Raises:
+        DataError: they are.
+    """
+    most = int(clean.y.max())
+    if most >= classes:
+        raise DataError(
+            f"the samples of {name} have labels up to {most}, and the model tells {classes} classes apart: "
+            "count classes from 0"
+        )
 
 
 def check_target(target: Any, classes: int) -> None:

@@ -11,6 +11,7 @@ from secateur.disinfecting.clean import (
     Clean,
     accuracy,
     attack_success,
+    check_labels,
     check_target,
     classes_of,
     device_of,
@@ -82,7 +83,8 @@ def disinfect(
     Args:
         model: a classifier of one tensor of inputs.
         args: example inputs; by default the first two clean samples.
-        data: clean batches (inputs, labels), some dozens of samples of each class. No poisoned ones.
+        data: clean batches (inputs, labels), some dozens of samples of each class. No poisoned ones. Those with a
+            label below 0 are left out.
         method: "clp" (channel Lipschitzness), "anp" (adversarial neuron perturbation), "fine-pruning" (dormant units),
             "random" and "none" (controls); "auto" searches for a trigger, removes nothing where there is none, and else
             takes the method whose removal leaves the trigger the least success on held-out samples.
@@ -104,7 +106,7 @@ def disinfect(
         "dense", "pruned" and "tuned" hold accuracy and attack success as metrics, its "disinfected" what was done.
 
     Raises:
-        DataError: no clean samples, or not of the form that this needs.
+        DataError: no clean samples, not of the form that this needs, or of classes that the model does not know.
         PlanError: arguments that contradict each other or are out of range.
         TraceError, NothingToPrune, ProofFailed, TrainingError: as `prune` and `tune`.
 
@@ -124,8 +126,11 @@ def disinfect(
     used, held = clean.split(heldout, seed)
     judged = held if test is None else gather(test, device)
     original = separate(model).eval()
+    classes = classes_of(original, clean.x)
+    check_labels(clean, classes, "data=")
+    check_labels(judged, classes, "test=")
     if target is not None:
-        check_target(target, classes_of(original, clean.x))
+        check_target(target, classes)
     verdict = find if isinstance(find, Verdict) else None
     if find is True:
         verdict = find_backdoor(original, clean, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
@@ -151,9 +156,7 @@ def disinfect(
     return _finished(result, final, history, verdict, ranking, gone, figures, (len(used), len(held)))
 
 
-def _check(
-    method: str, max_drop: float, heldout: float, *, find: bool | Verdict, trigger: Any, target: int | None
-) -> None:
+def _check(method: str, max_drop: float, heldout: float, *, find: Any, trigger: Any, target: int | None) -> None:
     known = (*METHODS, "random", "none", "auto")
     problems = [f"method={method!r} is none of {', '.join(known)}"] * (method not in known)
     problems += [f"max_drop={max_drop} must be from 0, in percentage points"] * (not max_drop >= 0)
