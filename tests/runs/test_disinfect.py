@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,20 @@ def test_a_run_writes_a_result_that_loads(place: Path) -> None:
     assert torch.equal(sc.load(outcome.path, model=build())(x), outcome.model(x))
     assert DisinfectSettings.from_mapping(read_yaml(outcome.path / "config.yaml")) == settings()
     assert "removed by dormant units" in (outcome.path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("place")
+def test_a_saved_result_is_named_by_its_own_network() -> None:
+    light: Any = {"method": "none", "samples": 60, "tune_epochs": 0, "trigger": None, "target": None}
+    disinfect_run(settings(out=Path("saved"), **light))
+    light |= {"result": Path("saved"), "weights": None, "trust": True}
+    outcome = disinfect_run(settings(model="simplenet", out=Path("out"), **light))
+    assert outcome.report["model"] == Report.load("out")["model"] == "Sequential"
+    page = Path("out/report.html").read_text()
+    assert "Sequential" in page
+    assert "simplenet" not in page.split("<pre")[0]
+    named = disinfect_run(settings(out=Path("named"), **light))
+    assert named.report["model"] == "support.poisoned:build"
 
 
 @pytest.mark.usefixtures("place")
