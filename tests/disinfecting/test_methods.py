@@ -97,7 +97,7 @@ def test_samples_without_a_label_are_left_out() -> None:
 @pytest.mark.parametrize("where", ["data", "test"])
 def test_labels_that_the_network_does_not_know_are_refused(method: Any, where: str) -> None:
     net, x, y = _net().eval(), torch.rand(30, 1, 4, 4), torch.arange(3).repeat(10)
-    given = {"data": [(x, y)], where: [(x, y + 1)]}
+    given: dict[str, Any] = {"data": [(x, y)], where: [(x, y + 1)]}
     said = f"the samples of {where}= have labels up to 3, and the model tells 3 classes apart: count classes from 0"
     with pytest.raises(DataError, match=said):
         sc.disinfect(net, **given, method=method, find=False)
