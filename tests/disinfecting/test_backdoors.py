@@ -1,6 +1,8 @@
 """Small networks with a planted backdoor, from the verdict to the smaller network."""
 
 import copy
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +143,9 @@ def test_training_mode_gradients_and_draws_are_left_as_they_were(bad: nn.Module,
 def test_arguments_that_contradict_each_other_are_refused(bad: nn.Module, clean: Clean) -> None:
     with pytest.raises(PlanError, match="method='cpl' is none of.*trigger and target go together"):
         sc.disinfect(bad, data=[(clean.x, clean.y)], method="cpl", trigger=corner)  # pyright: ignore[reportArgumentType]
+    for find in (1, 0, "yes", None):
+        with pytest.raises(PlanError, match=f"find={find!r}: give True, False, or what sc.find_backdoor gave"):
+            sc.disinfect(bad, data=[(clean.x, clean.y)], method="clp", find=find)  # pyright: ignore[reportArgumentType]
     with pytest.raises(PlanError, match="leaves method='auto' nothing to choose by"):
         sc.disinfect(bad, data=[(clean.x, clean.y)], find=False)
     with pytest.raises(PlanError, match=r"forms=\['sticker'\]"):
@@ -153,3 +158,31 @@ def test_arguments_that_contradict_each_other_are_refused(bad: nn.Module, clean:
         sc.find_backdoor(bad, [(clean.x[:, :, :4], clean.y)])
     with pytest.raises(DataError, match="2 classes"):
         sc.find_backdoor(nn.Linear(3, 2), [(torch.rand(20, 3), torch.arange(2).repeat(10))])
+
+
+@pytest.mark.parametrize("target", [99, 10, -1, "5", 1.5, True])
+def test_a_target_that_is_no_class_is_refused_before_any_work(
+    target: Any, bad: nn.Module, clean: Clean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["secateur.disinfecting.disinfect"]  # the package's attribute of that name is the function
+    monkeypatch.setattr(module, "find_backdoor", lambda *_, **__: pytest.fail("it searched"))
+    with pytest.raises(PlanError, match=f"target={target!r} is no class of the model: give a whole number from 0 to 9"):
+        sc.disinfect(bad, data=[(clean.x, clean.y)], trigger=corner, target=target)
+    with pytest.raises(PlanError, match=f"target={target!r} is no class of the model: give a whole number from 0 to 9"):
+        attack_success(bad, clean, corner, target)
+
+
+def test_a_target_may_be_a_label(bad: nn.Module, clean: Clean) -> None:
+    label = clean.y[clean.y == TARGET][0]
+    wanted = attack_success(bad, clean, corner, TARGET)
+    assert attack_success(bad, clean, corner, label) == wanted  # pyright: ignore[reportArgumentType]
+    result = sc.disinfect(
+        bad,
+        data=[(clean.x, clean.y)],
+        method="none",
+        find=False,
+        tune=False,
+        trigger=corner,
+        target=label,  # pyright: ignore[reportArgumentType]
+    )
+    assert result.report["dense"]["metrics"]["attack_success"] > 0.95

@@ -1,6 +1,7 @@
 """The methods, one by one, with numbers worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from secateur.disinfecting.mending import Lessons
 from secateur.disinfecting.perturbation import adversary
 from secateur.disinfecting.selecting import most, removing, suspects
 from secateur.disinfecting.verdict import anomaly, judge
-from secateur.errors import DataError, PlanError
+from secateur.errors import DataError, NothingToPrune, PlanError
 
 
 def _trigger(target: int, norm: float, success: float = 1.0) -> Trigger:
@@ -81,6 +82,31 @@ def test_clean_samples_are_gathered_or_refused() -> None:
         gather([(x, y), (x[:, :1], y)], "cpu")
     with pytest.raises(DataError, match="data is a Tensor"):
         gather(x, "cpu")
+
+
+def test_samples_without_a_label_are_left_out() -> None:
+    x, y = torch.rand(4, 2), torch.tensor([0, -1, 1, -100])
+    found = gather([(x, y), (x, y - 200)], "cpu")
+    assert torch.equal(found.x, x[[0, 2]])
+    assert found.y.tolist() == [0, 1]
+    with pytest.raises(DataError, match="the clean data hold no sample with a label"):
+        gather([(x, y - 200)], "cpu")
+
+
+@pytest.mark.parametrize("method", ["anp", "clp", "fine-pruning", "random"])
+@pytest.mark.parametrize("where", ["data", "test"])
+def test_labels_that_the_network_does_not_know_are_refused(method: Any, where: str) -> None:
+    net, x, y = _net().eval(), torch.rand(30, 1, 4, 4), torch.arange(3).repeat(10)
+    given: dict[str, Any] = {"data": [(x, y)], where: [(x, y + 1)]}
+    said = f"the samples of {where}= have labels up to 3, and the model tells 3 classes apart: count classes from 0"
+    with pytest.raises(DataError, match=said):
+        sc.disinfect(net, **given, method=method, find=False)
+
+
+def test_masks_are_learnt_on_labels_that_the_network_knows() -> None:
+    net, x = _net().eval(), torch.rand(6, 1, 4, 4)
+    with pytest.raises(DataError, match="have labels up to 3"):
+        NeuronPerturbation.learn(net, sc.trace(net, x[:1]), [(x, torch.arange(6) % 4)])
 
 
 def test_inversion_finds_the_input_that_a_class_hangs_on() -> None:
@@ -149,6 +175,18 @@ def test_a_stream_has_the_largest_excess_of_the_layers_that_make_it() -> None:
 def _net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+class _Stream(nn.Module):
+    """A network whose only units are those of a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        return self.out((x + self.b(x).relu()).mean((2, 3)))
 
 
 def test_gates_are_where_units_leave_their_axis() -> None:
@@ -249,3 +287,27 @@ def test_lessons_carry_triggers_on_a_share_of_each_batch() -> None:
     assert 0.25 <= float(strengths.min()) < 0.3 < 0.45 < float(strengths.max()) <= 0.5
     lessons.set_epoch(0)
     assert all(torch.equal(a, b) for a, (b, _) in zip(first, lessons, strict=True))
+
+
+def test_without_a_unit_to_perturb_nothing_is_suspected() -> None:
+    net, x, y = _Stream().eval(), torch.rand(30, 1, 4, 4), torch.arange(3).repeat(10)
+    result = sc.disinfect(net, data=[(x, y)], method="anp", find=False, tune=False)
+    assert (result.method, result.report["disinfected"]["suspected"]) == ("anp", 0)
+    assert all(bool((scores == 1).all()) for scores in result.scores.values())
+    assert torch.equal(result.model(x), net(x))
+
+
+@pytest.mark.parametrize("method", ["anp", "clp"])
+def test_a_network_without_any_unit_is_said_to_have_none(method: Any) -> None:
+    net, x, y = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(30, 1, 4, 4), torch.arange(3).repeat(10)
+    with pytest.raises(NothingToPrune, match="no axis that can be pruned"):
+        sc.disinfect(net, data=[(x, y)], method=method, find=False)
+
+
+def test_masks_are_learnt_on_bfloat16() -> None:
+    net, x = _net().bfloat16().eval(), torch.rand(30, 1, 4, 4).bfloat16()
+    before = [p.clone() for p in net.parameters()]
+    data = [(x, torch.arange(3).repeat(10))]
+    masks = NeuronPerturbation.learn(net, sc.trace(net, x[:2]), data, how=Perturbation(steps=5))
+    assert bool((masks.masks["0.weight:0"] < 1).any())
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -92,6 +92,32 @@ def test_forms_of_data(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "target",
+    [X, torch.zeros(64, 3, 5, dtype=torch.int64), torch.zeros(64, 1), torch.zeros(64), torch.zeros(64).int()],
+    ids=["the inputs", "masks", "(N, 1)", "floats", "int32"],
+)
+def test_one_batch_with_any_target_is_one(target: Tensor) -> None:
+    made = settled((RARE, target), Two(), None)
+    assert made is not None
+    assert [tuple(map(id, batch)) for batch in made.batches] == [(id(RARE), id(target))]
+
+
+def test_one_batch_whose_inputs_are_a_vector() -> None:
+    net = nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 3))
+    for batch in ((torch.rand(6), torch.zeros(6).long()), (torch.rand(6), torch.rand(6))):
+        made = settled(batch, net, None)
+        assert made is not None
+        assert len(made.batches) == 1
+
+
+def test_several_batches_stay_several() -> None:
+    for given in ([RARE, RARE], (RARE[:10], RARE[10:]), ((RARE, X), (RARE, X)), (RARE, RARE, RARE)):
+        made = settled(given, Two(), None)
+        assert made is not None
+        assert len(made.batches) == len(given)
+
+
+@pytest.mark.parametrize(
     "reach",
     [
         {"keep": None, "budget": sc.Budget(macs=0.5)},

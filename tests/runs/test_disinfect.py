@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,20 @@ def test_a_run_writes_a_result_that_loads(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("place")
+def test_a_saved_result_is_named_by_its_own_network() -> None:
+    light: Any = {"method": "none", "samples": 60, "tune_epochs": 0, "trigger": None, "target": None}
+    disinfect_run(settings(out=Path("saved"), **light))
+    light |= {"result": Path("saved"), "weights": None, "trust": True}
+    outcome = disinfect_run(settings(model="simplenet", out=Path("out"), **light))
+    assert outcome.report["model"] == Report.load("out")["model"] == "Sequential"
+    page = Path("out/report.html").read_text()
+    assert "Sequential" in page
+    assert "simplenet" not in page.split("<pre")[0]
+    named = disinfect_run(settings(out=Path("named"), **light))
+    assert named.report["model"] == "support.poisoned:build"
+
+
+@pytest.mark.usefixtures("place")
 def test_nothing_found_is_said_and_nothing_removed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["disinfect", *NET, "--samples", "100", "--search-steps", "2", "--out", "same"]) == 0
     assert "No backdoor found: nothing was removed" in " ".join(capsys.readouterr().out.split())
@@ -80,6 +95,15 @@ def test_settings_that_contradict_each_other_are_refused_together() -> None:
         DisinfectSettings(heldout=1.0, target=3)
     with pytest.raises(ConfigError, match="samples=1.*max_drop=-1.*tune_epochs=-1.*tune_lr=0"):
         DisinfectSettings(samples=1, max_drop=-1, tune_epochs=-1, tune_lr=0.0)
+    with pytest.raises(ConfigError, match="target=-1 must be a class, a whole number from 0"):
+        DisinfectSettings(trigger="package.module:stamp", target=-1)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_target_that_the_network_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["disinfect", *NET, "--trigger", "support.poisoned:corner", "--target", "99", "--out", "out"]) != 0
+    assert "target=99" in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()
 
 
 @pytest.mark.usefixtures("place")

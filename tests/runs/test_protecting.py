@@ -53,6 +53,8 @@ def test_settings_go_through_yaml_and_the_command_line(tmp_path: Path) -> None:
     [
         ({"protect": "class:3,x"}, ConfigError, "classes are whole numbers from 0, such as class:3 or class:3,5"),
         ({"protect": "class:77"}, DataError, "protect=class:77 names no sample of the training split"),
+        ({"protect": "class:3,77"}, DataError, "protect=class:77 names no sample of the training split"),
+        ({"protect": "class:88,3,77"}, DataError, "protect=class:77,88 names no sample of the training split"),
         ({"protect": "nowhere"}, DataError, "unknown data 'nowhere'"),
         ({"protect": "class:3", "importance": "l2"}, ConfigError, "importance=l2 looks at weights alone"),
         ({"protect": "npz:missing.npz"}, DataError, "no file 'missing.npz'"),
@@ -87,6 +89,16 @@ def test_classes_of_a_users_loader(form: str) -> None:
     found = [batch["x"] if form == "mapping" else batch[0] for batch in picked]
     assert [t.flatten().tolist() for t in found] == [[1.0], [4.0]]
     assert [t.flatten().tolist() for t in found] == [[1.0], [4.0]], "again and again"
+
+
+def test_each_class_of_a_users_loader_has_a_sample() -> None:
+    x, y = torch.arange(8.0)[:, None], torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
+    loader = [(x[:4], y[:4]), (x[4:], y[4:])]
+    with pytest.raises(DataError, match=r"protect=class:5,77 names no sample of the test split"):
+        protecting.of_classes(loader, frozenset({77, 2, 5}), "test")
+    with pytest.raises(DataError, match=r"protect=class:2 names no sample of the test split"):
+        protecting.of_classes([(x[:2], y[:2]), (x[4:5], y[4:5])], frozenset({1, 2}), "test")
+    assert len(list(protecting.of_classes(loader, frozenset({1, 2}), "test"))) == 2
 
 
 def test_classes_need_a_class_for_each_sample() -> None:

@@ -27,7 +27,7 @@ class BackdoorSettings(Settings):
         tune_lr: highest learning rate of that.
         trigger: the real trigger, where it is known, for the report alone: "package.module:function" of a batch of
             inputs.
-        target: the class that it leads to.
+        target: the class that it leads to, from 0.
         only: axes or modules from which units may go, by name or pattern; no others.
         ignore: axes or modules to leave alone, by name or pattern.
     """
@@ -92,5 +92,7 @@ class DisinfectSettings(
             yield f"tune_lr={self.tune_lr} must be above 0"
         if (self.trigger is None) != (self.target is None):
             yield "trigger and target go together: give both, or neither"
+        if self.target is not None and self.target < 0:
+            yield f"target={self.target} must be a class, a whole number from 0"
         if self.result is not None and self.weights is not None:
             yield "a saved result has its own weights: leave out either weights or the result"

@@ -3,6 +3,7 @@
 Shape letters: N samples, K classes.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.data.splitting import stratified
-from secateur.errors import DataError
+from secateur.errors import DataError, PlanError
 from secateur.inputs import split_batch
 from secateur.modules import kept_modes
 from secateur.objectives import logits_of
@@ -54,7 +55,7 @@ class Clean:
 
 
 def gather(data: Iterable[Any] | Clean, device: str | torch.device) -> Clean:
-    """All samples of some batches, on a device.
+    """All samples of some batches that have a label, on a device; a negative one is none.
 
     Raises:
         DataError: there are none, a batch has no labels, or its inputs are no single floating-point tensor.
@@ -66,6 +67,9 @@ def gather(data: Iterable[Any] | Clean, device: str | torch.device) -> Clean:
     parts = [_pair(number, batch) for number, batch in enumerate(data)]
     if not sum(len(y) for _, y in parts):
         raise DataError(f"the clean data is empty: {NEEDED}")
+    parts = [_labelled(*part) for part in parts]
+    if not sum(len(y) for _, y in parts):
+        raise DataError("the clean data hold no sample with a label: labels below 0 are none")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}
     if len(shapes) > 1:
         raise DataError(f"the clean samples have several shapes, {sorted(shapes)}: bring them to one")
@@ -90,6 +94,12 @@ def _pair(number: int, batch: Any) -> tuple[Tensor, Tensor]:
         got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
         raise DataError(f"batch {number} of the clean data has labels {got}: {NEEDED}")
     return inputs.detach(), target.detach().long()
+
+
+def _labelled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples that have a label, and their labels."""
+    there = y >= 0
+    return (x, y) if bool(there.all()) else (x[there.to(x.device)], y[there])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -123,6 +133,47 @@ def answers(model: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([scores_of(model, part) for part in x.split(BATCH)])
 
 
+def classes_of(model: nn.Module, x: Tensor) -> int:
+    """How many classes a model tells apart, K, by what it says of the first inputs."""
+    return answers(model, x[:2]).shape[1]
+
+
+def check_labels(clean: Clean, classes: int, name: str) -> None:
+    """Raise where samples are of classes that a model does not know.
+
+    Args:
+        name: of the argument that they were given as.
+
+    Raises:
+        DataError: they are.
+    """
+    most = int(clean.y.max())
+    if most >= classes:
+        raise DataError(
+            f"the samples of {name} have labels up to {most}, and the model tells {classes} classes apart: "
+            "count classes from 0"
+        )
+
+
+def check_target(target: Any, classes: int) -> None:
+    """Raise where a trigger can't lead to a target.
+
+    Raises:
+        PlanError: it is no class.
+    """
+    if not _is_whole(target) or not 0 <= target < classes:
+        raise PlanError(f"target={target!r} is no class of the model: give a whole number from 0 to {classes - 1}")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python, NumPy or torch."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
 def accuracy(model: nn.Module, clean: Clean) -> float:
     """Share of clean samples that are put into their class, in [0, 1]."""
     return float((answers(model, clean.x).argmax(1) == clean.y).double().mean())
@@ -133,7 +184,9 @@ def attack_success(model: nn.Module, clean: Clean, trigger: Callable[[Tensor], T
 
     Raises:
         DataError: all samples are of the target class, or the trigger changes their shape.
+        PlanError: the target is no class of the model.
     """
+    check_target(target, classes_of(model, clean.x))
     others = clean.x[clean.y != target]
     if not len(others):
         raise DataError(f"all clean samples are of class {target}: attack success is counted on those of other classes")

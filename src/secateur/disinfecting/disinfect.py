@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from secateur.disinfecting.clean import Clean, accuracy, attack_success, device_of, gather
+from secateur.disinfecting.clean import (
+    Clean,
+    accuracy,
+    attack_success,
+    check_labels,
+    check_target,
+    classes_of,
+    device_of,
+    gather,
+)
 from secateur.disinfecting.inversion import Inversion
 from secateur.disinfecting.mending import Mending, mend
 from secateur.disinfecting.perturbation import Perturbation
@@ -74,7 +83,8 @@ def disinfect(
     Args:
         model: a classifier of one tensor of inputs.
         args: example inputs; by default the first two clean samples.
-        data: clean batches (inputs, labels), some dozens of samples of each class. No poisoned ones.
+        data: clean batches (inputs, labels), some dozens of samples of each class. No poisoned ones. Those with a
+            label below 0 are left out.
         method: "clp" (channel Lipschitzness), "anp" (adversarial neuron perturbation), "fine-pruning" (dormant units),
             "random" and "none" (controls); "auto" searches for a trigger, removes nothing where there is none, and else
             takes the method whose removal leaves the trigger the least success on held-out samples.
@@ -83,7 +93,7 @@ def disinfect(
         find: whether to search for a trigger with a method that was named, for the report and for the tuning; or what
             `find_backdoor` gave, which is not searched for again then.
         trigger: the real one, where it is known: a function of inputs; for the report alone, nothing is chosen by it.
-        target: the class that it leads to.
+        target: the class that it leads to, from 0.
         test: clean batches for the report's figures; by default the held-out samples.
         tune: how to tune; True as `Mending` does by default, False not at all.
         cutoffs, perturbation, inversion: settings of the methods and of the search for a trigger.
@@ -96,7 +106,7 @@ def disinfect(
         "dense", "pruned" and "tuned" hold accuracy and attack success as metrics, its "disinfected" what was done.
 
     Raises:
-        DataError: no clean samples, or not of the form that this needs.
+        DataError: no clean samples, not of the form that this needs, or of classes that the model does not know.
         PlanError: arguments that contradict each other or are out of range.
         TraceError, NothingToPrune, ProofFailed, TrainingError: as `prune` and `tune`.
 
@@ -116,6 +126,11 @@ def disinfect(
     used, held = clean.split(heldout, seed)
     judged = held if test is None else gather(test, device)
     original = separate(model).eval()
+    classes = classes_of(original, clean.x)
+    check_labels(clean, classes, "data=")
+    check_labels(judged, classes, "test=")
+    if target is not None:
+        check_target(target, classes)
     verdict = find if isinstance(find, Verdict) else None
     if find is True:
         verdict = find_backdoor(original, clean, bounds=bounds, heldout=heldout, how=inversion, seed=seed)
@@ -141,15 +156,16 @@ def disinfect(
     return _finished(result, final, history, verdict, ranking, gone, figures, (len(used), len(held)))
 
 
-def _check(
-    method: str, max_drop: float, heldout: float, *, find: bool | Verdict, trigger: Any, target: int | None
-) -> None:
+def _check(method: str, max_drop: float, heldout: float, *, find: Any, trigger: Any, target: int | None) -> None:
     known = (*METHODS, "random", "none", "auto")
     problems = [f"method={method!r} is none of {', '.join(known)}"] * (method not in known)
     problems += [f"max_drop={max_drop} must be from 0, in percentage points"] * (not max_drop >= 0)
     problems += [f"heldout={heldout} must be in (0, 1)"] * (not 0 < heldout < 1)
+    problems += [f"find={find!r}: give True, False, or what sc.find_backdoor gave"] * (
+        not isinstance(find, bool | Verdict)
+    )
     problems += ["find=False leaves method='auto' nothing to choose by: name a method"] * (
-        method == "auto" and not find
+        method == "auto" and find is False
     )
     lacking = (trigger is None) != (target is None)
     problems += ["trigger and target go together: give both, or neither"] * lacking

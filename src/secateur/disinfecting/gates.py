@@ -67,7 +67,7 @@ def gated(
     masks: Mapping[str, Tensor],
     moves: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Parameters with their units multiplied: w (mask + move), and of a bias b mask (1 + move).
+    """Parameters with their units multiplied: w (mask + move), and of a bias b mask (1 + move); dtypes stay.
 
     Args:
         weights: all parameters by name.
@@ -79,7 +79,8 @@ def gated(
         factor = masks[gate.axis]
         if moves is not None:
             factor = factor * (1 + moves[k]) if gate.shift else factor + moves[k]
-        new[gate.tensor] = new[gate.tensor] * gate.along(factor, new[gate.tensor])
+        weight = new[gate.tensor]
+        new[gate.tensor] = (weight * gate.along(factor, weight)).to(weight.dtype)
     return new
 
 

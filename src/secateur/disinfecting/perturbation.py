@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 
-from secateur.disinfecting.clean import Clean, device_of, gather
+from secateur.disinfecting.clean import Clean, check_labels, classes_of, device_of, gather
 from secateur.disinfecting.followers import followers
 from secateur.disinfecting.gates import Gate, gated, gates, ones
 from secateur.graph import Graph
@@ -83,6 +83,9 @@ class NeuronPerturbation:
         Args:
             graph: what `trace` found.
             data: clean batches (inputs, labels).
+
+        Raises:
+            DataError: no samples, not of the form that this needs, or of classes that the model does not know.
         """
         with torch.enable_grad():
             return NeuronPerturbation(masks=_learn(model, graph, data, how or Perturbation(), seed))
@@ -98,8 +101,11 @@ def _learn(
     double, generator = separate(model).eval(), torch.Generator().manual_seed(seed)
     device = device_of(double)
     clean = gather(data, device)
+    check_labels(clean, classes_of(double, clean.x), "data=")
     axes = [name for name, info in graph.axes.items() if info.kind != "residual"]
     doors = gates(double, graph, set(followers(double, clean.x[:2])), axes)
+    if not doors:  # nothing to perturb
+        return {axis: mask for axis, mask in ones(graph).items() if axis in axes}
     weights = {name: parameter.detach() for name, parameter in double.named_parameters()}
     masks = {axis: mask.requires_grad_() for axis, mask in ones(graph, device).items() if axis in axes}
     optimizer = torch.optim.SGD(list(masks.values()), lr=how.lr, momentum=MOMENTUM)
@@ -111,7 +117,7 @@ def _learn(
         return F.cross_entropy(scores, batch.y)
 
     with progress_bar("Perturbing units", how.steps) as advance:
-        for _ in range(how.steps if doors else 0):
+        for _ in range(how.steps):
             batch = clean.at(torch.randint(len(clean), (how.batch,), generator=generator))
             still = {axis: mask.detach() for axis, mask in masks.items()}
             worst = adversary(doors, lambda moves, s=still, b=batch: loss(s, moves, b), how.eps, generator, device)
@@ -124,7 +130,7 @@ def _learn(
                 for axis, mask in masks.items():
                     total[axis] += mask.clamp_(0, 1)
             advance()
-    mean = {axis: (sums / how.steps).cpu() if doors else torch.ones(len(sums)) for axis, sums in total.items()}
+    mean = {axis: (sums / how.steps).cpu() for axis, sums in total.items()}
     return {a: (1 - TIE) * mask.detach().cpu() + TIE * mean[a] for a, mask in masks.items()}
 
 

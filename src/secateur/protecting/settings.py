@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.batches import Batches, Forward, single_batch
+from secateur.calibration.batches import Batches, Forward
 from secateur.calibration.watching import running
 from secateur.errors import DataError, PlanError
 from secateur.tracing.surroundings import draws_as_found, quiet_backends
@@ -25,8 +25,8 @@ class Protect:
     al. 2019, "What Do Compressed Deep Neural Networks Forget?", arXiv:1911.05248.
 
     Args:
-        data: batches as for ``data=`` of `secateur.prune`, or one batch alone: a tensor, a mapping, or a pair (inputs,
-            labels).
+        data: batches as for ``data=`` of `secateur.prune`, or one batch alone: a tensor, a mapping, or a tuple (inputs,
+            targets) of two tensors with as many samples; two batches in a list are two.
         share: weight of the protected data, in [0, 1). 0 changes nothing, and only compares.
         test: batches that the report's figures of the protected data are measured on, which neither scores nor the
             refit see. None takes ``data``, and the report says so.
@@ -90,13 +90,23 @@ def settled(protect: "Protect | Iterable[Any] | Any", model: nn.Module, forward:
 
 def _in_memory(data: Any, name: str) -> tuple[Any, ...]:
     """Batches as a tuple; one batch alone is one."""
-    if single_batch(data) is not None and isinstance(data, Tensor | Mapping | tuple):
+    if isinstance(data, Tensor | Mapping) or _is_pair(data):
         return (data,)
     if isinstance(data, str) or not isinstance(data, Iterable):
         raise DataError(
             f"{name} is a {type(data).__name__}: give batches such as [(inputs, labels)], a DataLoader, or one batch"
         )
     return tuple(cast("Iterable[Any]", data))
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether data are one batch (inputs, targets), the targets of any kind: two tensors of as many samples."""
+    if not isinstance(data, tuple):
+        return False
+    parts = cast("tuple[Any, ...]", data)
+    if len(parts) != 2 or not all(isinstance(part, Tensor) and part.dim() for part in parts):
+        return False
+    return len(parts[0]) == len(parts[1])
 
 
 def _check(model: nn.Module, batches: Sequence[Any], forward: Forward | None, name: str) -> None:

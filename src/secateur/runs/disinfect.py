@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur import artifacts
 from secateur.adapting.passes import same_pass
-from secateur.config import DataSettings, DisinfectSettings, ModelSettings, PruneSettings
+from secateur.config import EXAMPLE_MODEL, DataSettings, DisinfectSettings, ModelSettings, PruneSettings
 from secateur.config.prune import like
 from secateur.data import Data
 from secateur.disinfecting.clean import Clean, gather
@@ -115,9 +115,10 @@ def _report(
     with watch("Measuring"):
         measured = measure_all({name: m.eval() for name, m in models.items()}, example(data, settings.device))
     figures = {n: {**measured[n].to_dict(), "metrics": done.report[n]["metrics"]} for n in models}
+    saved = settings.result is not None and settings.model == EXAMPLE_MODEL
     stopped = done.history is not None and done.history.interrupted
     built = Report.build(
-        model=settings.model,
+        model=done.report["model"] if saved else settings.model,
         dense=figures["dense"],
         pruned=figures["pruned"],
         tuned=figures.get("tuned"),

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ def of_classes(batches: Iterable[Any], classes: frozenset[int], split: str) -> I
     """The samples of some classes, iterable again and again.
 
     Raises:
-        DataError: there is none, or samples have no class.
+        DataError: there is none of some class, or samples have no class.
     """
     labels = batches.labels() if isinstance(batches, Batches) else None
     if isinstance(batches, Batches) and labels is not None:
@@ -106,12 +105,12 @@ def of_classes(batches: Iterable[Any], classes: frozenset[int], split: str) -> I
         made: Iterable[Any] = Batches(
             batches.source.plain(), places, batch_size=batches.batch_size, shuffle=batches.shuffle, seed=batches.seed
         )
-        empty = not places
+        lacking = classes.difference(labels.tolist())
     else:
-        made = _Picked(batches, classes)
-        empty = not list(islice(made, 1))
-    if empty:
-        shown = ", ".join(map(str, sorted(classes)))
+        made = picked = _Picked(batches, classes)
+        lacking = picked.lacking()
+    if lacking:
+        shown = ",".join(map(str, sorted(lacking)))
         raise DataError(f"protect=class:{shown} names no sample of the {split} split: look at the labels of the data")
     return made
 
@@ -129,16 +128,30 @@ class _Picked:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            _, named, target = split_batch(batch)
-            labels = named.get("labels") if target is None else target
-            if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
-                raise DataError(
-                    "protect=class:... picks samples by their class, and a batch of the data has not one class for "
-                    "each sample: give the protected data by themselves, as for --data"
-                )
-            wanted = torch.isin(labels.cpu(), self.classes)
+            wanted = torch.isin(_labels(batch), self.classes)
             if bool(wanted.any()):
                 yield _rows(batch, wanted)
+
+    def lacking(self) -> set[int]:
+        """The classes that have no sample; batches are read until each has one."""
+        left: set[int] = set(self.classes.tolist())
+        for batch in self:
+            left.difference_update(_labels(batch).tolist())
+            if not left:
+                break
+        return left
+
+
+def _labels(batch: Any) -> Tensor:
+    """The class of each sample of a batch."""
+    _, named, target = split_batch(batch)
+    labels = named.get("labels") if target is None else target
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+        raise DataError(
+            "protect=class:... picks samples by their class, and a batch of the data has not one class for each "
+            "sample: give the protected data by themselves, as for --data"
+        )
+    return labels.cpu()
 
 
 def _rows(batch: Any, wanted: Tensor) -> Any:
