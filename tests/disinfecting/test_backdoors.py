@@ -73,6 +73,11 @@ def test_samples_that_are_nearly_all_of_one_class(bad: nn.Module) -> None:
     assert found.target == TARGET
 
 
+def test_labels_from_one_on_are_refused(bad: nn.Module, clean: Clean) -> None:
+    with pytest.raises(DataError, match="10"):
+        sc.find_backdoor(bad, [(clean.x, clean.y + 1)], how=QUICK)
+
+
 def test_a_network_that_always_says_the_same_is_not_accused(clean: Clean) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(100, 16), nn.ReLU(), nn.Linear(16, 10))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.disinfecting.clean import Clean, device_of, gather, scores_of
+from secateur.disinfecting.clean import Clean, check_labels, device_of, gather, scores_of
 from secateur.disinfecting.inversion import Inversion, invert
 from secateur.disinfecting.triggers import FORMS, Trigger
 from secateur.errors import DataError, PlanError
@@ -188,6 +188,7 @@ def find_backdoor(
         classes = scores_of(double, used.x[:1].expand(2, *used.x.shape[1:]))[:1].shape[1]
     if classes < 3:
         raise DataError(f"{classes} classes: an outlier among triggers shows from 3 classes on")
+    check_labels(clean, classes, "data=")
     low, high = _bounds(clean.x, bounds)
     with torch.enable_grad():
         found = {
