@@ -1,6 +1,7 @@
 """The settings of attacks, which part of a batch they change, and calibration data under attack."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,28 @@ def test_trades_moves_answers_away_from_those_at_the_inputs() -> None:
 def test_a_batch_that_fails_is_named() -> None:
     with pytest.raises(DataError, match="batch 1 of the data: inputs lie between"):
         attacked(net(), [data()[0], (data()[0][0] * 100, data()[0][1])], WIDE)
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_inference_mode_changes_nothing(method: Any) -> None:
+    model, settings = net(), replace(WIDE, method=method)
+    wanted = attacked(model, data(), settings)
+    with torch.inference_mode():
+        found = attacked(model, data(), settings)
+    for (points, labels), (others, _) in zip(found, wanted, strict=True):
+        assert torch.equal(points, others)
+        assert not points.is_inference()
+        assert not labels.is_inference()
+
+
+def test_pruning_by_attacks_runs_under_inference_mode() -> None:
+    model = net()
+    how: dict[str, Any] = {"budget": sc.Budget(macs=0.5), "importance": "taylor", "adversarial": WIDE}
+    wanted = sc.prune(model, data()[0][0], data=data(), validate=data(), max_robust_drop=50.0, **how)
+    with torch.inference_mode():
+        found = sc.prune(model, data()[0][0], data=data(), validate=data(), max_robust_drop=50.0, **how)
+    for name, value in found.model.state_dict().items():
+        torch.testing.assert_close(value, wanted.model.state_dict()[name])
 
 
 def test_scores_are_those_at_attacked_inputs() -> None:

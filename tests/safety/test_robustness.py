@@ -271,6 +271,15 @@ def test_one_step_better_than_many_is_a_sign() -> None:
     assert any(sign.startswith("one step along the gradient leaves") for sign in found.signs)
 
 
+def test_inference_mode_changes_no_figure() -> None:
+    wanted = sc.robustness(Nearest(), [pictures(40)], eps=0.1, **LIGHT)
+    assert wanted.fgsm is not None
+    assert wanted.fgsm < 1
+    with torch.inference_mode():
+        found = sc.robustness(Nearest(), [pictures(40)], eps=0.1, **LIGHT)
+    assert found.figures == wanted.figures
+
+
 def test_mappings_in_and_out() -> None:
     class Vision(Nearest):
         def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:  # pyright: ignore

@@ -84,7 +84,7 @@ class NeuronPerturbation:
             graph: what `trace` found.
             data: clean batches (inputs, labels).
         """
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             return NeuronPerturbation(masks=_learn(model, graph, data, how or Perturbation(), seed))
 
     def of_axis(self, axis: AxisView) -> Tensor:

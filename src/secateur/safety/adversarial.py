@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.inputs import lasting
 from secateur.modules import kept_modes
 from secateur.safety.inputs import AUGMENTED, check_bounds, opened
 from secateur.safety.threat import Norm, Scale, Threat
@@ -127,9 +128,9 @@ def attack(
         DataError: the batch has no inputs that can be attacked, or their pixels lie outside the bounds.
     """
     threat = settings.threat
-    inputs, put = opened(batch)
     with kept_modes(model), torch.inference_mode(False), torch.enable_grad():
         model.eval()
+        inputs, put = opened(lasting(batch))
         pixels = threat.pixels(inputs).detach()
         check_bounds(threat, pixels, AUGMENTED)
         points = _close(threat, pixels, generator) if close else threat.start(pixels, generator)
@@ -138,7 +139,7 @@ def attack(
             (gradient,) = torch.autograd.grad(loss(model, put(threat.inputs(points))), points)
             with torch.no_grad():
                 points = threat.project(threat.ascend(points, gradient, settings.size), pixels)
-    return put(threat.inputs(points).detach())
+        return put(threat.inputs(points).detach())
 
 
 def _close(threat: Threat, pixels: Tensor, generator: torch.Generator | None) -> Tensor:

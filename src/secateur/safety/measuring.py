@@ -164,8 +164,9 @@ def examine_all(
         raise ConfigError(f"samples={samples}, batch_size={batch_size}: at least 1 of each")
     device = next((t.device for t in named_tensors(next(iter(networks.values()))).values()), torch.device("cpu"))
     asked = checked_attacks(attacks)
-    given = gather(data, samples, device)
-    check_bounds(threats[0], threats[0].pixels(given.inputs))
+    with torch.inference_mode(False):
+        given = gather(data, samples, device)
+        check_bounds(threats[0], threats[0].pixels(given.inputs))
     with _at_rest(networks.values(), seed):
         scores = {name: as_scores(model, given.name, forward) for name, model in networks.items()}
         count = min(check_classes(scores[name], given, model) for name, model in networks.items())
@@ -233,10 +234,10 @@ def _joined(records: list[Record]) -> Record:
 
 @contextmanager
 def _at_rest(models: Iterable[nn.Module], seed: int) -> Generator[None]:
-    """Networks in evaluation mode, with random numbers of their own; all is put back."""
+    """Networks in evaluation mode, with random numbers of their own, where gradients can be had; all is put back."""
     models = list(models)
     devices = sorted({p.device.index or 0 for model in models for p in model.parameters() if p.is_cuda})
-    with kept_modes(*models), torch.random.fork_rng(devices=devices):
+    with kept_modes(*models), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
         torch.manual_seed(seed)
         for model in models:
             model.eval()
