@@ -104,8 +104,15 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         PruneSettings(eps="l1=3", bounds="1:0", normalise="0.5", samples=0)
     for text in ("eps=l1=3", "bounds=1:0: the first", "normalise=0.5: write auto", "samples=0"):
         assert text in str(caught.value)
-    for settings in ({"eps": "8/x"}, {"eps": "0"}, {"normalise": "0:0"}):
-        with pytest.raises(ConfigError, match="no number|above 0"):
+    for settings in (
+        {"eps": "8/x"},
+        {"eps": "0"},
+        {"normalise": "0:0"},
+        {"normalise": "0:nan"},
+        {"bounds": "0:inf"},
+        {"normalise": "0,0:1,1,1"},
+    ):
+        with pytest.raises(ConfigError, match="no number|above 0|2 means"):
             TuneSettings(**settings)
 
 

@@ -1,10 +1,12 @@
 """Settings of a test of robustness, and what their texts say."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from secateur.config.base import Settings
+from secateur.safety.threat import unfit_scale
 
 NORMS = ("linf", "l2")
 
@@ -54,7 +56,7 @@ def radii(text: str) -> dict[Any, float]:
         if name not in NORMS or name in found:
             raise ValueError("write 8/255, l2=0.5 or linf=8/255,l2=0.5")
         found[name] = _number(value)
-        if not 0 < found[name] < float("inf"):
+        if not found[name] > 0:
             raise ValueError("a radius must be above 0")
     return found
 
@@ -84,15 +86,19 @@ def scale(text: str) -> Any:
     if not found:
         raise ValueError("write auto, none, or MEAN:DEVIATION such as 0.5:0.25")
     sides = [[_number(value) for value in side.split(",")] for side in (mean, std)]
-    if any(value <= 0 for value in sides[1]):
-        raise ValueError("a deviation must be above 0")
-    return tuple(cast("Any", side[0] if len(side) == 1 else tuple(side)) for side in sides)
+    said = tuple(cast("Any", side[0] if len(side) == 1 else tuple(side)) for side in sides)
+    if unfit := unfit_scale(said):
+        raise ValueError(unfit)
+    return said
 
 
 def _number(text: str) -> float:
     """A number, or a fraction of two."""
     above, slash, below = text.strip().partition("/")
     try:
-        return float(above) / float(below) if slash else float(above)
+        found = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text.strip()!r} is no number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{text.strip()!r} is no number")
+    return found
