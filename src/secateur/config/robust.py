@@ -32,8 +32,15 @@ class RobustSettings(Settings):
     samples: int = 500
 
 
-def robust_problems(settings: RobustSettings) -> Iterable[str]:
-    """What is wrong with the texts and numbers."""
+def robust_problems(settings: RobustSettings, *, attacked: bool | None = None) -> Iterable[str]:
+    """What is wrong with the texts and numbers, and which of them nobody asked for.
+
+    Args:
+        settings: of a command.
+        attacked: whether it attacks anything while training or pruning; None where it can't.
+    """
+    if not settings.robust:
+        yield from _idle(settings, attacked)
     if settings.samples < 1:
         yield f"samples={settings.samples} must be at least 1"
     for name, read in (("eps", radii), ("bounds", pair), ("normalise", scale)):
@@ -41,6 +48,18 @@ def robust_problems(settings: RobustSettings) -> Iterable[str]:
             read(getattr(settings, name))
         except ValueError as error:
             yield f"{name}={getattr(settings, name)}: {error}"
+
+
+def _idle(settings: RobustSettings, attacked: bool | None) -> Iterable[str]:
+    """Settings of attacks that are not made."""
+    for name in ("samples", "eps", "bounds", "normalise"):
+        if (value := getattr(settings, name)) == getattr(RobustSettings, name):
+            continue
+        if not attacked:
+            ways = "robust" if attacked is None else "robust or adversarial"
+            yield f"{name}={value} says how networks are attacked, and none is: give {ways}, too"
+        elif name == "samples":
+            yield f"samples={value} is for robust, which is not given"
 
 
 def radii(text: str) -> dict[Any, float]:
