@@ -259,7 +259,7 @@ def test_an_attack_from_text() -> None:
     command = settings.to_command()
     _, bound, _ = app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
     assert PruneSettings(**flag_values(*bound.arguments.values())) == settings
-    assert PruneSettings.from_mapping({"eps": 0.1, "attack_step": 1}).eps == "0.1"
+    assert PruneSettings.from_mapping({"adversarial": "pgd", "eps": 0.1, "attack_step": 1}).eps == "0.1"
     assert PruneSettings.from_mapping({"eps": "8/255"}).eps == "8/255"
 
 

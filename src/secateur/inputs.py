@@ -68,6 +68,14 @@ def fresh(inputs: Any) -> Any:
     return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else _copied(v), inputs)
 
 
+def lasting(inputs: Any) -> Any:
+    """Inputs that gradients can go through: a tensor that was made under ``inference_mode`` is copied, others stay.
+
+    To be called outside of that mode.
+    """
+    return tree_map(lambda v: v.clone() if isinstance(v, Tensor) and v.is_inference() else v, inputs)
+
+
 def _copied(value: Any) -> Any:
     """A deep copy of an object that may hold tensors; itself where it can't be copied."""
     if not hasattr(value, "__dict__") or callable(value):

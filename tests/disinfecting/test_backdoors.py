@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.disinfecting import Inversion, Mending, attack_success
+from secateur.disinfecting import Inversion, Mending, Perturbation, attack_success
 from secateur.disinfecting.clean import Clean, accuracy
 from secateur.disinfecting.verdict import Verdict
 from secateur.errors import DataError, PlanError
@@ -143,6 +143,20 @@ def test_training_mode_gradients_and_draws_are_left_as_they_were(bad: nn.Module,
     assert model.training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert torch.equal(draws, torch.get_rng_state())
+
+
+def test_inference_mode_changes_nothing(bad: nn.Module, clean: Clean) -> None:
+    def found() -> tuple[Verdict, dict[str, torch.Tensor]]:
+        data = [(clean.x.clone(), clean.y.clone())]
+        verdict = sc.find_backdoor(bad, data, how=Inversion(steps=2))
+        how = {"perturbation": Perturbation(steps=2), "tune": Mending(epochs=1)}
+        return verdict, sc.disinfect(bad, data=data, method="anp", find=False, **how).model.state_dict()  # pyright: ignore[reportArgumentType]
+
+    (wanted, kept) = found()
+    with torch.inference_mode():
+        verdict, state = found()
+    assert all(torch.equal(norms, wanted.norms[form]) for form, norms in verdict.norms.items())
+    assert all(torch.equal(value, kept[name]) and not value.is_inference() for name, value in state.items())
 
 
 def test_arguments_that_contradict_each_other_are_refused(bad: nn.Module, clean: Clean) -> None:

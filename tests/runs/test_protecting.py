@@ -24,6 +24,7 @@ def settings(**given: Any) -> PruneSettings:
     ("given", "message"),
     [
         ({"protect_share": 1.0}, r"protect_share=1.0 must be in \[0, 1\)"),
+        ({"protect_share": 0.3}, "protect_share=0.3 is for protect, which is not given"),
         ({"protect_args": {"a": 1}}, "protect_args are for protect, which is not given"),
         (
             {"protect": "class:1", "budget": None},

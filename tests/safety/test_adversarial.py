@@ -1,6 +1,7 @@
 """The settings of attacks, which part of a batch they change, and calibration data under attack."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from secateur.errors import DataError, PlanError
 from secateur.safety.adversarial import Adversarial, attack
 from secateur.safety.batches import alternating, attacked
 from secateur.safety.inputs import opened
+from secateur.safety.threat import Threat
 
 WIDE = Adversarial(eps=0.2, bounds=(-4.0, 4.0), steps=4)
 
@@ -30,6 +32,55 @@ def data(count: int = 3) -> list[tuple[Tensor, Tensor]]:
 def test_all_settings_out_of_their_range_are_listed() -> None:
     with pytest.raises(ValueError, match=r"method=.*steps=0.*validation_steps=1\.5.*step_size=-1.*beta=nan.*eps=0"):
         Adversarial("free", steps=0, validation_steps=1.5, step_size=-1, beta=math.nan, eps=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"step_size": math.nan}, "step_size=nan must be a number above 0"),
+        ({"step_size": math.inf}, "step_size=inf must be a number above 0"),
+        ({"beta": math.inf}, "beta=inf must be a number from 0"),
+        ({"eps": "8/255"}, "eps='8/255': the radius must be a number above 0"),
+        ({"bounds": None}, "bounds=None: give two numbers"),
+        ({"bounds": (0, 1, 2)}, r"bounds=\(0, 1, 2\): give two numbers"),
+        ({"bounds": (0, math.inf)}, r"bounds=\(0, inf\): give two numbers"),
+        ({"normalise": 0.5}, r"normalise=0.5: give a pair \(mean, std\)"),
+        ({"normalise": ("a", "b")}, r"give a pair \(mean, std\)"),
+        ({"normalise": ((), ())}, r"give a pair \(mean, std\)"),
+        ({"normalise": (0, 0)}, r"normalise=\(0, 0\): deviations must be above 0"),
+        ({"normalise": (0.5, (0.1, -0.1))}, "deviations must be above 0"),
+        ({"normalise": (0.5, math.nan)}, "means and deviations must be finite"),
+        ({"normalise": (math.inf, 1)}, "means and deviations must be finite"),
+        ({"normalise": ((0.5, 0.5), (1, 1, 1))}, "2 means, but 3 deviations"),
+    ],
+)
+def test_settings_that_no_attack_can_work_with(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Adversarial(**settings)
+
+
+def test_scales_may_be_tensors_and_arrays() -> None:
+    import numpy as np
+
+    pixels = torch.rand(2, 3, 4, 4)
+    mean, std = [0.1, 0.2, 0.3], [1.0, 2.0, 4.0]
+    wanted = Threat(normalise=(mean, std)).inputs(pixels)
+    for kind in (np.array, torch.tensor, lambda side: torch.tensor(side)[:, None, None]):
+        assert torch.equal(Threat(normalise=(kind(mean), kind(std))).inputs(pixels), wanted)
+
+
+def test_a_scale_for_other_channels_is_refused() -> None:
+    grey = [(torch.rand(4, 1, 6, 6), torch.arange(4) % 2)]
+    settings = Adversarial(normalise=((0.5,) * 3, (0.2,) * 3), bounds=(-5.0, 5.0))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 2))
+    match = r"normalise=.* is for 3 channels, but inputs \(4, 1, 6, 6\) have 1"
+    for run in (
+        lambda: attacked(model, grey, settings),
+        lambda: sc.tune(model, grey, epochs=1, adversarial=settings, device="cpu"),
+        lambda: sc.robustness(model, grey, bounds=settings.bounds, normalise=settings.normalise),
+    ):
+        with pytest.raises(DataError, match=match):
+            run()
 
 
 def test_a_step_is_a_quarter_of_the_radius_unless_said() -> None:
@@ -128,6 +179,28 @@ def test_trades_moves_answers_away_from_those_at_the_inputs() -> None:
 def test_a_batch_that_fails_is_named() -> None:
     with pytest.raises(DataError, match="batch 1 of the data: inputs lie between"):
         attacked(net(), [data()[0], (data()[0][0] * 100, data()[0][1])], WIDE)
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_inference_mode_changes_nothing(method: Any) -> None:
+    model, settings = net(), replace(WIDE, method=method)
+    wanted = attacked(model, data(), settings)
+    with torch.inference_mode():
+        found = attacked(model, data(), settings)
+    for (points, labels), (others, _) in zip(found, wanted, strict=True):
+        assert torch.equal(points, others)
+        assert not points.is_inference()
+        assert not labels.is_inference()
+
+
+def test_pruning_by_attacks_runs_under_inference_mode() -> None:
+    model = net()
+    how: dict[str, Any] = {"budget": sc.Budget(macs=0.5), "importance": "taylor", "adversarial": WIDE}
+    wanted = sc.prune(model, data()[0][0], data=data(), validate=data(), max_robust_drop=50.0, **how)
+    with torch.inference_mode():
+        found = sc.prune(model, data()[0][0], data=data(), validate=data(), max_robust_drop=50.0, **how)
+    for name, value in found.model.state_dict().items():
+        torch.testing.assert_close(value, wanted.model.state_dict()[name])
 
 
 def test_scores_are_those_at_attacked_inputs() -> None:

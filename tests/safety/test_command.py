@@ -1,6 +1,7 @@
 """``--robust``: what commands attack, what they print and what reports hold."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -91,6 +92,35 @@ def test_inputs_out_of_bounds_are_an_error(place: Path, capsys: pytest.CaptureFi
     assert "out of bounds=(0.0, 1.0): if they were scaled, give normalise=(mean, std)" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--robust", "--eps", "0", "--samples", "0"], "samples=0 must be at least 1; eps=0: a radius must be above 0"),
+        (["--robust", "--normalise", "1:0"], "normalise=1:0: deviations must be above 0"),
+        (["--eps", "0.1"], "eps=0.1 says how networks are attacked, and none is: give robust, too"),
+        (["--bounds", "0:2", "--samples", "9"], "samples=9 says .* bounds=0:2 says"),
+    ],
+)
+def test_measure_looks_at_settings_of_attacks_first(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], match: str
+) -> None:
+    assert main(["measure", *OF_USERS, *words]) == 1
+    said = capsys.readouterr()
+    assert not said.out
+    assert re.search(match, " ".join(said.err.split()))
+    assert "unexpected" not in said.err
+
+
+def test_settings_of_attacks_without_attacks_are_refused() -> None:
+    for settings in (PruneSettings, TuneSettings):
+        with pytest.raises(ConfigError, match="eps=0.1 says how networks are attacked, .*: give robust or adversarial"):
+            settings(eps="0.1")
+        with pytest.raises(ConfigError, match="samples=9 is for robust, which is not given"):
+            settings(samples=9, adversarial="pgd", eps="0.1")
+        assert settings(eps="0.1", samples=9, robust=True).samples == 9
+    assert PruneSettings(max_robust_drop=1.0, eps="0.1", bounds="0:2").bounds == "0:2"
+
+
 def test_what_the_texts_say() -> None:
     assert radii(" 2/255 ") == {"linf": 2 / 255}
     assert radii("l2=0.5,linf=1") == {"l2": 0.5, "linf": 1.0}
@@ -104,8 +134,15 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         PruneSettings(eps="l1=3", bounds="1:0", normalise="0.5", samples=0)
     for text in ("eps=l1=3", "bounds=1:0: the first", "normalise=0.5: write auto", "samples=0"):
         assert text in str(caught.value)
-    for settings in ({"eps": "8/x"}, {"eps": "0"}, {"normalise": "0:0"}):
-        with pytest.raises(ConfigError, match="no number|above 0"):
+    for settings in (
+        {"eps": "8/x"},
+        {"eps": "0"},
+        {"normalise": "0:0"},
+        {"normalise": "0:nan"},
+        {"bounds": "0:inf"},
+        {"normalise": "0,0:1,1,1"},
+    ):
+        with pytest.raises(ConfigError, match="no number|above 0|2 means"):
             TuneSettings(**settings)
 
 

@@ -271,6 +271,15 @@ def test_one_step_better_than_many_is_a_sign() -> None:
     assert any(sign.startswith("one step along the gradient leaves") for sign in found.signs)
 
 
+def test_inference_mode_changes_no_figure() -> None:
+    wanted = sc.robustness(Nearest(), [pictures(40)], eps=0.1, **LIGHT)
+    assert wanted.fgsm is not None
+    assert wanted.fgsm < 1
+    with torch.inference_mode():
+        found = sc.robustness(Nearest(), [pictures(40)], eps=0.1, **LIGHT)
+    assert found.figures == wanted.figures
+
+
 def test_mappings_in_and_out() -> None:
     class Vision(Nearest):
         def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:  # pyright: ignore
@@ -284,6 +293,12 @@ def test_mappings_in_and_out() -> None:
         Vision(), [(inputs, labels)], eps=0.1, forward=lambda model, x: model(pixel_values=x), **LIGHT
     )
     assert by_hand.figures == plain.figures
+
+
+def test_radii_of_both_norms_ask_for_both() -> None:
+    how: dict[str, Any] = {"eps": {"l2": 0.5, "linf": 0.1}, "attacks": ["fgsm"], "corruptions": False, **LIGHT}
+    found = sc.robustness(Nearest(), [pictures(20)], **how)
+    assert {norm: attacked.threat.eps for norm, attacked in found.figures.attacked.items()} == how["eps"]
 
 
 def test_unlabelled_samples_are_left_out() -> None:
@@ -348,6 +363,16 @@ def test_bad_data(data: Any, match: str) -> None:
         ({"samples": 0}, "samples=0"),
         ({"restarts": 0, "queries": 0}, "restarts=0, queries=0"),
         ({"eps": -1.0}, "eps=-1"),
+        ({"eps": "8/255"}, "eps='8/255': the radius must be a number"),
+        ({"eps": {}}, "eps={} holds no radius"),
+        ({"norm": ()}, r"norm=\(\) asks for nothing: 'linf', 'l2' or both"),
+        ({"eps": {}, "norm": ()}, "asks for nothing"),
+        ({"eps": 0.1, "norm": ("linf", "l2")}, "give one for each"),
+        ({"eps": {"linf": 0.1}, "norm": "l2"}, "says nothing of l2"),
+        ({"eps": {"linf": 0.1, "l2": 0.5}, "norm": "linf"}, "l2, which norm='linf' does not ask for"),
+        ({"eps": {"l1": 0.1}}, "norm='l1'"),
+        ({"normalise": (0.5, 0.0)}, "deviations must be above 0"),
+        ({"bounds": (1, 0), "eps": 0}, "eps=0.0: the radius.*bounds=.*the first must be below"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], match: str) -> None:

@@ -9,12 +9,26 @@ from torch import nn
 from secateur import digests
 from secateur.artifacts import read_record
 from secateur.cli.ending import DONE, INTERRUPTED, complain, interrupted, output
-from secateur.cli.flags import named
+from secateur.cli.flags import named, settings_of
 from secateur.cli.terminal import Terminal
 from secateur.config import DataSettings, ModelSettings, RobustSettings
+from secateur.config.robust import robust_problems
 from secateur.data import load_data
+from secateur.errors import ConfigError
 from secateur.models import build_model
 from secateur.runs.robust import attacked
+
+
+def checked(flags: RobustSettings) -> RobustSettings:
+    """The settings of attacks that flags are.
+
+    Raises:
+        ConfigError: they lie out of range, or say how to attack where nothing is attacked.
+    """
+    settings = settings_of(RobustSettings, flags)
+    if found := list(robust_problems(settings)):
+        raise ConfigError("; ".join(found))
+    return settings
 
 
 def attack(

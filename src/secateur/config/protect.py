@@ -31,6 +31,8 @@ def protect_problems(settings: Any) -> Iterable[str]:
     if settings.protect is None:
         if settings.protect_args:
             yield "protect_args are for protect, which is not given"
+        if settings.protect_share != ProtectSettings.protect_share:
+            yield f"protect_share={settings.protect_share} is for protect, which is not given"
         return
     if settings.schedule != "none":
         yield f"protect goes with pruning at once: leave out schedule={settings.schedule}"

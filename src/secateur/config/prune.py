@@ -53,7 +53,7 @@ class PruneSettings(FloorSettings, RobustSettings, ProtectSettings, GradualSetti
         yield from limit_problems({name: getattr(self, name) for name in LIMITS})
         yield from super().problems()
         yield from _gradual_problems(self)
-        yield from robust_problems(self)
+        yield from robust_problems(self, attacked=self.attacked)
         yield from adversarial_problems(self, self, attacked=self.attacked)
         yield from _floor_problems(self)
         yield from protect_problems(self)

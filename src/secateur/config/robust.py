@@ -1,10 +1,12 @@
 """Settings of a test of robustness, and what their texts say."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from secateur.config.base import Settings
+from secateur.safety.threat import unfit_scale
 
 NORMS = ("linf", "l2")
 
@@ -30,8 +32,15 @@ class RobustSettings(Settings):
     samples: int = 500
 
 
-def robust_problems(settings: RobustSettings) -> Iterable[str]:
-    """What is wrong with the texts and numbers."""
+def robust_problems(settings: RobustSettings, *, attacked: bool | None = None) -> Iterable[str]:
+    """What is wrong with the texts and numbers, and which of them nobody asked for.
+
+    Args:
+        settings: of a command.
+        attacked: whether it attacks anything while training or pruning; None where it can't.
+    """
+    if not settings.robust:
+        yield from _idle(settings, attacked)
     if settings.samples < 1:
         yield f"samples={settings.samples} must be at least 1"
     for name, read in (("eps", radii), ("bounds", pair), ("normalise", scale)):
@@ -39,6 +48,18 @@ def robust_problems(settings: RobustSettings) -> Iterable[str]:
             read(getattr(settings, name))
         except ValueError as error:
             yield f"{name}={getattr(settings, name)}: {error}"
+
+
+def _idle(settings: RobustSettings, attacked: bool | None) -> Iterable[str]:
+    """Settings of attacks that are not made."""
+    for name in ("samples", "eps", "bounds", "normalise"):
+        if (value := getattr(settings, name)) == getattr(RobustSettings, name):
+            continue
+        if not attacked:
+            ways = "robust" if attacked is None else "robust or adversarial"
+            yield f"{name}={value} says how networks are attacked, and none is: give {ways}, too"
+        elif name == "samples":
+            yield f"samples={value} is for robust, which is not given"
 
 
 def radii(text: str) -> dict[Any, float]:
@@ -54,7 +75,7 @@ def radii(text: str) -> dict[Any, float]:
         if name not in NORMS or name in found:
             raise ValueError("write 8/255, l2=0.5 or linf=8/255,l2=0.5")
         found[name] = _number(value)
-        if not 0 < found[name] < float("inf"):
+        if not found[name] > 0:
             raise ValueError("a radius must be above 0")
     return found
 
@@ -84,15 +105,19 @@ def scale(text: str) -> Any:
     if not found:
         raise ValueError("write auto, none, or MEAN:DEVIATION such as 0.5:0.25")
     sides = [[_number(value) for value in side.split(",")] for side in (mean, std)]
-    if any(value <= 0 for value in sides[1]):
-        raise ValueError("a deviation must be above 0")
-    return tuple(cast("Any", side[0] if len(side) == 1 else tuple(side)) for side in sides)
+    said = tuple(cast("Any", side[0] if len(side) == 1 else tuple(side)) for side in sides)
+    if unfit := unfit_scale(said):
+        raise ValueError(unfit)
+    return said
 
 
 def _number(text: str) -> float:
     """A number, or a fraction of two."""
     above, slash, below = text.strip().partition("/")
     try:
-        return float(above) / float(below) if slash else float(above)
+        found = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text.strip()!r} is no number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{text.strip()!r} is no number")
+    return found

@@ -66,8 +66,9 @@ class TuneSettings(
         """What contradicts each other or lies out of range."""
         yield from data_problems(self)
         yield from training_problems(self)
-        yield from robust_problems(self)
-        yield from adversarial_problems(self, self, attacked=self.adversarial != "none")
+        attacked = self.adversarial != "none"
+        yield from robust_problems(self, attacked=attacked)
+        yield from adversarial_problems(self, self, attacked=attacked)
         if self.epochs == 0:
             yield "epochs=0 leaves nothing to do"
         if self.weights is not None and self.model is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from secateur.disinfecting.clean import (
@@ -52,6 +53,7 @@ class Disinfected(Result):
     history: History | None = field(default=None, repr=False)
 
 
+@torch.inference_mode(False)  # the result shall train, wherever it is made
 def disinfect(
     model: nn.Module,
     args: Any = None,

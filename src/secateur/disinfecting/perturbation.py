@@ -87,7 +87,7 @@ class NeuronPerturbation:
         Raises:
             DataError: no samples, not of the form that this needs, or of classes that the model does not know.
         """
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             return NeuronPerturbation(masks=_learn(model, graph, data, how or Perturbation(), seed))
 
     def of_axis(self, axis: AxisView) -> Tensor:

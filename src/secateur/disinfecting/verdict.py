@@ -137,6 +137,7 @@ def judge(triggers: Mapping[str, Sequence[Trigger]]) -> Verdict:
     )
 
 
+@torch.inference_mode(False)  # a search by gradients
 def find_backdoor(
     model: nn.Module,
     data: Iterable[Any] | Clean,

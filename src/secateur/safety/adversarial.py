@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.inputs import lasting
 from secateur.modules import kept_modes
 from secateur.safety.inputs import AUGMENTED, check_bounds, opened
-from secateur.safety.threat import Norm, Scale, Threat
+from secateur.safety.threat import Norm, Scale, Threat, finite
 
 Method = Literal["pgd", "trades"]
 BatchLoss = Callable[[nn.Module, Any], Tensor]
@@ -70,8 +71,9 @@ class Adversarial:
         counts = ("steps", "validation_steps")
         wrong = [f"method={self.method!r} must be 'pgd' or 'trades'"] * (self.method not in ("pgd", "trades"))
         wrong += [f"{n}={getattr(self, n)} must be a whole number from 1" for n in counts if not _count(self, n)]
-        wrong += [f"step_size={self.step_size} must be above 0"] * (self.step_size is not None and self.step_size <= 0)
-        wrong += [f"beta={self.beta} must be at least 0"] * (not self.beta >= 0)
+        step, beta = self.step_size, self.beta
+        wrong += [f"step_size={step} must be a number above 0"] * (step is not None and not (finite(step) and step > 0))
+        wrong += [f"beta={beta} must be a number from 0"] * (not (finite(beta) and beta >= 0))
         try:
             _ = self.threat
         except ValueError as error:
@@ -127,9 +129,9 @@ def attack(
         DataError: the batch has no inputs that can be attacked, or their pixels lie outside the bounds.
     """
     threat = settings.threat
-    inputs, put = opened(batch)
     with kept_modes(model), torch.inference_mode(False), torch.enable_grad():
         model.eval()
+        inputs, put = opened(lasting(batch))
         pixels = threat.pixels(inputs).detach()
         check_bounds(threat, pixels, AUGMENTED)
         points = _close(threat, pixels, generator) if close else threat.start(pixels, generator)
@@ -138,7 +140,7 @@ def attack(
             (gradient,) = torch.autograd.grad(loss(model, put(threat.inputs(points))), points)
             with torch.no_grad():
                 points = threat.project(threat.ascend(points, gradient, settings.size), pixels)
-    return put(threat.inputs(points).detach())
+        return put(threat.inputs(points).detach())
 
 
 def _close(threat: Threat, pixels: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from secateur.calibration.batches import Forward, checked
 from secateur.calibration.watching import running
 from secateur.errors import DataError
-from secateur.inputs import known_length
+from secateur.inputs import known_length, lasting
 from secateur.modules import named_tensors
 from secateur.objectives import Loss, answer, class_dim, imitation, logits_of, loss_of, own_loss
 from secateur.progress import progress_bar
@@ -58,10 +58,11 @@ def attacked(
         tensor([[0.6500, 0.3500]])
     """
     device = next((t.device for t in named_tensors(model).values()), torch.device("cpu"))
-    model, found = running(model), list[Any]()
-    with progress_bar("Attacking calibration data", known_length(data) or 0) as step:
+    found = list[Any]()
+    with torch.inference_mode(False), progress_bar("Attacking calibration data", known_length(data) or 0) as step:
+        model = running(model)
         for number, batch in enumerate(checked(data)):
-            inside = tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)
+            inside = lasting(tree_map_only(Tensor, lambda tensor: tensor.to(device), batch))
             try:
                 generator = torch.Generator(device).manual_seed(_mixed_seed(seed, number))
                 close = settings.method == "trades"

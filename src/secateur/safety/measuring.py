@@ -19,7 +19,7 @@ from secateur.safety.hunt import Scores
 from secateur.safety.inputs import check_bounds
 from secateur.safety.result import Robustness
 from secateur.safety.samples import Forward, Samples, as_scores, check_classes, gather, groups_of
-from secateur.safety.threat import Norm, Scale, Threat
+from secateur.safety.threat import Norm, Scale, Threat, finite
 
 SAMPLES = 1000
 BATCH = 100
@@ -32,7 +32,7 @@ def robustness(
     data: Iterable[Any],
     *,
     eps: float | Mapping[Norm, float] = 8 / 255,
-    norm: Norm | Sequence[Norm] = "linf",
+    norm: Norm | Sequence[Norm] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     normalise: tuple[Scale, Scale] | None = None,
     dense: nn.Module | None = None,
@@ -63,7 +63,8 @@ def robustness(
         data: batches (inputs, labels), or mappings of one input and "labels". An input is (N, ...), floating-point.
         eps: how far an attack may change an input, in pixel units, those of ``bounds``; a mapping from norms to radii
             where there are two norms, such as ``{"linf": 8 / 255, "l2": 0.5}``.
-        norm: "linf", the largest change of a value; "l2", the root of the summed squares; or both.
+        norm: "linf", the largest change of a value; "l2", the root of the summed squares; or both. None is those that
+            ``eps`` names, and "linf" where it is a number.
         bounds: least and greatest value that a pixel can have.
         normalise: ``(mean, std)`` that the inputs were scaled with, in the unit of the bounds: a number each or one for
             each channel. None where inputs are pixels.
@@ -120,26 +121,36 @@ def robustness(
 
 def threats_of(
     eps: float | Mapping[Norm, float],
-    norm: Norm | Sequence[Norm],
+    norm: Norm | Sequence[Norm] | None,
     bounds: tuple[float, float],
     normalise: tuple[Scale, Scale] | None,
 ) -> tuple[Threat, ...]:
     """The balls, one for each norm.
 
     Raises:
-        ConfigError: a norm without a radius, or a radius that is none.
+        ConfigError: a norm without a radius, a radius without its norm, or one that is none.
     """
+    if isinstance(eps, Mapping) and not eps and norm is None:
+        raise ConfigError("eps={} holds no radius: give one for each norm, eps={'linf': 8 / 255, 'l2': 0.5}")
+    if norm is None:
+        norm = tuple(eps) if isinstance(eps, Mapping) else "linf"
     norms = cast("tuple[Norm, ...]", (norm,) if isinstance(norm, str) else tuple(norm))
+    if not norms:
+        raise ConfigError(f"norm={norm} asks for nothing: 'linf', 'l2' or both")
     if not isinstance(eps, Mapping):
         if len(norms) != 1:
             raise ConfigError(
-                f"eps={eps:.4g} for norm={norms}: a radius means something else in each norm, so give one for each: "
+                f"eps={eps} for norm={norms}: a radius means something else in each norm, so give one for each: "
                 "eps={'linf': 8 / 255, 'l2': 0.5}"
             )
-        eps = {norms[0]: float(eps)}
-    missing = [name for name in norms if name not in eps]
-    if missing:
+        eps = {norms[0]: float(eps) if finite(eps) else eps}
+    if missing := [name for name in norms if name not in eps]:
         raise ConfigError(f"eps={dict(eps)} says nothing of {', '.join(missing)}")
+    if idle := [name for name in eps if name not in norms]:
+        raise ConfigError(
+            f"eps={dict(eps)} holds a radius for {', '.join(idle)}, which norm={norm!r} does not ask for: leave norm "
+            "out, or the radius"
+        )
     return tuple(Threat(eps=eps[name], norm=name, bounds=bounds, normalise=normalise) for name in norms)
 
 
@@ -164,8 +175,9 @@ def examine_all(
         raise ConfigError(f"samples={samples}, batch_size={batch_size}: at least 1 of each")
     device = next((t.device for t in named_tensors(next(iter(networks.values()))).values()), torch.device("cpu"))
     asked = checked_attacks(attacks)
-    given = gather(data, samples, device)
-    check_bounds(threats[0], threats[0].pixels(given.inputs))
+    with torch.inference_mode(False):
+        given = gather(data, samples, device)
+        check_bounds(threats[0], threats[0].pixels(given.inputs))
     with _at_rest(networks.values(), seed):
         scores = {name: as_scores(model, given.name, forward) for name, model in networks.items()}
         count = min(check_classes(scores[name], given, model) for name, model in networks.items())
@@ -233,10 +245,10 @@ def _joined(records: list[Record]) -> Record:
 
 @contextmanager
 def _at_rest(models: Iterable[nn.Module], seed: int) -> Generator[None]:
-    """Networks in evaluation mode, with random numbers of their own; all is put back."""
+    """Networks in evaluation mode, with random numbers of their own, where gradients can be had; all is put back."""
     models = list(models)
     devices = sorted({p.device.index or 0 for model in models for p in model.parameters() if p.is_cuda})
-    with kept_modes(*models), torch.random.fork_rng(devices=devices):
+    with kept_modes(*models), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
         torch.manual_seed(seed)
         for model in models:
             model.eval()

@@ -6,12 +6,12 @@ Shape letters: N samples, C channels. An input is (N, C, ...) or (N, ...).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, DataError
 
 Scale = float | Sequence[float]
 Norm = Literal["linf", "l2"]
@@ -45,15 +45,24 @@ class Threat:
     normalise: tuple[Scale, Scale] | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ConfigError(f"eps={self.eps}: the radius must be a number above 0, in pixel units, such as 8/255")
+        wrong = list[str]()
+        if not (finite(self.eps) and self.eps > 0):
+            wrong.append(f"eps={self.eps!r}: the radius must be a number above 0, in pixel units, such as 8/255")
         if self.norm not in ("linf", "l2"):
-            raise ConfigError(f"norm={self.norm!r}: it must be 'linf' or 'l2'")
-        if not self.bounds[0] < self.bounds[1]:
-            raise ConfigError(f"bounds={self.bounds}: the first must be below the second, such as (0, 1) or (0, 255)")
+            wrong.append(f"norm={self.norm!r}: it must be 'linf' or 'l2'")
+        if unfit := unfit_bounds(self.bounds):
+            wrong.append(f"bounds={self.bounds}: {unfit}")
+        if unfit := unfit_scale(self.normalise):
+            wrong.append(f"normalise={self.normalise}: {unfit}")
+        if wrong:
+            raise ConfigError("; ".join(wrong))
 
     def pixels(self, inputs: Tensor) -> Tensor:
-        """Inputs of the network as pixels."""
+        """Inputs of the network as pixels.
+
+        Raises:
+            DataError: they have other channels than `normalise`.
+        """
         if self.normalise is None:
             return inputs
         mean, std = self._scale(inputs)
@@ -98,8 +107,59 @@ class Threat:
         """Mean and deviation, (1, C, 1, ...) where there is one for each channel."""
         assert self.normalise is not None
         mean, std = (torch.as_tensor(s, dtype=like.dtype, device=like.device) for s in self.normalise)
+        channels = max(mean.numel(), std.numel())
+        if channels not in (1, like.shape[1]):
+            raise DataError(
+                f"normalise={self.normalise} is for {channels} channels, but inputs {tuple(like.shape)} have "
+                f"{like.shape[1]}: give a number each, or one for each channel"
+            )
         shape = (1, -1) + (1,) * (like.dim() - 2)
         return (mean.reshape(shape) if mean.dim() else mean), (std.reshape(shape) if std.dim() else std)
+
+
+def finite(value: Any) -> bool:
+    """Whether it is a number, neither NaN nor infinite."""
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
+
+
+def unfit_bounds(bounds: Any) -> str:
+    """What is wrong with bounds, and what to give; empty where nothing is.
+
+    >>> unfit_bounds((1, 0)), unfit_bounds((0, 255))
+    ('the first must be below the second, such as (0, 1) or (0, 255)', '')
+    """
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (finite(low) and finite(high)):
+        return "give two numbers, such as (0, 1) or (0, 255)"
+    return "" if low < high else "the first must be below the second, such as (0, 1) or (0, 255)"
+
+
+def unfit_scale(normalise: Any) -> str:
+    """What is wrong with a mean and a deviation, and what to give; empty where nothing is.
+
+    >>> unfit_scale((0.5, 0.0)), unfit_scale((0.5, (0.2, 0.3))), unfit_scale(None)
+    ('deviations must be above 0', '', '')
+    """
+    if normalise is None:
+        return ""
+    try:
+        mean, std = (torch.as_tensor(side, dtype=torch.float64) for side in normalise)
+    except (TypeError, ValueError, RuntimeError):
+        return "give a pair (mean, std), each a number or one for each channel"
+    counts = mean.numel(), std.numel()
+    if not all(counts):
+        return "give a pair (mean, std), each a number or one for each channel"
+    if not bool(mean.isfinite().all() and std.isfinite().all()):
+        return "means and deviations must be finite"
+    if not bool((std > 0).all()):
+        return "deviations must be above 0"
+    return "" if 1 in counts or counts[0] == counts[1] else f"{counts[0]} means, but {counts[1]} deviations"
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:

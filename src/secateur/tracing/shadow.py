@@ -124,7 +124,8 @@ def shadow(model: nn.Module) -> nn.Module:
 
 def separate(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with tensors of its own, to be run for real: some layers write to their weights."""
-    return evaluating(copied(Walk(model), own_tensor))
+    with torch.inference_mode(False):  # gradients can go through it, wherever it is made
+        return evaluating(copied(Walk(model), own_tensor))
 
 
 def own_tensor(tensor: Tensor) -> Tensor:

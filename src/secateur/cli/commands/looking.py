@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from secateur.cli.attacking import attack
+from secateur.cli.attacking import attack, checked
 from secateur.cli.ending import DONE, output
 from secateur.cli.flags import DATA, MODEL, OF_RUN, ROBUST, Data, Model, Robust, Shapes, Switch, named, settings_of
 from secateur.cli.saved import example_inputs, inputs_that_fit, load_saved, saved_inputs
-from secateur.config import DataSettings, ModelSettings, RobustSettings
+from secateur.config import DataSettings, ModelSettings
 from secateur.models import build_model
 
 
@@ -87,6 +87,7 @@ def measure(
     from secateur.fit import check_device, moved
 
     check_device(device)
+    attacks = checked(robust)
     settings = settings_of(ModelSettings, model)
     if path is None:
         network = build_model(settings)
@@ -100,5 +101,4 @@ def measure(
     args, kwargs = moved(args, device), moved(kwargs, device)
     with inputs_that_fit(network.to(device), args, input, source):
         output().print(sc.measure(network, args, kwargs))
-    attacks = settings_of(RobustSettings, robust)
     return attack(network, path, settings, source, attacks, seed) if attacks.robust else DONE
