@@ -149,9 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=1024, help="training images of the other classes")
     parser.add_argument("--special", type=int, default=512, help="training images of the protected class")
     parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument(
-        "--dial", type=float, nargs="*", default=[0.2, 0.3, 0.4], help="other shares"
-    )
+    parser.add_argument("--dial", type=float, nargs="*", default=[0.2, 0.3, 0.4], help="other shares")
     parser.add_argument("--tests", type=int, default=10_000, help="images to take figures on")
     parser.add_argument(
         "--judge", choices=("test", "train"), default="test", help="train: other training images, to choose settings by"

@@ -55,7 +55,7 @@ def test_measuring_draws_from_a_stream_of_its_own() -> None:
 
 def test_attacks_that_can_not_be_made_name_the_batch() -> None:
     outside = [(HELD[0][0] * 10, HELD[0][1])]
-    with pytest.raises(DataError, match="batch 0 of validate=: the pixels go from -10"):
+    with pytest.raises(DataError, match="batch 0 of validate=: inputs lie between -10"):
         Bound(setting="max_robust_drop", amount=1.0, batches=outside, attack=ATTACK).measure(Straight())
 
 
