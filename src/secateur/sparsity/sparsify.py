@@ -168,16 +168,15 @@ def sparsify(
         raise SparsityError(
             "output= is for a checkpoint, named by its path; a model in memory is returned, to be saved"
         )
-    if not isinstance(model, nn.Module) and not is_keras(model):
-        model = model_of(model)
     if is_keras(model):
         raise SparsityError("sparsify takes torch modules; of a Keras model on the torch backend prune units instead")
+    dense = model_of(model)
     check_pattern(pattern)
     asked = sparsity if sparsity is not None or threshold is not None else (pattern.fixed or DEFAULT)
     how = how_to(pattern, asked, threshold, importance, allocation, compensate, data is not None, seed)
     with torch.inference_mode(False):  # the result shall train, wherever it is made
-        check_kind(Walk(model))
-        new = copied(Walk(model), own_tensor).model
+        check_kind(Walk(dense))
+        new = copied(Walk(dense), own_tensor).model
         layers = find_layers(new, only, ignore)
         check_weights(layers.chosen)
         layers = fitting(layers, pattern)
@@ -201,8 +200,8 @@ def sparsify(
             "batches": len(batches),
             "samples": sum(batch.samples for batch in batches),
         }
-        report = report_of(model, new, layers, work.done, told, seed)
-        _remember(model, new, report, masks, pattern, batches, forward, seed)
+        report = report_of(dense, new, layers, work.done, told, seed)
+        _remember(dense, new, report, masks, pattern, batches, forward, seed)
         return Sparsified(model=new, masks=masks, report=report)
 
 
