@@ -420,7 +420,7 @@ def test_what_pruning_gave_can_be_given() -> None:
 
 def test_a_criterion_that_changes_the_weight_is_refused() -> None:
     net = nn.Linear(8, 8)
-    with pytest.raises(ScoreError, match=r"changed the weight weight in place: work on a copy"):
+    with pytest.raises(ScoreError, match=r"changed the weights of weight in place: work on a copy"):
         sc.sparsify(net, importance=lambda view: view.weight.abs_())
 
 

@@ -222,7 +222,7 @@ def scored(rate: WeightCriterion, view: WeightView) -> Tensor:
     version = view.weight._version  # torch counts changes in place; there is no public name for it
     given: Any = rate(view)
     if view.weight._version != version:
-        raise ScoreError(f"{rate!r} changed the weight {view.name} in place: work on a copy, such as weight.abs()")
+        raise ScoreError(f"{rate!r} changed the weights of {view.name} in place: work on a copy, such as weight.abs()")
     if not isinstance(given, Tensor) or given.shape != view.weight.shape or not given.is_floating_point():
         got = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         wanted = tuple(view.weight.shape)
