@@ -18,8 +18,8 @@ from support.networks import Cnn
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own, of the machine and of its imports
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["once", pytest.param("twice", marks=pytest.mark.heavy)])
+@pytest.mark.heavy  # the same of transformers' Trainer, on the same code, is in every run
+@pytest.mark.parametrize("way", ["once", "twice"])
 def test_a_killed_run_goes_on_to_the_same_loss_bit_for_bit(tmp_path: Path, way: str) -> None:
     """Pruned at step 20 (or at 10 and 20), killed after 27 with a checkpoint of 25, resumed in a fresh process.
 

@@ -17,13 +17,13 @@ TRUST = ("--trust",)
 
 OFTEN = {
     "between the files of a checkpoint": "secateur.tuning.checkpoints:save_file>*2",
-    "the pruned network half written": "os:replace>?pruned/model.safetensors",
     "a step of the fine-tuning": "secateur.tuning.loop:Run._step*17",
     "the artefact half written": "os:replace>?.partial/model.safetensors",
-    "the report about to appear": "os:replace?.partial/report.json",
-    "all there, and the checkpoints, too": "secateur.files:RunDirectory.publish>",
 }
 SELDOM = {
+    "the pruned network half written": "os:replace>?pruned/model.safetensors",
+    "the report about to appear": "os:replace?.partial/report.json",
+    "all there, and the checkpoints, too": "secateur.files:RunDirectory.publish>",
     "loading": "secateur.runs.prune:fitting_data",
     "a step of the dense training": "secateur.tuning.loop:Run._step*7",
     "a checkpoint about to appear": "os:replace?dense/.step-00000008",
