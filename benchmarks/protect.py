@@ -82,13 +82,12 @@ def one_seed(options: argparse.Namespace, loader: Any, seed: int) -> dict[str, F
     given: dict[str, Any] = {"budget": budget, "data": data, "seed": seed}
     plain = sc.prune(model, data[0][:2], importance=options.importance, **given)
     whole["pruned"] = plain.model, 0
-    kept = sc.prune(model, data[0][:2], importance=options.importance, protect=guard, **given)
-    whole["pruned, protected"] = kept.model, kept.report["protected"]["kept"]
-    for share in options.dial:
-        less = sc.prune(
+    for share in (options.share, *options.dial):
+        guarded = sc.prune(
             model, data[0][:2], importance=options.importance, protect=Protect(special, share=share), **given
         )
-        whole[f"pruned, protected, share={share:g}"] = less.model, less.report["protected"]["kept"]
+        label = "pruned, protected" + (f", share={share:g}" if share != options.share else "")
+        whole[label] = guarded.model, guarded.report["protected"]["kept"]
     whole["pruned, protected in the refit only"] = refitted(model, plain, data, guard), 0
     random = sc.prune(model, data[0][:2], importance="random", **given)
     whole["random units"] = random.model, 0

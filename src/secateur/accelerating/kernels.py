@@ -151,6 +151,7 @@ def share_of_empty_blocks(matrix: Tensor, size: int) -> float:
 
 
 def semi_structured(layer: nn.Module) -> nn.Module:
+    """A linear layer as a `TwoFourLinear`."""
     assert isinstance(layer, nn.Linear)
     made = TwoFourLinear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=layer.weight.dtype)
     with warnings.catch_warnings():

@@ -36,24 +36,29 @@ def card(record: Mapping[str, Any], load: str) -> str:
 
 def _what(record: Mapping[str, Any]) -> str:
     """What became of the network."""
-    steps = [done["step"] for done in record["history"]]
-    sparse = "sparse: single weights are zero" if "sparsify" in steps else ""
-    smaller = "smaller: units were removed, not masked" if not sparse or "prune" in steps else ""
-    return " and ".join(part for part in (smaller, sparse) if part)
+    said = {
+        "structured-pruning": "smaller: units were removed, not masked",
+        "sparsity": "sparse: single weights are zero",
+    }
+    return " and ".join(said[kind] for kind in _kinds(record))
+
+
+def _kinds(record: Mapping[str, Any]) -> list[str]:
+    """How it was pruned, in the Hub's words."""
+    steps = {done["step"] for done in record["history"]}
+    sparse = "sparsify" in steps
+    return ["structured-pruning"] * (not sparse or "prune" in steps) + ["sparsity"] * sparse
 
 
 def _front(about: About, record: Mapping[str, Any], title: str) -> str:
     """Metadata of the Hub's, as YAML: texts are written as JSON texts, which YAML reads as they are."""
-    steps = {done["step"] for done in record["history"]}
-    kinds = ["sparsity"] * ("sparsify" in steps)
-    kinds += ["structured-pruning"] * (not kinds or "prune" in steps)
     entries: dict[str, Any] = {
         "license": about.licence,
         "base_model": about.base_model,
         "pipeline_tag": about.task,
         "language": list(about.language),
         "datasets": list(about.datasets),
-        "tags": list(dict.fromkeys(["pruning", *kinds, "pytorch", *about.tags])),
+        "tags": list(dict.fromkeys(["pruning", *_kinds(record), "pytorch", *about.tags])),
         "metrics": sorted(_metrics(record["figures"])),
     }
     lines = [CARD_MARK]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.disinfecting.clean import Clean, check_labels, device_of, gather, scores_of
+from secateur.disinfecting.clean import Clean, check_labels, classes_of, device_of, gather
 from secateur.disinfecting.inversion import Inversion, invert
 from secateur.disinfecting.triggers import FORMS, Trigger
 from secateur.errors import DataError, PlanError
@@ -115,16 +115,15 @@ def judge(triggers: Mapping[str, Sequence[Trigger]]) -> Verdict:
     norms = {form: torch.tensor([t.norm for t in found]) for form, found in triggers.items()}
     figures = {form: anomaly(values) for form, values in norms.items()}
     least = {form: found[int(norms[form].argmin())] for form, found in triggers.items()}
+
+    def apart(form: str, lowest: float, nearest: float) -> bool:
+        index, ratio = figures[form]
+        return index >= lowest and ratio >= nearest and least[form].success >= SUCCESS
+
     agreed = len(figures) > 1 and len({trigger.target for trigger in least.values()}) == 1
-    agreed = agreed and all(
-        least[form].success >= SUCCESS and ratio >= AGREED_RATIO for form, (_, ratio) in figures.items()
-    )
-    lowest, nearest = (AGREED_INDEX, AGREED_RATIO) if agreed else (INDEX, RATIO)
-    suspected = [
-        form
-        for form, (index, ratio) in figures.items()
-        if index >= lowest and ratio >= nearest and least[form].success >= SUCCESS
-    ]
+    agreed = agreed and all(apart(form, -math.inf, AGREED_RATIO) for form in figures)
+    bar = (AGREED_INDEX, AGREED_RATIO) if agreed else (INDEX, RATIO)
+    suspected = [form for form in figures if apart(form, *bar)]
     worst = max(suspected, key=lambda form: figures[form][0], default=None)
     return Verdict(
         found=worst is not None,
@@ -185,8 +184,7 @@ def find_backdoor(
     double = separate(as_module(model)).eval().requires_grad_(False)
     clean = gather(data, device_of(double))
     used, held = clean.split(heldout, seed)
-    with torch.no_grad():
-        classes = scores_of(double, used.x[:1].expand(2, *used.x.shape[1:]))[:1].shape[1]
+    classes = classes_of(double, used.x)
     if classes < 3:
         raise DataError(f"{classes} classes: an outlier among triggers shows from 3 classes on")
     check_labels(clean, classes, "data=")

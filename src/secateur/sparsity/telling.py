@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from secateur.measuring import file_size
+from secateur.modules import named_tensors
+from secateur.packed import pack, size_bytes
 from secateur.reporting import Report
 from secateur.sparsity.layers import Layers
 from secateur.sparsity.sequential import Step
@@ -92,4 +93,6 @@ def row_of(name: str, step: Step) -> dict[str, Any]:
 def _figures(model: nn.Module) -> dict[str, Any]:
     """What a model costs; zeros are multiplied like other numbers, and packed in its file."""
     params = sum(p.numel() for p in model.parameters())
-    return {"params": params, "macs": None, "size_bytes": file_size(model), "metrics": {}}
+    tensors = {id(t): t for t in named_tensors(model).values()}.values()
+    packed = pack({str(k): tensor for k, tensor in enumerate(tensors)})
+    return {"params": params, "macs": None, "size_bytes": size_bytes(packed.values()), "metrics": {}}

@@ -61,17 +61,9 @@ def taken_up(folder: Path, of: Mapping[str, Any], output: str) -> Journal:
         OutputError: the unfinished run is of something else; the message says of what.
         ArtifactError: the journal can't be read.
     """
-    file = folder / NAME
-    if not file.exists():
+    if not (folder / NAME).exists():
         return Journal(of=dict(of))
-    try:
-        said: Any = json.loads(file.read_text(encoding="utf-8"))
-        found = Journal(of=said["of"], begun=said["begun"], blocks=[Entry(**entry) for entry in said["blocks"]])
-        version = said["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"can't read the journal {str(file)!r} of an unfinished run: {error}. Start anew with overwrite"
-        ) from error
+    found, version = _read(folder)
     if odd := _differences(found.of, of) if version == VERSION else [f"version {version} of the journal"]:
         raise OutputError(
             f"{str(folder)!r} holds an unfinished run of another kind: {'; '.join(odd)}. Call it as before to go on "
@@ -83,10 +75,23 @@ def taken_up(folder: Path, of: Mapping[str, Any], output: str) -> Journal:
 def is_empty_of_another(folder: Path, of: Mapping[str, Any]) -> bool:
     """Whether an unfinished run is of another kind, and no block of it is done, so that nothing is lost without it."""
     try:
-        said: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return said["version"] == VERSION and not said["blocks"] and bool(_differences(said["of"], of))
-    except (OSError, ValueError, KeyError, TypeError):
+        found, version = _read(folder)
+    except ArtifactError:  # which `taken_up` reports, in every process
         return False
+    return version == VERSION and not found.blocks and bool(_differences(found.of, of))
+
+
+def _read(folder: Path) -> tuple[Journal, Any]:
+    """The journal that is there, and its version."""
+    file = folder / NAME
+    try:
+        said: Any = json.loads(file.read_text(encoding="utf-8"))
+        found = Journal(of=said["of"], begun=said["begun"], blocks=[Entry(**entry) for entry in said["blocks"]])
+        return found, said["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"can't read the journal {str(file)!r} of an unfinished run: {error}. Start anew with overwrite"
+        ) from error
 
 
 def _differences(had: Mapping[str, Any], have: Mapping[str, Any]) -> list[str]:
